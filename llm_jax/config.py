@@ -1,0 +1,174 @@
+"""What can be set, and the one strict way to set it.
+
+`ModelConfig` describes an architecture; the sections below it describe a training run. All are frozen
+dataclasses. `load_train_config` builds them from a YAML file, the environment and command-line overrides,
+in that order of precedence, and refuses any key it does not know.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from llm_jax.errors import ConfigError
+
+Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "none"]
+Norm = Literal["layer_norm", "rms_norm"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "sigmoid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the context a model was first trained on.
+
+    kind "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595); "llama3" stretches
+    only wavelengths longer than the original context, with a ramp between the two frequency factors (Llama 3.1).
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_seq_len: int = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """An architecture. The defaults are the documented DecoderModel; other families set what differs.
+
+    None means: derived from another field, as the comment beside it says. `resolved` properties give the value.
+    """
+
+    vocab_size: int = 50257
+    hidden_size: int = 512
+    num_layers: int = 2
+    num_heads: int = 8
+    num_kv_heads: int | None = None  # num_heads: plain multi-head attention
+    head_dim: int | None = None  # hidden_size / num_heads
+    intermediate_size: int | None = None  # 4 * hidden_size
+    max_seq_len: int = 512
+
+    positions: Positions = "sinusoidal"
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    rope_fraction: float = 1.0  # share of each head that is rotated
+    embedding_scale: float | None = None  # sqrt(hidden_size)
+    tie_embeddings: bool = False
+    padding_idx: int | None = None  # this row of the embedding gets no gradient
+
+    norm: Norm = "layer_norm"
+    norm_eps: float = 1e-5
+    norm_first: bool = True  # False: post-norm, and then there is no final norm
+    norm_offset: float = 0.0  # Gemma stores scale - 1
+    sandwich_norm: bool = False  # Gemma 2: one more norm behind attention and feed-forward
+    qk_norm: bool = False  # Qwen 3, Gemma 3: RMS norm on every query and key head
+
+    is_causal: bool = True
+    window_size: int | None = None  # a query sees itself and the window_size - 1 tokens before it
+    window_layers: tuple[bool, ...] | None = None  # which layers have the window: all
+    window_rope_theta: float | None = None  # Gemma 3: windowed layers rotate faster; rope_theta
+    attention_scale: float | None = None  # 1 / sqrt(head_dim)
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+
+    activation: Activation = "gelu"
+    use_glu: bool = False  # act(fc1(x)) * gate_proj(x), then fc2
+    use_moe: bool = False
+    num_experts: int = 0
+    top_k: int = 0  # experts per token
+    moe_renormalize: bool = True  # the chosen experts' weights sum to one
+
+    qkv_bias: bool = True
+    out_bias: bool | None = None  # qkv_bias
+    mlp_bias: bool = True
+    lm_head_bias: bool = True
+
+    dropout: float = 0.1
+    embedding_dropout: float | None = None  # dropout
+    attention_dropout: float | None = None  # dropout
+    mlp_dropout: float | None = None  # dropout
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
+            _require(getattr(self, name) >= 1, self, name, "at least 1")
+        for name in ("num_kv_heads", "head_dim", "intermediate_size", "window_size"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, self, name, "at least 1, or unset")
+        for name in ("dropout", "embedding_dropout", "attention_dropout", "mlp_dropout"):
+            value = getattr(self, name)
+            _require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
+        for name, allowed in (("positions", Positions), ("norm", Norm), ("activation", Activation)):
+            choices = get_args(allowed)
+            _require(getattr(self, name) in choices, self, name, "one of " + ", ".join(choices))
+        if self.head_dim is None:
+            _require(
+                self.hidden_size % self.num_heads == 0, self, "hidden_size",
+                f"a multiple of num_heads ({self.num_heads}), or head_dim set",
+            )  # fmt: skip
+        _require(
+            self.num_heads % self.kv_heads == 0, self, "num_kv_heads", f"a divisor of num_heads ({self.num_heads})"
+        )
+        if self.positions == "rotary":
+            _require(0.0 < self.rope_fraction <= 1.0, self, "rope_fraction", "above 0 and at most 1")
+            _require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions turn pairs")
+        if self.positions == "sinusoidal":
+            _require(self.hidden_size % 2 == 0, self, "hidden_size", "even, because sinusoidal positions use pairs")
+        if self.use_moe:
+            _require(self.num_experts >= 1, self, "num_experts", "at least 1 when use_moe is true")
+            _require(1 <= self.top_k <= self.num_experts, self, "top_k", f"1 to num_experts ({self.num_experts})")
+        if self.window_layers is not None:
+            _require(
+                len(self.window_layers) == self.num_layers, self, "window_layers",
+                f"one entry for each of the {self.num_layers} layers",
+            )  # fmt: skip
+        if self.padding_idx is not None:
+            _require(0 <= self.padding_idx < self.vocab_size, self, "padding_idx", f"0 to {self.vocab_size - 1}")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        return int(self.head_size * self.rope_fraction)
+
+    @property
+    def ffn_size(self) -> int:
+        return self.intermediate_size or 4 * self.hidden_size
+
+    @property
+    def embedding_multiplier(self) -> float:
+        return self.hidden_size**0.5 if self.embedding_scale is None else self.embedding_scale
+
+    @property
+    def attention_multiplier(self) -> float:
+        return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
+    def has_out_bias(self) -> bool:
+        return self.qkv_bias if self.out_bias is None else self.out_bias
+
+    def window(self, layer: int) -> int | None:
+        """The attention window of one layer in tokens, None where it sees everything before it."""
+        if self.window_layers is not None and not self.window_layers[layer]:
+            return None
+        return self.window_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for config.json; only what differs from the defaults, plus the five sizes."""
+        sizes = {"vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"}
+        values = dataclasses.asdict(self)
+        return {
+            f.name: values[f.name]
+            for f in dataclasses.fields(self)
+            if f.name in sizes or getattr(self, f.name) != f.default
+        }
+
+
+def _require(ok: bool, config: object, name: str, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be {allowed}.")

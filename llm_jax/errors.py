@@ -1,0 +1,52 @@
+"""Every error this project raises on purpose.
+
+    LLMError
+    ├── ConfigError        a setting is unknown, out of range, or contradicts another
+    ├── CheckpointError    a file is missing, damaged, or does not hold the model it should
+    ├── TokenizerError     text or ids that the tokenizer cannot map
+    │   └── UnknownToken   … because a character or id is not in its vocabulary (also a KeyError)
+    ├── DataError          a corpus or a dataset that cannot be trained on
+    └── RequestError       a generation request that cannot be served as asked (also a ValueError)
+
+A message says which value, what is allowed, and what to do next. The command line prints it without a
+traceback, the server sends it as OpenAI's error body.
+"""
+
+
+class LLMError(Exception):
+    """Base of the errors that a person can mend; anything else is a bug."""
+
+
+class ConfigError(LLMError, ValueError):
+    """A setting is unknown, out of range, or contradicts another one."""
+
+
+class CheckpointError(LLMError):
+    """A model or training file is missing, damaged, or holds something else than asked for."""
+
+
+class TokenizerError(LLMError, ValueError):
+    """A tokenizer cannot be loaded, or cannot do what is asked of it."""
+
+
+class UnknownToken(TokenizerError, KeyError):
+    """A character or an id that is not in the vocabulary."""
+
+    # KeyError quotes its message with repr(); people should read it plainly.
+    __str__ = Exception.__str__
+
+
+class DataError(LLMError):
+    """A corpus or dataset is missing, empty or too small."""
+
+
+class RequestError(LLMError, ValueError):
+    """A generation request that cannot be served as asked.
+
+    Attributes:
+        param: the name of the offending field, where there is one.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
