@@ -6,7 +6,7 @@ in that order of precedence, and refuses any key it does not know.
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from llm_jax.errors import ConfigError
@@ -35,7 +35,7 @@ class RopeScaling:
 class ModelConfig:
     """An architecture. The defaults are the documented DecoderModel; other families set what differs.
 
-    None means: derived from another field, as the comment beside it says. `resolved` properties give the value.
+    None means derived from another field, as the comment beside it says; the properties give the derived values.
     """
 
     vocab_size: int = 50257
@@ -151,6 +151,10 @@ class ModelConfig:
     @property
     def has_out_bias(self) -> bool:
         return self.qkv_bias if self.out_bias is None else self.out_bias
+
+    def dropout_rate(self, own: float | None) -> float:
+        """The rate of one place: its own field, or the shared `dropout`."""
+        return self.dropout if own is None else own
 
     def window(self, layer: int) -> int | None:
         """The attention window of one layer in tokens, None where it sees everything before it."""

@@ -1,0 +1,144 @@
+"""A model is a configuration and its parameters; everything computed with it is a pure function of the two.
+
+Parameters are a flat dict from name to array: what a safetensors file holds, what sharding rules and optimiser
+masks match on. The Flax modules are built once per configuration, without arrays, and the parameters are merged
+into them inside the trace: a call through `nnx.jit` costs 13 to 16 ms of host time, through `jax.jit` under 1 ms.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from llm_jax.config import ModelConfig
+from llm_jax.model.attention import Reach
+from llm_jax.model.cache import KVCache
+from llm_jax.model.decoder import Decoder
+
+Params = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An architecture and its weights."""
+
+    config: ModelConfig
+    params: Params
+
+    @classmethod
+    def init(cls, config: ModelConfig, seed: int = 0) -> "Model":
+        """Random float32 weights, the same for the same seed."""
+        return cls(config, init_params(config, seed))
+
+
+def init_params(config: ModelConfig, seed: int = 0, dtype: jnp.dtype | str = jnp.float32) -> Params:
+    """Random parameters: normal with deviation 0.02, residual projections shrunk by depth, norms one, biases zero."""
+
+    @jax.jit
+    def init() -> Params:
+        _, state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
+        return {_name(path): jnp.asarray(value[...], dtype) for path, value in nnx.to_flat_state(state)}
+
+    return init()
+
+
+def param_shapes(config: ModelConfig, dtype: jnp.dtype | str = jnp.float32) -> dict[str, jax.ShapeDtypeStruct]:
+    """The names and shapes that a checkpoint of this architecture holds; computes nothing."""
+    return {
+        _name(path): jax.ShapeDtypeStruct(value.shape, jnp.dtype(dtype))
+        for path, value in nnx.to_flat_state(_skeleton(config)[1])
+    }
+
+
+def merge(config: ModelConfig, params: Params) -> Decoder:
+    """The Flax module over these parameters. Call it inside jit."""
+    graph, state = _skeleton(config)
+    filled = [(path, value.replace(params[_name(path)])) for path, value in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: Array,
+    *,
+    positions_BT: Array | None = None,
+    segments_BT: Array | None = None,
+    mask: Array | None = None,
+    dtype: jnp.dtype | str | None = None,
+    dropout_key: Array | None = None,
+    cache: KVCache | None = None,
+) -> Any:
+    """Logits [B, T, V] in float32; with a cache, (logits, cache).
+
+    Pure: jit it with `config` (and `dtype`) static.
+
+    Args:
+        tokens_BT: int ids.
+        positions_BT: int positions; 0 … T-1, or counted on from each row's cached length.
+        segments_BT: int; tokens attend within their own segment only (packed documents). Not with a cache.
+        mask: bool, True where a query may attend, broadcastable to [B, 1, T, S]; combined with causality.
+        dtype: what to compute in; the parameters' own dtype unless given.
+        dropout_key: a PRNG key switches dropout on.
+        cache: keys and values seen before. New ones are written at each row's length, which grows by T.
+    """
+    hidden, cache = forward_hidden(
+        config, params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, mask=mask,
+        dtype=dtype, dropout_key=dropout_key, cache=cache,
+    )  # fmt: skip
+    logits = merge(config, params).head(hidden)
+    return logits if cache is None else (logits, cache)
+
+
+def forward_hidden(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: Array,
+    *,
+    positions_BT: Array | None = None,
+    segments_BT: Array | None = None,
+    mask: Array | None = None,
+    dtype: jnp.dtype | str | None = None,
+    dropout_key: Array | None = None,
+    cache: KVCache | None = None,
+) -> tuple[Array, KVCache | None]:
+    """Like `forward`, but stops before the output head: hidden states [B, T, D]."""
+    B, T = tokens_BT.shape
+    decoder = merge(config, params)
+    compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+        if cache is not None:
+            positions_BT = positions_BT + cache.length_B[:, None]
+    key_BS = positions_BT
+    if cache is not None:
+        key_BS = jnp.broadcast_to(jnp.arange(cache.capacity, dtype=jnp.int32), (B, cache.capacity))
+        if not config.is_causal:
+            live = (key_BS < cache.length_B[:, None] + T)[:, None, None, :]
+            mask = live if mask is None else mask & live
+    if segments_BT is not None:
+        same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
+        mask = same if mask is None else mask & same
+
+    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask)
+    hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
+    if cache is not None:
+        keys, values = zip(*kept, strict=True)
+        cache = KVCache(keys=list(keys), values=list(values), length_B=cache.length_B + T)
+    return hidden, cache
+
+
+@lru_cache(maxsize=64)
+def _skeleton(config: ModelConfig) -> tuple[nnx.GraphDef[Decoder], nnx.State]:
+    """The module graph and its parameters' shapes: what `merge` fills."""
+    build: Callable[[], Decoder] = lambda: Decoder(config, rngs=nnx.Rngs(0))  # noqa: E731
+    return nnx.split(nnx.eval_shape(build))
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path)

@@ -1,0 +1,67 @@
+"""A mixture of experts: each token visits its top_k feed-forward blocks (arXiv:1701.06538, arXiv:2401.04088)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from llm_jax.config import ModelConfig
+from llm_jax.model.layers import ACTIVATIONS, INIT_STD, Linear, normal, residual_std
+
+
+class Experts(nnx.Module):
+    """One linear map per expert, stacked: weight [E, out, in], bias [E, out]."""
+
+    def __init__(
+        self, experts: int, size_in: int, size_out: int, *, bias: bool, rngs: nnx.Rngs, std: float = INIT_STD
+    ) -> None:
+        self.weight = normal(rngs, (experts, size_out, size_in), std)
+        self.bias = nnx.Param(jnp.zeros((experts, size_out))) if bias else None
+
+    def __call__(self, x_RI: Array, expert_R: Array, rows_per_expert_E: Array) -> Array:
+        """Rows x_RI must be sorted by expert; XLA multiplies each group with its own weight."""
+        y = jax.lax.ragged_dot(x_RI, self.weight[...].astype(x_RI.dtype).swapaxes(1, 2), rows_per_expert_E)
+        return y if self.bias is None else y + self.bias[...].astype(x_RI.dtype)[expert_R]
+
+
+class ExpertStack(nnx.Module):
+    """The feed-forward weights of all experts."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        E, D, F, bias = config.num_experts, config.hidden_size, config.ffn_size, config.mlp_bias
+        self.fc1 = Experts(E, D, F, bias=bias, rngs=rngs)
+        self.gate_proj = Experts(E, D, F, bias=bias, rngs=rngs) if config.use_glu else None
+        self.fc2 = Experts(E, F, D, bias=bias, rngs=rngs, std=residual_std(config))
+        self.activation = config.activation
+
+    def __call__(self, x_RD: Array, expert_R: Array, rows_per_expert_E: Array) -> Array:
+        hidden = ACTIVATIONS[self.activation](self.fc1(x_RD, expert_R, rows_per_expert_E))
+        if self.gate_proj is not None:
+            hidden = hidden * self.gate_proj(x_RD, expert_R, rows_per_expert_E)
+        return self.fc2(hidden, expert_R, rows_per_expert_E)
+
+
+class MixtureOfExperts(nnx.Module):
+    """Routes on device: rows are sorted by expert, multiplied in groups, and scattered back weighted."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        self.router = Linear(config.hidden_size, config.num_experts, bias=False, rngs=rngs)
+        self.experts = ExpertStack(config, rngs=rngs)
+        self.num_experts = config.num_experts
+        self.top_k = config.top_k
+        self.renormalize = config.moe_renormalize
+
+    def __call__(self, x_BTD: Array) -> Array:
+        rows_RD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        probability_RE = jax.nn.softmax(self.router(rows_RD).astype(jnp.float32), axis=-1)
+        weight_Rk, expert_Rk = jax.lax.top_k(probability_RE, self.top_k)
+        if self.renormalize:
+            weight_Rk = weight_Rk / weight_Rk.sum(-1, keepdims=True)
+
+        visit = expert_Rk.reshape(-1)  # one entry per (row, choice)
+        order = jnp.argsort(visit, stable=True)
+        source = order // self.top_k
+        counts_E = jnp.bincount(visit, length=self.num_experts).astype(jnp.int32)
+        out = self.experts(rows_RD[source], visit[order], counts_E)
+        weighted = out * weight_Rk.reshape(-1)[order][:, None].astype(out.dtype)
+        return jnp.zeros_like(rows_RD).at[source].add(weighted).reshape(x_BTD.shape)

@@ -1,0 +1,71 @@
+"""Where a token stands: sinusoidal tables, rotary angles, ALiBi slopes."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from llm_jax.config import ModelConfig, RopeScaling
+
+
+def sinusoidal_table(max_seq_len: int, hidden_size: int) -> np.ndarray:
+    """Fixed position encodings [max_seq_len, hidden_size], float32; even columns sine, odd columns cosine.
+
+    Vaswani et al. 2017, "Attention Is All You Need" (arXiv:1706.03762), section 3.5.
+    """
+    position = np.arange(max_seq_len, dtype=np.float32)[:, None]
+    frequency = np.exp(np.arange(0, hidden_size, 2, dtype=np.float32) * np.float32(-math.log(10000.0) / hidden_size))
+    table = np.empty((max_seq_len, hidden_size), np.float32)
+    table[:, 0::2] = np.sin(position * frequency)
+    table[:, 1::2] = np.cos(position * frequency)
+    return table
+
+
+def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
+    """Radians per position of each rotated pair, [rotary_dim / 2] float32 (RoFormer, arXiv:2104.09864)."""
+    frequency = 1.0 / theta ** (np.arange(0, rotary_dim, 2, dtype=np.float32) / rotary_dim)
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    # Llama 3.1: wavelengths well inside the original context stay, those beyond it are stretched by `factor`,
+    # and between the two bounds the scale is interpolated linearly in (context / wavelength).
+    turns = scaling.original_max_seq_len * frequency / (2 * math.pi)
+    ramp = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    ramp = np.clip(ramp, 0.0, 1.0)
+    return ((1 - ramp) * frequency / scaling.factor + ramp * frequency).astype(np.float32)
+
+
+def rotate(x_BTNH: Array, positions_BT: Array, frequencies: np.ndarray) -> Array:
+    """Turns each head by its position. Pairs are (i, i + rotary_dim / 2), the layout of Hugging Face's weights.
+
+    Dimensions beyond the rotated ones pass through. Angles are computed in float32 whatever x's dtype is.
+    """
+    half = frequencies.shape[0]
+    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+    first, second, rest = x_BTNH[..., :half], x_BTNH[..., half : 2 * half], x_BTNH[..., 2 * half :]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x_BTNH.dtype), rest], axis=-1)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """What each head subtracts per token of distance, [N] float32 (Press et al. 2022, arXiv:2108.12409)."""
+
+    def geometric(n: int) -> list[float]:
+        return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
+
+    power = 2 ** int(math.log2(num_heads))
+    # Beyond a power of two the paper's code takes every second slope of the next power.
+    extra = geometric(2 * power)[0::2][: num_heads - power]
+    return np.array(geometric(power) + extra, np.float32)
+
+
+def layer_frequencies(config: ModelConfig, layer: int) -> np.ndarray | None:
+    """The rotary frequencies of one layer, None where the model does not rotate."""
+    if config.positions != "rotary":
+        return None
+    if config.window(layer) is not None and config.window_rope_theta is not None:
+        return rope_frequencies(config.rotary_dim, config.window_rope_theta)
+    return rope_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
