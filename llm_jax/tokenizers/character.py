@@ -77,7 +77,9 @@ class CharacterTokenizer:
         if model.get("type") != "WordLevel":
             return None
         tokenizer = cls([token for token in model["vocab"] if token != PAD], chat_template=files.chat_template)
-        return tokenizer if tokenizer._backend().to_str() == files.backend().to_str() else None
+        saved = files.backend()
+        saved.post_processor = None  # transformers adds an empty one when it saves
+        return tokenizer if saved.to_str() == tokenizer._backend().to_str() else None
 
     def _id(self, char: str) -> int:
         try:
