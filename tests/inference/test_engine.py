@@ -77,10 +77,10 @@ def test_without_the_cache_the_tokens_are_the_same(model: Model) -> None:
 
 
 def test_a_model_that_is_not_causal_is_computed_anew_for_each_token(uncausal: Model) -> None:
-    r = request(0, 20, 8, temperature=0.0)
+    r = request(0, 20, 4, temperature=0.0)
     (events,) = finish_all(Engine(uncausal), [r])
     ids = list(r.prompt_ids)
-    for _ in range(8):
+    for _ in range(4):
         logits = forward(uncausal.config, uncausal.params, np.array([ids], np.int32))
         ids.append(int(np.argmax(logits[0, -1])))
     assert tokens(events) == ids[20:]

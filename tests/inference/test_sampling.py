@@ -61,7 +61,7 @@ def exact_distribution(sampling: SamplingParams) -> np.ndarray:
         {"frequency_penalty": 1.2},
         {"frequency_penalty": -1.0},
         {"logit_bias": {0: 3.0, 7: -100.0}},
-        {"temperature": 1.3, "top_k": 12, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.2, "logit_bias": {2: 1.0}},
+        {"temperature": 1.3, "top_k": 12, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.2, "logit_bias": {2: 1}},
     ],
     ids=str,
 )  # fmt: skip
