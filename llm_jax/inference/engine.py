@@ -1,59 +1,32 @@
 """The batching engine: requests in, tokens out. No text, no HTTP.
 
-`step` is the whole machine: admit what waits, run one chunk of a prompt, run one decode step for every row that
-is past its prompt. It runs in the caller's thread, or in the engine's own after `start`.
+`step` is the whole machine: admit what waits, send one chunk of a prompt and one decode step for every row that is
+past its prompt to the device, and hand out the tokens of the step before. It runs in the caller's thread, or in the
+engine's own after `start`.
 """
 
-import secrets
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.errors import RequestError
+from llm_jax.inference.pace import Pace
+from llm_jax.inference.prefix_cache import BLOCK, PrefixCache, block_keys
+from llm_jax.inference.request import Job, OnEvent, Request, TokenEvent
 from llm_jax.inference.sampling import Choice, SamplingParams, row_settings
-from llm_jax.inference.state import admit, decode, init_state, prefill
+from llm_jax.inference.state import StepResult, admit, decode, init_state, move_row, prefill
 from llm_jax.model import Model
 
-FinishReason = Literal["stop", "length"]
-SMALLEST_CHUNK = 16  # prompts are padded to powers of two from here …
-LARGEST_CHUNK = 256  # … to here: a running stream waits for at most one chunk of this size between two tokens
+CHUNKS = (16, 32, 64, 128, 256)  # prompts are cut into these and padded to them
 SMALLEST_CONTEXT = 128  # attention runs over powers of two from here to max_len
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to continue, and how.
-
-    Attributes:
-        prompt_ids: at least one.
-        mask: called with the ids generated so far before each choice; gives the allowed tokens as bool [V], or
-            None for all (grammars).
-    """
-
-    prompt_ids: tuple[int, ...]
-    sampling: SamplingParams
-    mask: Callable[[Sequence[int]], np.ndarray | None] | None = None
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One generated token.
-
-    Attributes:
-        logprob, top_logprobs: None and () unless the request wants them; alternatives are (id, log-probability).
-        finish: set on a request's last token: "stop" at a stop id, "length" at max_new_tokens.
-    """
-
-    token: int
-    logprob: float | None = None
-    top_logprobs: tuple[tuple[int, float], ...] = ()
-    finish: FinishReason | None = None
+DRAFT = 7  # guesses of one step; eight positions cost a small batch little more than one
+DRAFT_ROWS = 2  # beyond this many rows the processor is busy enough without guesses
 
 
 @dataclass(frozen=True)
@@ -65,40 +38,36 @@ class EngineStats:
     slots: int
     kv_tokens: int
     kv_capacity: int
+    prefix_queries: int
+    prefix_hits: int
     compilations: int
 
 
-OnEvent = Callable[[TokenEvent | Exception], None]
+@dataclass(frozen=True)
+class _Flight:
+    """A step that the device is working on: which jobs await which row of its result."""
 
-
-@dataclass(eq=False)
-class _Job:
-    """A request on its way: which row it has, how much of its sequence the row holds, what it generated."""
-
-    ticket: int
-    request: Request
-    on_event: OnEvent
-    on_admit: Callable[[], None]
-    seed: int
-    row: int = -1
-    held: int = 0
-    generated: list[int] = field(default_factory=list)
-
-    @property
-    def sequence(self) -> tuple[int, ...]:
-        return (*self.request.prompt_ids, *self.generated)
+    program: Hashable
+    sent_at: float
+    result: StepResult
+    awaited: list[tuple[Job, int]]
 
 
 class Engine:
     """Continuous batching of requests over one model.
 
+    Memory is fixed at the start: `max_batch` rows of `max_len` tokens. A request is admitted when a row is free and
+    then always fits, so a running request is never put off; the others wait in order of arrival.
+
     Args:
         model: its parameters are cast to `dtype` once if they are held in another.
-        max_batch: how many requests run at a time; the others wait in order of arrival.
+        max_batch: how many requests run at a time.
         max_len: tokens a request may hold, prompt and generated; the model's max_seq_len unless given.
         dtype: what to compute and cache in: "float32" or "bfloat16".
         use_cache: False computes the whole sequence anew for each token. Slow; the oracle of the cached path, and
             the only way for a model that is not causal (each new token changes what earlier ones see).
+        prefix_tokens: how many tokens of shared prompt beginnings to keep across requests; 0 keeps none.
+        speculate: guess tokens where a request's text repeats. The tokens stay the same.
     """
 
     def __init__(
@@ -109,6 +78,8 @@ class Engine:
         max_len: int | None = None,
         dtype: str = "float32",
         use_cache: bool = True,
+        prefix_tokens: int = 0,
+        speculate: bool = True,
     ) -> None:
         self.config = model.config
         self.max_batch = max_batch
@@ -116,13 +87,22 @@ class Engine:
         self.dtype = dtype
         self.use_cache = use_cache and model.config.is_causal
         # A chunk of a model that is not causal must hold the whole sequence.
-        self._largest_chunk = LARGEST_CHUNK if self.config.is_causal else _bucket(self.max_len, SMALLEST_CHUNK)
+        whole = (_bucket(self.max_len, CHUNKS[0]),)
+        self._chunks = tuple(n for n in CHUNKS if n <= whole[0]) if self.config.is_causal else whole
+        self._draft = DRAFT if speculate and self.use_cache else 0
         self._params = {name: jnp.asarray(value, dtype) for name, value in model.params.items()}
         self._state = init_state(self.config, max_batch, self.max_len, dtype)
-        self._waiting: deque[_Job] = deque()
-        self._rows: list[_Job | None] = [None] * max_batch
+        blocks = prefix_tokens // BLOCK if self.use_cache else 0
+        self._prefixes = PrefixCache(self.config, blocks, dtype) if blocks else None
+        self._pace = Pace()
+        self._free_at = 0.0  # when the device finished its last step
+        self._flights: deque[_Flight] = deque()
+
+        self._waiting: deque[Job] = deque()
+        self._rows: list[Job | None] = [None] * max_batch
         self._cancelled: set[int] = set()
         self._next_ticket = 0
+        self._prefix_queries = self._prefix_hits = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -137,33 +117,17 @@ class Engine:
             RequestError: the request does not pass `validate`.
         """
         self.validate(request)
-        seed = secrets.randbits(63) if request.sampling.seed is None else request.sampling.seed
+        job = Job(-1, request, on_event, on_admit)
         with self._changed:
-            ticket = self._next_ticket
+            job.ticket = self._next_ticket
             self._next_ticket += 1
-            self._waiting.append(_Job(ticket, request, on_event, on_admit, seed))
+            self._waiting.append(job)
             self._changed.notify_all()
-        return ticket
+        return job.ticket
 
     def validate(self, request: Request) -> None:
-        """Refuses what this engine cannot run.
-
-        Raises:
-            RequestError: the request cannot fit, or names a token outside the vocabulary.
-        """
-        prompt, sampling, vocab = request.prompt_ids, request.sampling, self.config.vocab_size
-        if not prompt:
-            raise RequestError("The prompt has no tokens; give at least one.", "prompt")
-        if len(prompt) + sampling.max_new_tokens > self.max_len:
-            raise RequestError(
-                f"The prompt has {len(prompt)} tokens and max_new_tokens is {sampling.max_new_tokens}; together they "
-                f"must fit the context of {self.max_len}.",
-                "max_new_tokens",
-            )
-        for name, ids in (("prompt", prompt), ("logit_bias", sampling.logit_bias or ())):
-            outside = next((i for i in ids if not 0 <= i < vocab), None)
-            if outside is not None:
-                raise RequestError(f"{name} holds token id {outside}; ids of this model are 0 to {vocab - 1}.", name)
+        """Raises RequestError if this engine cannot run the request."""
+        request.check(self.config.vocab_size, self.max_len)
 
     def cancel(self, ticket: int) -> None:
         """Forgets a request and frees its place before the next step; it gets no further events. Thread-safe."""
@@ -172,17 +136,19 @@ class Engine:
             self._changed.notify_all()
 
     def step(self) -> bool:
-        """Admits, prefills one chunk, decodes one token for every ready row. False when nothing is left to do."""
+        """Sends the next work to the device and hands out what it finished. False when nothing is left to do."""
         with self._changed:
             self._drop_cancelled()
             admitted = self._admit()
         try:
             for job in admitted:
-                job.on_admit()
-                settings = row_settings(job.request.sampling, job.request.prompt_ids, job.seed, self.config.vocab_size)
-                self._state = admit(self._state, np.int32(job.row), settings)
+                self._seat(job)
+            self._close_ranks()
+            before = len(self._flights)
             self._prefill_step()
             self._decode_step()
+            sent = max(0, len(self._flights) - before)  # guessing lands what was under way
+            self._land(keep=sent if self._runs_ahead() else 0)
         except Exception as error:
             self._fail(error)
         with self._changed:
@@ -204,21 +170,31 @@ class Engine:
             self._thread = None
 
     def warmup(self) -> None:
-        """Compiles every program that a request can need. Call it before the first request."""
-        idle = np.zeros(self.max_batch, bool)
+        """Compiles every program that a request can need, and times it. Call it before the first request."""
+        starts = range(0, self.max_len, self._chunks[0])
+        chunks = sorted({(n, self._context(start + n)) for start in starts for n in self._chunks})
+        contexts = sorted({self._context(n) for n in range(1, self.max_len + 1)})
+        batches = sorted({self._batch(n) for n in range(1, self.max_batch + 1)}) if self.use_cache else []
+        for _ in ("compile", "time"):
+            for chunk, context in chunks:
+                self._send_prefill(None, 0, np.zeros(chunk, np.int32), 0, 1, True, None, context)
+                self._land(keep=0)
+            for context, rows in product(contexts, batches):
+                for K in {0, self._draft if rows <= DRAFT_ROWS else 0}:
+                    idle, no_counts = np.zeros(rows, bool), np.zeros(rows, np.int32)
+                    self._send_decode([], idle, np.zeros((rows, K), np.int32), no_counts, None, context)
+                    self._land(keep=0)
+        zero = np.int32(0)
+        self._state = move_row(self._state, zero, zero)
+        if self._prefixes is not None:
+            self._state = self._prefixes.warmup(self._state)
         nothing = row_settings(SamplingParams(temperature=0.0), (), 0, self.config.vocab_size)
-        starts = range(0, self.max_len, self._largest_chunk)
-        chunks = {self._chunk(n) for n in range(1, min(self.max_len, self._largest_chunk) + 1)}
-        for chunk, context in sorted({(chunk, self._context(start + chunk)) for start in starts for chunk in chunks}):
-            self._run_prefill(0, np.zeros(chunk, np.int32), 0, 1, True, None, context)
-        if self.use_cache:
-            for context in sorted({self._context(n) for n in range(1, self.max_len + 1)}):
-                self._run_decode(idle, None, context)
-        self._state = admit(self._state, np.int32(0), nothing)
+        self._state = admit(self._state, zero, zero, nothing)
         self._state.last_B.block_until_ready()
 
     @property
     def stats(self) -> EngineStats:
+        programs = (admit, prefill, decode, move_row)
         with self._changed:
             running = [job for job in self._rows if job is not None]
             return EngineStats(
@@ -227,18 +203,23 @@ class Engine:
                 slots=self.max_batch,
                 kv_tokens=sum(job.held for job in running),
                 kv_capacity=self.max_batch * self.max_len,
-                compilations=sum(f._cache_size() for f in (admit, prefill, decode)),  # type: ignore[attr-defined]
+                prefix_queries=self._prefix_queries,
+                prefix_hits=self._prefix_hits,
+                compilations=sum(f._cache_size() for f in programs),  # type: ignore[attr-defined]
             )
 
-    # ---- one step ----
+    # ---- places ----
 
     def _drop_cancelled(self) -> None:
+        for row, job in enumerate(self._rows):
+            if job is not None and job.ticket in self._cancelled:
+                job.is_over = True
+                self._rows[row] = None
         self._waiting = deque(job for job in self._waiting if job.ticket not in self._cancelled)
-        self._rows = [None if job and job.ticket in self._cancelled else job for job in self._rows]
         self._cancelled.clear()
 
-    def _admit(self) -> list[_Job]:
-        """Gives free rows to the longest-waiting requests."""
+    def _admit(self) -> list[Job]:
+        """Gives the lowest free rows to the longest-waiting requests."""
         admitted = []
         for row in range(self.max_batch):
             if self._rows[row] is None and self._waiting:
@@ -248,102 +229,187 @@ class Engine:
                 admitted.append(job)
         return admitted
 
+    def _seat(self, job: Job) -> None:
+        """Sets up a job's row, with what the prefix cache has of its prompt."""
+        job.on_admit()
+        if self._prefixes is not None:
+            keys = block_keys(job.request.prompt_ids, job.request.salt)
+            self._state, job.held = self._prefixes.load(self._state, job.row, keys)
+            job.saved = job.held // BLOCK
+            self._prefix_queries += len(job.request.prompt_ids)
+            self._prefix_hits += job.held
+        settings = row_settings(job.request.sampling, job.request.prompt_ids, job.seed, self.config.vocab_size)
+        self._state = admit(self._state, np.int32(job.row), np.int32(job.held), settings)
+
+    def _close_ranks(self) -> None:
+        """Moves the last row into a gap where that lets the batch be computed in a smaller bucket."""
+        live = [row for row, job in enumerate(self._rows) if job is not None]
+        if not live or self._batch(len(live)) == self._batch(live[-1] + 1):
+            return
+        source, target = live[-1], self._rows.index(None)
+        job = self._rows[source]
+        assert job is not None
+        self._state = move_row(self._state, np.int32(source), np.int32(target))
+        with self._changed:
+            self._rows[source], self._rows[target], job.row = None, job, target
+
+    # ---- one step ----
+
     def _prefill_step(self) -> None:
-        """Runs the next chunk of the oldest request that is still in its prompt."""
-        pending = [job for job in self._rows if job is not None and not self._is_ready(job)]
+        """Sends the next chunk of the oldest request that is still in its prompt."""
+        pending = [job for job in self._rows if job is not None and not self._is_ready(job) and job.wants_more]
         if not pending:
             return
         job = min(pending, key=lambda job: job.ticket)
+        ready = [other for other in self._rows if other is not None and self._is_ready(other)]
+        largest = self._pace.chunk(self._chunks, ("decode", self._batch(len(ready)))) if ready else self._chunks[-1]
         sequence = job.sequence
-        tokens = sequence[job.held : job.held + self._largest_chunk]
-        is_last = job.held + len(tokens) == len(sequence)
-        chunk = np.zeros(self._chunk(len(tokens)), np.int32)
+        tokens = sequence[job.held : job.held + largest]
+        chunk = np.zeros(next(n for n in self._chunks if n >= len(tokens)), np.int32)
         chunk[: len(tokens)] = tokens
-        context = self._context(job.held + len(chunk))
+        is_last = job.held + len(tokens) == len(sequence)
         mask = None if job.request.mask is None or not is_last else job.request.mask(job.generated)
-        allowed = None if mask is None else mask[None]
-        choice = self._run_prefill(job.row, chunk, job.held, len(tokens), is_last, allowed, context)
+        self._send_prefill(
+            job if is_last else None, job.row, chunk, job.held, len(tokens), is_last,
+            None if mask is None else mask[None], self._context(job.held + len(chunk)),
+        )  # fmt: skip
         job.held += len(tokens)
-        if is_last:
-            self._emit(job, choice, 0)
+        job.asked += is_last
+        self._save_prefix(job)
 
     def _decode_step(self) -> None:
-        """One token for every row that is past its prompt."""
-        ready = [job for job in self._rows if job is not None and self._is_ready(job)]
+        """Sends one step for every row that is past its prompt."""
+        guessing = self._draft and any(job is not None and job.lookup.draft(1) for job in self._rows)
+        if guessing or not self._runs_ahead():
+            self._land(keep=0)  # guesses and grammars start from the last token
+        ready = [job for job in self._rows if job is not None and self._is_ready(job) and job.wants_more]
         if not ready:
             return
-        active = np.zeros(self.max_batch, bool)
+        rows = self._batch(max(job.row for job in ready) + 1)
+        active = np.zeros(rows, bool)
         active[[job.row for job in ready]] = True
-        context = self._context(max(job.held for job in ready) + 1)
-        choice = self._run_decode(active, self._allowed(ready), context)
+        drafts, counts = self._drafts(ready, rows)
+        context = self._context(max(job.held for job in ready) + 1 + drafts.shape[1])
+        self._send_decode(ready, active, drafts, counts, self._allowed(ready, rows), context)
         for job in ready:
             job.held += 1
-            self._emit(job, choice, job.row)
+            job.asked += 1
 
-    def _is_ready(self, job: _Job) -> bool:
-        """Whether the row holds everything but the last generated token, which a decode step feeds."""
-        return self.use_cache and bool(job.generated) and job.held == len(job.sequence) - 1
+    def _drafts(self, ready: list[Job], rows: int) -> tuple[np.ndarray, np.ndarray]:
+        counts = np.zeros(rows, np.int32)
+        none = np.zeros((rows, 0), np.int32)
+        if not self._draft or rows > DRAFT_ROWS or any(job.request.mask for job in ready):
+            return none, counts
+        drafts = np.zeros((rows, self._draft), np.int32)
+        for job in ready:
+            room = min(self._draft, self.max_len - job.held - 1)
+            guess = job.lookup.draft(room)
+            drafts[job.row, : len(guess)] = guess
+            counts[job.row] = len(guess)
+        return (drafts, counts) if counts.any() else (none, counts)
 
-    def _allowed(self, ready: list[_Job]) -> np.ndarray | None:
+    def _is_ready(self, job: Job) -> bool:
+        """Whether the device has, or is about to have, the whole prompt and the token to feed next."""
+        return self.use_cache and job.asked > 0
+
+    def _runs_ahead(self) -> bool:
+        """Whether the next step can be sent before this one's tokens are known."""
+        running = [job for job in self._rows if job is not None]
+        return self.use_cache and not any(job.request.mask for job in running)
+
+    def _allowed(self, ready: list[Job], rows: int) -> np.ndarray | None:
         if all(job.request.mask is None for job in ready):
             return None
-        allowed = np.ones((self.max_batch, self.config.vocab_size), bool)
+        allowed = np.ones((rows, self.config.vocab_size), bool)
         for job in ready:
             mask = None if job.request.mask is None else job.request.mask(job.generated)
             if mask is not None:
                 allowed[job.row] = mask
         return allowed
 
-    def _emit(self, job: _Job, choice: Choice, index: int) -> None:
-        """Takes a row's token from a step's result, ends the request where it must, and tells its listener."""
-        sampling = job.request.sampling
-        token = int(choice.token_B[index])
-        job.generated.append(token)
-        finish: FinishReason | None = None
-        if token in sampling.stop_ids:
-            finish = "stop"
-        elif len(job.generated) >= sampling.max_new_tokens:
-            finish = "length"
-        logprob: float | None = None
-        top: tuple[tuple[int, float], ...] = ()
-        if sampling.logprobs is not None:
-            logprob = float(choice.logprob_B[index])
-            ids, values = choice.top_BA[index].tolist(), choice.top_logprob_BA[index].tolist()
-            top = tuple(zip(ids, values, strict=True))[: sampling.logprobs]
-        if finish is not None:
-            with self._changed:
-                self._rows[job.row] = None
-        elif not self.use_cache:
-            job.held = 0
-        with self._changed:
-            if job.ticket in self._cancelled:
-                return
-        job.on_event(TokenEvent(token, logprob, top, finish))
+    def _save_prefix(self, job: Job) -> None:
+        if self._prefixes is None:
+            return
+        keys = block_keys(job.request.prompt_ids, job.request.salt)
+        while job.saved < len(keys) and (job.saved + 1) * BLOCK <= job.held:
+            self._prefixes.save(self._state, job.row, job.saved, keys[job.saved])
+            job.saved += 1
 
-    def _run_prefill(
+    def _send_prefill(
         self,
+        job: Job | None,
         row: int,
         tokens: np.ndarray,
         start: int,
-        count: int,
+        length: int,
         is_last: bool,
         allowed: np.ndarray | None,
         context: int,
-    ) -> Choice:
-        self._state, choice = prefill(
-            self.config, self._params, self._state, np.int32(row), tokens, np.int32(start), np.int32(count),
+    ) -> None:
+        sent_at = time.perf_counter()
+        self._state, result = prefill(
+            self.config, self._params, self._state, np.int32(row), tokens, np.int32(start), np.int32(length),
             np.bool_(is_last), allowed, dtype=self.dtype, context=context,
         )  # fmt: skip
-        return jax.tree.map(np.asarray, choice)
+        self._flights.append(_Flight(len(tokens), sent_at, result, [] if job is None else [(job, 0)]))
 
-    def _run_decode(self, active: np.ndarray, allowed: np.ndarray | None, context: int) -> Choice:
-        self._state, choice = decode(
-            self.config, self._params, self._state, active, allowed, dtype=self.dtype, context=context
+    def _send_decode(
+        self,
+        ready: list[Job],
+        active: np.ndarray,
+        drafts: np.ndarray,
+        counts: np.ndarray,
+        allowed: np.ndarray | None,
+        context: int,
+    ) -> None:
+        sent_at = time.perf_counter()
+        self._state, result = decode(
+            self.config, self._params, self._state, active, drafts, counts, allowed,
+            dtype=self.dtype, context=context,
         )  # fmt: skip
-        return jax.tree.map(np.asarray, choice)
+        program = ("decode", len(active), drafts.shape[1])[: 3 if drafts.shape[1] else 2]
+        self._flights.append(_Flight(program, sent_at, result, [(job, job.row) for job in ready]))
+        if drafts.shape[1]:
+            self._land(keep=0)  # how far each row got is known only now
 
-    def _chunk(self, tokens: int) -> int:
-        return _bucket(min(tokens, self._largest_chunk), SMALLEST_CHUNK)
+    def _land(self, keep: int) -> None:
+        """Waits for the oldest steps, until `keep` are left under way, and hands out their tokens."""
+        while len(self._flights) > keep:
+            flight = self._flights.popleft()
+            result = jax.tree.map(np.asarray, flight.result)
+            now = time.perf_counter()
+            self._pace.note(flight.program, now - max(self._free_at, flight.sent_at))
+            self._free_at = now
+            for job, index in flight.awaited:
+                emitted = int(result.emitted_B[index])
+                job.held += emitted - 1
+                job.asked += emitted - 1
+                for choice in result.choices[:emitted]:
+                    if not job.is_over:
+                        self._hand_out(job, choice, index)
+
+    def _hand_out(self, job: Job, choice: Choice, index: int) -> None:
+        """Tells a job's listener of a token, and ends the job where it must."""
+        finish = job.take(int(choice.token_B[index]))
+        logprob: float | None = None
+        top: tuple[tuple[int, float], ...] = ()
+        wanted = job.request.sampling.logprobs
+        if wanted is not None:
+            logprob = float(choice.logprob_B[index])
+            pairs = zip(choice.top_BA[index].tolist(), choice.top_logprob_BA[index].tolist(), strict=True)
+            top = tuple(pairs)[:wanted]
+        with self._changed:
+            if job.ticket in self._cancelled:
+                return
+            if finish is not None:
+                job.is_over = True
+                self._rows[job.row] = None
+        if not self.use_cache:
+            job.held = 0  # from the start again
+        job.on_event(TokenEvent(job.generated[-1], logprob, top, finish))
+
+    def _batch(self, rows: int) -> int:
+        return min(_bucket(rows, 1), self.max_batch)
 
     def _context(self, tokens: int) -> int:
         return min(_bucket(tokens, SMALLEST_CONTEXT), self.max_len)
@@ -351,15 +417,17 @@ class Engine:
     # ---- around the steps ----
 
     def _has_work(self) -> bool:
-        return bool(self._waiting or self._cancelled or any(self._rows))
+        return bool(self._waiting or self._cancelled or self._flights or any(self._rows))
 
     def _fail(self, error: Exception) -> None:
         """A step broke: its donated state is gone. Every running request hears why, and the engine starts clean."""
         with self._changed:
             running = [job for job in self._rows if job is not None]
             self._rows = [None] * self.max_batch
+        self._flights.clear()
         self._state = init_state(self.config, self.max_batch, self.max_len, self.dtype)
         for job in running:
+            job.is_over = True
             job.on_event(error)
 
     def _run(self) -> None:

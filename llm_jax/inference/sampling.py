@@ -145,7 +145,7 @@ class Choice:
         token_B: int32.
         logprob_B: float32, of the model's own distribution (before penalties and temperature).
         top_BA, top_logprob_BA: the A = 20 most likely tokens and their log-probabilities.
-            All log-probabilities are zeros unless some row wants them.
+            All log-probabilities are zeros unless some active row wants them.
     """
 
     token_B: Array
@@ -154,10 +154,8 @@ class Choice:
     top_logprob_BA: Array
 
 
-def sample(
-    logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Array | None = None
-) -> tuple[Choice, RowSettings]:
-    """Chooses one token per row, and counts it for the active rows; the choices of others mean nothing.
+def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Array | None = None) -> Choice:
+    """Chooses one token per row; the choices of rows that are not active mean nothing.
 
     What no active row asks for is not computed: an all-greedy batch pays for no filter and no noise.
 
@@ -179,15 +177,19 @@ def sample(
         lambda: jnp.where(random_B, draw(filter_logits(adjusted_BV, rows), rows), greedy_B),
         lambda: greedy_B,
     )
-    choice = jax.lax.cond(
+    return jax.lax.cond(
         jnp.any(active_B & rows.wants_logprobs_B), _with_logprobs, _without, logits_BV, token_B
     )  # fmt: skip
-    rows = replace(
+
+
+def count(rows: RowSettings, row_B: Array, token_B: Array, active_B: Array) -> RowSettings:
+    """Notes that the rows `row_B` have generated these tokens, where active."""
+    grown_B = active_B.astype(jnp.int32)
+    return replace(
         rows,
-        count_BV=rows.count_BV.at[jnp.arange(token_B.shape[0]), token_B].add(active_B.astype(jnp.int32)),
-        drawn_B=rows.drawn_B + active_B,
+        count_BV=rows.count_BV.at[row_B, token_B].add(grown_B),
+        drawn_B=rows.drawn_B.at[row_B].add(grown_B),
     )
-    return choice, rows
 
 
 def adjust(logits_BV: Array, rows: RowSettings) -> Array:

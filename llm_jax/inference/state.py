@@ -1,7 +1,7 @@
-"""The engine's device state, and the three pure functions that move it: admit, prefill, decode.
+"""The engine's device state, and the pure functions that move it: admit, prefill, decode, move_row.
 
-The state is donated to each of them, so that caches are updated in place. Shapes are static: the batch has
-`max_batch` rows, prompts are padded to a bucket, and attention runs over a bucket of the longest live context.
+The state is donated to each of them, so that caches are updated in place. Shapes are static: prompts are padded to
+a bucket, decoding runs over a bucket of the rows, and attention over a bucket of the longest live context.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.inference.sampling import Choice, RowSettings, SamplingParams, row_settings, sample
+from llm_jax.inference.sampling import Choice, RowSettings, SamplingParams, count, row_settings, sample
 from llm_jax.model import KVCache, Params, forward_hidden, init_cache, merge
 
 
@@ -32,6 +32,20 @@ class EngineState:
     rows: RowSettings
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepResult:
+    """What a step generated.
+
+    Attributes:
+        choices: one Choice per position of the step, each over all rows of the step.
+        emitted_B: int32, how many of them are real for each row: one, or more where drafts were right.
+    """
+
+    choices: list[Choice]
+    emitted_B: Array
+
+
 def init_state(config: ModelConfig, max_batch: int, max_len: int, dtype: str) -> EngineState:
     row = row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size)
     return EngineState(
@@ -41,14 +55,20 @@ def init_state(config: ModelConfig, max_batch: int, max_len: int, dtype: str) ->
     )
 
 
-@partial(jax.jit, donate_argnums=0)
-def admit(state: EngineState, row: Array, settings: RowSettings) -> EngineState:
-    """Gives a row to a request: an empty cache and the request's settings (a batch of one)."""
+@partial(jax.jit, donate_argnames="state")
+def admit(state: EngineState, row: Array, held: Array, settings: RowSettings) -> EngineState:
+    """Gives a row to a request: its settings (a batch of one), and `held` tokens that the cache has already."""
     return replace(
         state,
-        cache=replace(state.cache, length_B=state.cache.length_B.at[row].set(0)),
+        cache=replace(state.cache, length_B=state.cache.length_B.at[row].set(held)),
         rows=jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), state.rows, settings),
     )
+
+
+@partial(jax.jit, donate_argnames="state")
+def move_row(state: EngineState, source: Array, target: Array) -> EngineState:
+    """Copies everything of one row over another, so that the live rows stand together."""
+    return jax.tree.map(lambda x: x.at[target].set(x[source]), state)
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "context"), donate_argnames="state")
@@ -59,13 +79,13 @@ def prefill(
     row: Array,
     tokens_T: Array,
     start: Array,
-    count: Array,
+    length: Array,
     is_last: Array,
     allowed_1V: Array | None = None,
     *,
     dtype: str,
     context: int,
-) -> tuple[EngineState, Choice]:
+) -> tuple[EngineState, StepResult]:
     """Runs one chunk of one row's prompt and chooses the token that would follow it.
 
     Only the last chunk's choice counts.
@@ -73,7 +93,7 @@ def prefill(
     Args:
         tokens_T: the chunk, padded on the right. Padding is computed and written too, behind the live tokens,
             where the next chunk or decode step overwrites it before anything attends to it.
-        start: how many tokens the row holds already. count: how many of the T are real.
+        start: how many tokens the row holds already. length: how many of the T are real.
         is_last: bool, whether the prompt ends here.
         context: static, at least start + T rounded to its bucket.
     """
@@ -90,24 +110,22 @@ def prefill(
     cache = state.cache
     own = KVCache([cut(k) for k in cache.keys], [cut(v) for v in cache.values], start[None])
     # A model that is not causal must not look at the padding; a causal one cannot.
-    live = None if config.is_causal else (jnp.arange(context) < start + count)[None, None, None, :]
+    live = None if config.is_causal else (jnp.arange(context) < start + length)[None, None, None, :]
     hidden, grown = forward_hidden(config, params, tokens_T[None], cache=own, mask=live, dtype=dtype)
     assert grown is not None
-    last = jax.lax.dynamic_slice_in_dim(hidden, count - 1, 1, axis=1)[:, 0]
+    last_1D = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)[:, 0]
     settings = jax.tree.map(one_row, state.rows)
-    choice, settings = sample(merge(config, params).head(last), settings, is_last[None], allowed_1V)
-    return (
-        EngineState(
-            cache=KVCache(
-                keys=[paste(k, new) for k, new in zip(cache.keys, grown.keys, strict=True)],
-                values=[paste(v, new) for v, new in zip(cache.values, grown.values, strict=True)],
-                length_B=cache.length_B.at[row].set(start + count),
-            ),
-            last_B=state.last_B.at[row].set(choice.token_B[0]),
-            rows=jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), state.rows, settings),
+    choice = sample(merge(config, params).head(last_1D), settings, is_last[None], allowed_1V)
+    moved = EngineState(
+        cache=KVCache(
+            keys=[paste(k, new) for k, new in zip(cache.keys, grown.keys, strict=True)],
+            values=[paste(v, new) for v, new in zip(cache.values, grown.values, strict=True)],
+            length_B=cache.length_B.at[row].set(start + length),
         ),
-        choice,
+        last_B=state.last_B.at[row].set(choice.token_B[0]),
+        rows=count(state.rows, row[None], choice.token_B, is_last[None]),
     )
+    return moved, StepResult([choice], jnp.ones(1, jnp.int32))
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "context"), donate_argnames="state")
@@ -116,24 +134,50 @@ def decode(
     params: Params,
     state: EngineState,
     active_B: Array,
+    drafts_BK: Array,
+    draft_count_B: Array,
     allowed_BV: Array | None = None,
     *,
     dtype: str,
     context: int,
-) -> tuple[EngineState, Choice]:
-    """Feeds every row its last token and chooses the next; rows that are not active stay as they are.
+) -> tuple[EngineState, StepResult]:
+    """Feeds each of the first B rows its last token, and K guesses of what follows; chooses the next tokens.
 
-    An inactive row's key and value are written behind its live tokens, where its next chunk overwrites them.
+    At every position the token is chosen exactly as plain decoding would choose it: with the row's own noise for
+    that position. A guess is right when it equals the choice, and then the position behind it counts too. So
+    guessing changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192, with
+    the noise held fixed instead of a rejection step).
+
+    Rows that are not active stay as they are: their keys and values are written behind their live tokens, where
+    their next chunk overwrites them. So are those of wrong guesses.
 
     Args:
-        active_B: bool.
-        context: static, above the longest active row's length.
+        active_B: bool; B is a bucket of the rows, and rows behind it take no part.
+        drafts_BK: int32 guesses; K is static and may be 0. draft_count_B: how many of them are meant.
+        context: static, at least the longest active row's length + 1 + K.
     """
-    hidden, cache = forward_hidden(
-        config, params, state.last_B[:, None], cache=state.cache, context=context, dtype=dtype
-    )  # fmt: skip
-    assert cache is not None
-    choice, rows = sample(merge(config, params).head(hidden[:, 0]), state.rows, active_B, allowed_BV)
-    length_B = state.cache.length_B + active_B
-    last_B = jnp.where(active_B, choice.token_B, state.last_B)
-    return EngineState(cache=replace(cache, length_B=length_B), last_B=last_B, rows=rows), choice
+    B, K = drafts_BK.shape
+    row_B = jnp.arange(B)
+    cache = replace(state.cache, length_B=state.cache.length_B[:B])
+    tokens_BT = jnp.concatenate([state.last_B[:B, None], drafts_BK], axis=1)
+    hidden, grown = forward_hidden(config, params, tokens_BT, cache=cache, context=context, dtype=dtype)
+    assert grown is not None
+    logits_BTV = merge(config, params).head(hidden)
+
+    rows, last_B, alive_B = state.rows, state.last_B[:B], active_B
+    emitted_B = jnp.zeros(B, jnp.int32)
+    choices = []
+    for k in range(K + 1):
+        choice = sample(logits_BTV[:, k], jax.tree.map(lambda x: x[:B], rows), alive_B, allowed_BV)
+        rows = count(rows, row_B, choice.token_B, alive_B)
+        last_B = jnp.where(alive_B, choice.token_B, last_B)
+        emitted_B += alive_B
+        choices.append(choice)
+        if k < K:
+            alive_B = alive_B & (k < draft_count_B) & (choice.token_B == drafts_BK[:, k])
+    moved = EngineState(
+        cache=replace(grown, length_B=state.cache.length_B.at[:B].add(emitted_B)),
+        last_B=state.last_B.at[:B].set(last_B),
+        rows=rows,
+    )
+    return moved, StepResult(choices, emitted_B)

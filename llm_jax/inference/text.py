@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from llm_jax.config import ModelConfig
 from llm_jax.errors import RequestError
-from llm_jax.inference.engine import FinishReason, Request, TokenEvent
+from llm_jax.inference.request import FinishReason, Request, TokenEvent
 from llm_jax.inference.sampling import SamplingParams
 from llm_jax.tokenizers import IncrementalDecoder, Tokenizer
 

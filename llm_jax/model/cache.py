@@ -16,7 +16,8 @@ class KVCache:
 
     Attributes:
         keys, values: L arrays [B, K, S, H]. A list, not one stacked array, so that XLA updates each in place.
-        length_B: int32, the tokens that each row holds; the next one is written at that index.
+        length_B: int32, the tokens that each row holds; the next one is written at that index. Where it is shorter
+            than the arrays have rows, only that many rows take part.
     """
 
     keys: list[Array]
@@ -39,6 +40,9 @@ def init_cache(config: ModelConfig, batch: int, max_len: int, dtype: jnp.dtype |
 
 
 def write(cache_BKSH: Array, new_BTKH: Array, positions_BT: Array) -> Array:
-    """Puts new keys or values at their positions; a position beyond the capacity is dropped (padding)."""
-    rows_B1 = jnp.arange(cache_BKSH.shape[0])[:, None]
+    """Puts new keys or values at their positions; a position beyond the capacity is dropped (padding).
+
+    A cache may have more rows than there are new ones; those behind are left as they are.
+    """
+    rows_B1 = jnp.arange(new_BTKH.shape[0])[:, None]
     return cache_BKSH.at[rows_B1, :, positions_BT].set(new_BTKH.astype(cache_BKSH.dtype), mode="drop")

@@ -70,8 +70,8 @@ class Block(nnx.Module):
         else:
             keys, values = write(cached[0], k, reach.query_BT), write(cached[1], v, reach.query_BT)
         # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-        S = reach.key_BS.shape[1]
-        h = self.self_attn.attend(q, keys[:, :, :S], values[:, :, :S], reach, attn_key)
+        B, S = reach.key_BS.shape
+        h = self.self_attn.attend(q, keys[:B, :, :S], values[:B, :, :S], reach, attn_key)
         if self.post_attn_norm is not None:
             h = self.post_attn_norm(h)
         x = x_BTD + h

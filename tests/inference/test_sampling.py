@@ -9,14 +9,14 @@ import pytest
 from scipy.stats import chisquare
 
 from llm_jax.errors import RequestError
-from llm_jax.inference.sampling import RowSettings, SamplingParams, most_likely, row_settings, sample
+from llm_jax.inference.sampling import RowSettings, SamplingParams, count, most_likely, row_settings, sample
 
 V = 24
 DRAWS = 8192
 LOGITS = np.random.default_rng(0).normal(0, 2, V).astype(np.float32)
 PROMPT, GENERATED = (3, 4, 4), (5, 5, 6)
 
-run = jax.jit(sample)
+run, note = jax.jit(sample), jax.jit(count)
 
 
 def batch(rows: list[RowSettings]) -> RowSettings:
@@ -75,7 +75,7 @@ def test_frequencies_match_the_exact_distribution(settings: dict) -> None:
     values = {f.name: getattr(rows, f.name) for f in fields(rows)}
     values["seed_B2"] = jnp.stack([jnp.zeros(DRAWS, jnp.uint32), jnp.arange(DRAWS, dtype=jnp.uint32)], axis=1)
     values["count_BV"] = jnp.tile(counts, (DRAWS, 1))
-    choice, _ = run(jnp.tile(LOGITS, (DRAWS, 1)), RowSettings(**values), jnp.ones(DRAWS, bool))
+    choice = run(jnp.tile(LOGITS, (DRAWS, 1)), RowSettings(**values), jnp.ones(DRAWS, bool))
     observed = np.bincount(np.asarray(choice.token_B), minlength=V)
     expected = exact_distribution(sampling) * DRAWS
     assert observed[expected == 0].sum() == 0
@@ -89,7 +89,8 @@ def test_frequencies_match_the_exact_distribution(settings: dict) -> None:
 def test_one_seed_over_many_steps_is_a_fair_sequence_too() -> None:
     rows, seen = row_settings(SamplingParams(), (), 1234, V), []
     for _ in range(2000):
-        choice, rows = run(LOGITS[None], rows, np.ones(1, bool))
+        choice = run(LOGITS[None], rows, np.ones(1, bool))
+        rows = note(rows, np.zeros(1, np.int32), choice.token_B, np.ones(1, bool))
         seen.append(int(choice.token_B[0]))
     expected = exact_distribution(SamplingParams()) * 2000
     common = expected >= 5
@@ -115,7 +116,7 @@ def test_temperature_zero_equals_top_k_one_also_among_equals() -> None:
     greedy = batch([row_settings(SamplingParams(temperature=0.0), (), i, V) for i in range(64)])
     top_one = batch([row_settings(SamplingParams(temperature=1.5, top_k=1), (), i, V) for i in range(64)])
     active = np.ones(64, bool)
-    a, b = run(logits, greedy, active)[0], run(logits, top_one, active)[0]
+    a, b = run(logits, greedy, active), run(logits, top_one, active)
     np.testing.assert_array_equal(a.token_B, b.token_B)
     np.testing.assert_array_equal(a.token_B, logits.argmax(-1))
 
@@ -124,8 +125,8 @@ def test_a_row_is_chosen_alike_whatever_shares_its_batch() -> None:
     kinds = [{"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3, "seed": 5}, {"frequency_penalty": 2.0}, {"min_p": 0.3}]
     rows = [row_settings(SamplingParams(**kind), PROMPT, i, V) for i, kind in enumerate(kinds)]
     logits = np.random.default_rng(2).normal(0, 1, (len(kinds), V)).astype(np.float32)
-    together = run(logits, batch(rows), np.ones(len(kinds), bool))[0].token_B
-    alone = [int(run(logits[i : i + 1], row, np.ones(1, bool))[0].token_B[0]) for i, row in enumerate(rows)]
+    together = run(logits, batch(rows), np.ones(len(kinds), bool)).token_B
+    alone = [int(run(logits[i : i + 1], row, np.ones(1, bool)).token_B[0]) for i, row in enumerate(rows)]
     assert together.tolist() == alone
 
 
@@ -134,13 +135,14 @@ def test_the_allowed_mask_binds_greedy_and_random_rows() -> None:
     allowed = np.zeros((2, V), bool)
     allowed[:, [3, 9]] = True
     for _ in range(20):
-        choice, rows = run(np.tile(LOGITS, (2, 1)), rows, np.ones(2, bool), allowed)
+        choice = run(np.tile(LOGITS, (2, 1)), rows, np.ones(2, bool), allowed)
+        rows = note(rows, np.arange(2), choice.token_B, np.ones(2, bool))
         assert set(choice.token_B.tolist()) <= {3, 9}
 
 
 def test_logprobs_are_the_models_own() -> None:
     sampling = SamplingParams(temperature=0.3, repetition_penalty=1.5, logprobs=3)
-    choice, _ = run(LOGITS[None], row_settings(sampling, PROMPT, 0, V), np.ones(1, bool))
+    choice = run(LOGITS[None], row_settings(sampling, PROMPT, 0, V), np.ones(1, bool))
     exact = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum())
     np.testing.assert_allclose(choice.logprob_B[0], exact[choice.token_B[0]], atol=1e-5)
     np.testing.assert_array_equal(choice.top_BA[0, :3], np.argsort(-LOGITS)[:3])
@@ -149,7 +151,7 @@ def test_logprobs_are_the_models_own() -> None:
 
 def test_an_inactive_row_is_not_counted() -> None:
     rows = batch([row_settings(SamplingParams(), (), i, V) for i in range(2)])
-    _, after = run(np.tile(LOGITS, (2, 1)), rows, np.array([True, False]))
+    after = note(rows, np.arange(2), np.array([3, 3]), np.array([True, False]))
     assert after.drawn_B.tolist() == [1, 0]
     assert after.count_BV.sum(-1).tolist() == [1, 0]
 

@@ -1,0 +1,104 @@
+"""Keys and values of prompt blocks, kept across requests: a shared beginning is computed once.
+
+Blocks are named by the chain of what stands before them, so that a block is found only behind the same beginning
+(vLLM's automatic prefix caching works alike). They lie in a pool beside the rows and are copied into a row when a
+request is admitted; attention itself knows nothing of them.
+"""
+
+from collections import OrderedDict
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from llm_jax.config import ModelConfig
+from llm_jax.inference.state import EngineState
+from llm_jax.model import KVCache, init_cache
+
+BLOCK = 64  # tokens
+
+
+def block_keys(prompt_ids: tuple[int, ...], salt: str) -> list[bytes]:
+    """The names of a prompt's whole blocks, except the one with its last token: that must be computed anyway.
+
+    `salt` keeps tenants apart: the same text under another salt has other names, and its timing tells nothing.
+    """
+    key, keys = blake2b(salt.encode(), digest_size=16).digest(), []
+    for start in range(0, len(prompt_ids) - BLOCK, BLOCK):
+        tokens = np.array(prompt_ids[start : start + BLOCK], np.int32).tobytes()
+        key = blake2b(tokens, key=key, digest_size=16).digest()
+        keys.append(key)
+    return keys
+
+
+class PrefixCache:
+    """A pool of blocks; the one that was not used for longest makes room."""
+
+    def __init__(self, config: ModelConfig, blocks: int, dtype: str) -> None:
+        self.blocks = blocks
+        self._pool = init_cache(config, blocks, BLOCK, dtype)
+        self._place: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
+
+    @property
+    def held(self) -> int:
+        return len(self._place)
+
+    def load(self, state: EngineState, row: int, keys: list[bytes]) -> tuple[EngineState, int]:
+        """Copies the longest known beginning into a row; gives the number of its tokens."""
+        for index, key in enumerate(keys):
+            if key not in self._place:
+                return state, index * BLOCK
+            self._place.move_to_end(key)
+            place = self._place[key]
+            state = _load_block(state, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK))
+        return state, len(keys) * BLOCK
+
+    def save(self, state: EngineState, row: int, index: int, key: bytes) -> None:
+        """Keeps one block of a row that holds it."""
+        if key in self._place:
+            self._place.move_to_end(key)
+            return
+        if len(self._place) < self.blocks:
+            place = len(self._place)
+        else:
+            _, place = self._place.popitem(last=False)
+        self._place[key] = place
+        self._pool = _save_block(self._pool, state, np.int32(place), np.int32(row), np.int32(index * BLOCK))
+
+    def clear(self) -> None:
+        self._place.clear()
+
+    def warmup(self, state: EngineState) -> EngineState:
+        """Compiles both copies."""
+        zero = np.int32(0)
+        self._pool = _save_block(self._pool, state, zero, zero, zero)
+        return _load_block(state, self._pool, zero, zero, zero)
+
+
+@partial(jax.jit, donate_argnames="state")
+def _load_block(state: EngineState, pool: KVCache, place: Array, row: Array, start: Array) -> EngineState:
+    def copy(into_BKSH: Array, blocks: Array) -> Array:
+        block = jax.lax.dynamic_slice_in_dim(blocks, place, 1, axis=0)
+        return jax.lax.dynamic_update_slice(into_BKSH, block, (row, 0, start, 0))
+
+    keys = [copy(into, blocks) for into, blocks in zip(state.cache.keys, pool.keys, strict=True)]
+    values = [copy(into, blocks) for into, blocks in zip(state.cache.values, pool.values, strict=True)]
+    return replace(state, cache=replace(state.cache, keys=keys, values=values))
+
+
+@partial(jax.jit, donate_argnames="pool")
+def _save_block(pool: KVCache, state: EngineState, place: Array, row: Array, start: Array) -> KVCache:
+    def copy(blocks: Array, source_BKSH: Array) -> Array:
+        _, K, _, H = source_BKSH.shape
+        block = jax.lax.dynamic_slice(source_BKSH, (row, 0, start, 0), (1, K, BLOCK, H))
+        return jax.lax.dynamic_update_slice(blocks, block, (place, 0, 0, 0))
+
+    return KVCache(
+        keys=[copy(blocks, source) for blocks, source in zip(pool.keys, state.cache.keys, strict=True)],
+        values=[copy(blocks, source) for blocks, source in zip(pool.values, state.cache.values, strict=True)],
+        length_B=jnp.zeros_like(pool.length_B),
+    )
