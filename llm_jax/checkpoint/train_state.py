@@ -1,6 +1,7 @@
 """The state of a training run on disk. Orbax does the work; nothing else in the project imports it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,11 @@ class TrainCheckpointer:
         """
         import orbax.checkpoint as ocp
 
-        wanted = jax.tree.map(_spec, _by_path(like))
+        metadata = self.metadata(step)
+        wanted = {path: _spec(leaf) for path, leaf in _by_path(like).items()}
         self._check(step, wanted)
         leaves = self._restore(step, TREE, ocp.args.StandardRestore(wanted))
-        tree = jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in _by_path(like)])
-        return tree, self.metadata(step)
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted]), metadata
 
     @cached_property
     def _manager(self) -> Any:
@@ -71,24 +72,21 @@ class TrainCheckpointer:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep_last_n, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        handlers = {TREE: ocp.StandardCheckpointHandler(), METADATA: ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def _restore(self, step: int, item: str, how: Any) -> Any:
         import orbax.checkpoint as ocp
 
-        try:
+        if not self.directory.is_dir() or step not in self._manager.all_steps():
+            raise CheckpointError(f"There is no complete step {step} in {self.directory}.")
+        with self._damage_named(step):
             return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
-        except Exception as error:  # orbax, tensorstore and zstd each raise their own
-            raise CheckpointError(
-                f"Step {step} in {self.directory} cannot be read: {str(error).splitlines()[0]} "
-                "Remove that step to go on from the one before it."
-            ) from error
 
     def _check(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         """Compares names and shapes before reading, because orbax reports a mismatch from inside its threads."""
-        stored = self._manager.item_metadata(step)[TREE]
-        if stored is None:
-            raise CheckpointError(f"There is no complete step {step} in {self.directory}.")
+        with self._damage_named(step):
+            stored = self._manager.item_metadata(step)[TREE]
         shapes = {path: tuple(leaf.shape) for path, leaf in stored.tree.items()}
         complaints = [f"lacks {path}" for path in wanted if path not in shapes]
         complaints += [f"has {path}, which is not asked for" for path in shapes if path not in wanted]
@@ -99,6 +97,16 @@ class TrainCheckpointer:
         ]
         if complaints:
             raise CheckpointError(f"Step {step} in {self.directory} is of another run: it {'; it '.join(complaints)}.")
+
+    @contextmanager
+    def _damage_named(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax, tensorstore, zstd and json each raise their own
+            raise CheckpointError(
+                f"Step {step} in {self.directory} is damaged: {str(error).splitlines()[0]} "
+                "Remove that step to go on from the one before it."
+            ) from error
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
