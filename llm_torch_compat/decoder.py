@@ -14,7 +14,7 @@ from llm_jax.checkpoint import decoder_kwargs_to_config
 from llm_jax.config import ModelConfig
 from llm_jax.model import KVCache, Model
 from llm_torch_compat.autograd import Decode, Inputs, decode, flat_cache
-from llm_torch_compat.modules import Block, EmbeddingLayer, initialise, make_norm
+from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, initialise, make_norm
 from llm_torch_compat.views import DTYPES, ParameterViews, to_jax, to_torch
 
 KeyValues = list[tuple[Tensor, Tensor]]
@@ -78,7 +78,8 @@ class DecoderModel(nn.Module):
         self._config = decoder_kwargs_to_config(arguments)
         self._views = ParameterViews()
 
-        config, factory = self._config, {"device": device, "dtype": dtype}
+        config = self._config
+        factory: Factory = {"device": device, "dtype": dtype}
         norm = make_norm(config, factory)
         if isinstance(norm_type, nn.Module):
             norm = copy.deepcopy(norm_type).to(**factory)
