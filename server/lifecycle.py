@@ -1,0 +1,89 @@
+"""From the first byte listened for to the last answer sent: loading, ready, draining."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import Unavailable
+
+if TYPE_CHECKING:
+    from server.generation import Generator
+
+LOADING = Unavailable("The model is still being loaded; try again in a few seconds.", code="loading")
+DRAINING = Unavailable("The server is shutting down; try again in a few seconds.", code="draining")
+
+
+class Lifecycle:
+    """Which phase the server is in, and what it serves once it is ready. Used on the event loop alone."""
+
+    def __init__(self) -> None:
+        self.phase: Literal["loading", "ready", "draining"] = "loading"
+        self._generator: Generator | None = None
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def generator(self) -> "Generator":
+        """The loaded model behind its engine.
+
+        Raises:
+            Unavailable: it is not loaded yet, or the server is shutting down.
+        """
+        if self.phase == "draining":
+            raise DRAINING
+        if self._generator is None:
+            raise LOADING
+        return self._generator
+
+    def become_ready(self, generator: "Generator") -> None:
+        self._generator = generator
+        if self.phase == "loading":
+            self.phase = "ready"
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts a request as in flight."""
+        self._requests += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._idle.set()
+
+    async def drain(self, grace: float) -> None:
+        """Takes no more requests and waits until those in flight are answered; after `grace` seconds ends them."""
+        self.phase = "draining"
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            if self._generator:
+                self._generator.abort(DRAINING)
+
+    async def close(self) -> None:
+        if self._generator:
+            await asyncio.to_thread(self._generator.close)
+
+
+class Availability:
+    """Answers 503 to everything but `open_paths` unless the server is ready, and counts what is in flight."""
+
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, open_paths: frozenset[str]) -> None:
+        self.app = app
+        self.lifecycle = lifecycle
+        self.open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self.open_paths:
+            await self.app(scope, receive, send)
+        elif self.lifecycle.phase != "ready":
+            refusal = DRAINING if self.lifecycle.phase == "draining" else LOADING
+            await refusal.response()(scope, receive, send)
+        else:
+            with self.lifecycle.request():
+                await self.app(scope, receive, send)
