@@ -1,6 +1,7 @@
 """From the first byte listened for to the last answer sent: loading, ready, draining."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.errors import Unavailable
 
 if TYPE_CHECKING:
-    from server.generation import Generator
+    from llm_jax.inference import EngineStats
+    from server.async_engine import AsyncEngine
 
 LOADING = Unavailable("The model is still being loaded; try again in a few seconds.", code="loading")
 DRAINING = Unavailable("The server is shutting down; try again in a few seconds.", code="draining")
@@ -21,13 +23,14 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.phase: Literal["loading", "ready", "draining"] = "loading"
-        self._generator: Generator | None = None
+        self._engine: AsyncEngine | None = None
+        self.ready_at = 0  # seconds since 1970
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
-    def generator(self) -> "Generator":
+    def engine(self) -> "AsyncEngine":
         """The loaded model behind its engine.
 
         Raises:
@@ -35,12 +38,17 @@ class Lifecycle:
         """
         if self.phase == "draining":
             raise DRAINING
-        if self._generator is None:
+        if self._engine is None:
             raise LOADING
-        return self._generator
+        return self._engine
 
-    def become_ready(self, generator: "Generator") -> None:
-        self._generator = generator
+    @property
+    def stats(self) -> "EngineStats | None":
+        return self._engine.stats if self._engine else None
+
+    def become_ready(self, engine: "AsyncEngine") -> None:
+        self._engine = engine
+        self.ready_at = int(time.time())
         if self.phase == "loading":
             self.phase = "ready"
 
@@ -62,12 +70,12 @@ class Lifecycle:
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
-            if self._generator:
-                self._generator.abort(DRAINING)
+            if self._engine:
+                self._engine.abort(DRAINING)
 
     async def close(self) -> None:
-        if self._generator:
-            await asyncio.to_thread(self._generator.close)
+        if self._engine:
+            await asyncio.to_thread(self._engine.close)
 
 
 class Availability:

@@ -1,0 +1,48 @@
+"""POST /v1/completions."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.answers import collect, stream
+from server.generation import Generation
+from server.schemas.openai import CompletionBody
+
+
+async def completions(request: Request) -> Response:
+    body = await CompletionBody.read(request)
+    engine = request.app.state.lifecycle.engine
+    prepared = [await engine.prepare(prompt, body.max_new_tokens, body.sampling()) for prompt in body.prompts]
+    generation = engine.generate(prepared, body.stop_strings)
+    head = {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.model,
+    }
+    if body.stream:
+        return await stream(request, generation, lambda generation: _chunks(generation, head, body))
+    choices = [
+        _choice(index, result.text, result.finish_reason)
+        for index, result in enumerate(await collect(request, generation))
+    ]
+    return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
+
+
+async def _chunks(
+    generation: Generation, head: dict[str, Any], body: CompletionBody
+) -> AsyncIterator[dict[str, Any]]:
+    head = {**head, **({"usage": None} if body.include_usage else {})}
+    async for index, piece in generation:
+        if piece.text or piece.finish_reason:
+            yield {**head, "choices": [_choice(index, piece.text, piece.finish_reason)]}
+    if body.include_usage:
+        yield {**head, "choices": [], "usage": generation.usage()}
+
+
+def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}

@@ -1,0 +1,46 @@
+"""/generate and /batch_generate: a prompt and its continuation, without OpenAI's ceremony."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.answers import collect, stream
+from server.generation import Generation, Result
+from server.schemas.generate import BatchGenerateBody, GenerateBody
+
+
+async def generate(request: Request) -> Response:
+    body = await GenerateBody.read(request)
+    engine = request.app.state.lifecycle.engine
+    prepared = await engine.prepare(body.prompt, body.max_new_tokens, body.sampling())
+    generation = engine.generate([prepared], body.stop_strings)
+    if body.stream:
+        return await stream(request, generation, _events)
+    [result] = await collect(request, generation)
+    return JSONResponse(_completed(body.prompt, result))
+
+
+async def batch_generate(request: Request) -> Response:
+    body = await BatchGenerateBody.read(request)
+    engine = request.app.state.lifecycle.engine
+    prepared = [await engine.prepare(prompt, body.max_new_tokens, body.sampling()) for prompt in body.prompts]
+    results = await collect(request, engine.generate(prepared, body.stop_strings))
+    return JSONResponse({"results": [_completed(*pair) for pair in zip(body.prompts, results, strict=True)]})
+
+
+async def _events(generation: Generation) -> AsyncIterator[dict[str, Any]]:
+    async for _, piece in generation:
+        if piece.text:
+            yield {"text": piece.text}
+    [choice] = generation.choices
+    yield {"finish_reason": choice.finish_reason, "token_count": choice.token_count}
+
+
+def _completed(prompt: str, result: Result) -> dict[str, Any]:
+    return {
+        "generated_text": prompt + result.text,
+        "token_count": result.token_count,
+        "finish_reason": result.finish_reason,
+    }

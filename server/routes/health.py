@@ -1,0 +1,20 @@
+"""What orchestrators and Prometheus ask."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+
+async def health(request: Request) -> Response:
+    """The process lives and answers, loading and draining included."""
+    return JSONResponse({"status": "ok", "phase": request.app.state.lifecycle.phase})
+
+
+async def ready(request: Request) -> Response:
+    """The model is loaded and requests are taken; 503 otherwise."""
+    _ = request.app.state.lifecycle.engine
+    return JSONResponse({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
