@@ -6,12 +6,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from cli._errors import Command
 from llm_jax import __version__
-from llm_jax.errors import LLMError
 from server.settings import PREFIX, Settings, load_settings
 
 
-class GroupedCommand(click.Command):
+class GroupedCommand(Command):
     """A command whose help lists its options under the group of their setting."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -58,14 +58,10 @@ def _serve(**flags: Any) -> None:
 
     Every setting is a flag and an environment variable; the flag wins.
     """
-    try:
-        settings = load_settings(os.environ, flags)
-        from server.process import serve
+    settings = load_settings(os.environ, flags)
+    from server.process import serve
 
-        code = serve(settings)
-    except LLMError as error:
-        raise click.ClickException(str(error)) from None
-    raise SystemExit(code)
+    serve(settings)
 
 
 main = click.version_option(__version__, prog_name="llm-serve")(
