@@ -31,7 +31,7 @@ class SettingOption(click.Option):
     def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
         flag = "--" + field.name.replace("_", "-")
         is_switch = hint is bool
-        default = {True: "on", False: "off", None: "unset"}.get(field.default, field.default)
+        default = {"True": "on", "False": "off", "None": "unset"}.get(str(field.default), field.default)
         super().__init__(
             [f"{flag}/--no-{flag[2:]}" if is_switch else flag],
             default=None,

@@ -1,18 +1,17 @@
 """The loaded model as the routes see it: prompts in, generations out, never more than the queue holds."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from llm_jax.checkpoint import LoadedModel
-from llm_jax.errors import RequestError, TokenizerError
+from llm_jax.errors import LLMError, RequestError, TokenizerError
 from llm_jax.inference import ContextLengthExceeded, Engine, EngineStats, Request, SamplingParams, prepare_request
 from llm_jax.tokenizers import Tokenizer
 from server.chat_format import ChatFormat
 from server.errors import ApiError, InvalidRequest, QueueFull
 from server.generation import Deadlines, Generation
 from server.metrics import Metrics
-from server.schemas.base import DEFAULT_MAX_TOKENS
+from server.schemas.base import DEFAULT_MAX_TOKENS, SamplingFields
 from server.settings import Settings
 
 
@@ -49,40 +48,31 @@ class AsyncEngine:
     def stats(self) -> EngineStats:
         return self._engine.stats
 
-    async def prepare(
-        self, prompt: str | Sequence[int], max_new_tokens: int | None, sampling: Mapping[str, Any]
-    ) -> Request:
-        """A request that the engine will take. Without max_new_tokens it gets the default, or what room there is.
+    async def prepare(self, prompts: Sequence[str | Sequence[int]], body: SamplingFields) -> list[Request]:
+        """One request for each prompt, such as the engine will take.
+
+        A body that sets no limit of tokens gets the default, or what room there is.
 
         Raises:
-            InvalidRequest: the prompt or a setting is not one that this model can serve.
+            InvalidRequest: a prompt or a setting is not one that this model can serve.
         """
-        return await asyncio.to_thread(self._prepare, prompt, max_new_tokens, sampling)
+        return await asyncio.to_thread(lambda: [self._prepare(prompt, body) for prompt in prompts])
 
-    def _prepare(
-        self, prompt: str | Sequence[int], max_new_tokens: int | None, sampling: Mapping[str, Any]
-    ) -> Request:
+    def _prepare(self, prompt: str | Sequence[int], body: SamplingFields) -> Request:
         try:
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-            if max_new_tokens is None:
-                max_new_tokens = max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
+            limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
+            sampling = SamplingParams(
+                max_new_tokens=limit, stop_ids=self._loaded.generation.eos_ids, **body.sampling()
+            )
             request = prepare_request(
-                self._loaded.model.config,
-                self.tokenizer,
-                ids,
-                SamplingParams(
-                    max_new_tokens=max_new_tokens, stop_ids=self._loaded.generation.eos_token_ids, **sampling
-                ),
-                truncate=False,
-                max_len=self.max_len,
+                self._loaded.model.config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len
             )
             self._engine.validate(request)
-        except ContextLengthExceeded as error:
-            raise InvalidRequest(str(error), param=error.param, code="context_length_exceeded") from None
         except RequestError as error:
-            raise InvalidRequest(str(error), param=error.param, code="invalid_value") from None
+            raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
-            raise InvalidRequest(str(error), param="prompt", code="invalid_value") from None
+            raise _refusal(error, "prompt", body) from None
         return request
 
     def generate(self, requests: Sequence[Request], stop: Sequence[str] = ()) -> Generation:
@@ -107,3 +97,10 @@ class AsyncEngine:
         """Ends everything that is being generated."""
         for generation in list(self._generations):
             generation.abort(error)
+
+
+def _refusal(error: LLMError, param: str, body: SamplingFields) -> InvalidRequest:
+    """The core's error, in the route's names."""
+    name = body.field_names.get(param, param)
+    code = "context_length_exceeded" if isinstance(error, ContextLengthExceeded) else "invalid_value"
+    return InvalidRequest(str(error).replace(param, name), param=name, code=code)

@@ -23,7 +23,8 @@ class Authentication:
             return
         offered = _offered_keys(Headers(scope=scope))
         # Every pair is compared, so that the time does not tell which key came close.
-        if any([hmac.compare_digest(offer, key) for offer in offered for key in self.keys]):
+        matches = [hmac.compare_digest(offer, key) for offer in offered for key in self.keys]
+        if any(matches):
             await self.app(scope, receive, send)
             return
         problem = "The API key is not one of this server's" if offered else "This server needs an API key"

@@ -1,16 +1,17 @@
 """Every error that a client can be sent, in the one form that OpenAI's SDKs read.
 
-    ApiError                 500  a bug of ours
-    ├── InvalidRequest       400  the request cannot be served as it is asked (422 outside /v1)
-    ├── Unauthorized         401  the key is missing or wrong
-    ├── NotFound             404
-    ├── BodyTooLarge         413
-    ├── QueueFull            429  too many requests wait already
-    ├── Unavailable          503  loading, draining, or waited too long for a place
-    └── DeadlineExceeded     504  the answer took too long
+ApiError                 500  a bug of ours
+├── InvalidRequest       400  the request cannot be served as it is asked (422 outside /v1)
+├── Unauthorized         401  the key is missing or wrong
+├── NotFound             404
+├── BodyTooLarge         413
+├── QueueFull            429  too many requests wait already
+├── Unavailable          503  loading, draining, or waited too long for a place
+└── DeadlineExceeded     504  the answer took too long
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,7 +29,7 @@ class ApiError(Exception):
     status = 500
     type = "server_error"
     code: str | None = "internal_error"
-    headers: dict[str, str] = {}  # noqa: RUF012 - never written to
+    headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -52,7 +53,7 @@ class Unauthorized(ApiError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
-    headers = {"WWW-Authenticate": 'Bearer realm="llm"'}
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="llm"'}
 
 
 class NotFound(ApiError):
@@ -71,13 +72,13 @@ class QueueFull(ApiError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
-    headers = {"Retry-After": "1"}
+    headers: ClassVar = {"Retry-After": "1"}
 
 
 class Unavailable(ApiError):
     status = 503
     code = "unavailable"
-    headers = {"Retry-After": "2"}
+    headers: ClassVar = {"Retry-After": "2"}
 
 
 class DeadlineExceeded(ApiError):

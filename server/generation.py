@@ -5,6 +5,7 @@ file then happens on the event loop.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -42,8 +43,7 @@ class Choice:
         self._text = text
         self._metrics = metrics
         self._deliver = deliver
-        self._clock = asyncio.get_running_loop().time
-        self._arrived = self._clock()
+        self._arrived = time.perf_counter()  # the event loop's own clock may count in milliseconds
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
         self._last_token_at = 0.0
@@ -53,11 +53,11 @@ class Choice:
         return self._text.token_count
 
     def admitted(self) -> None:
-        self.admitted_at = self._clock()
+        self.admitted_at = time.perf_counter()
         self._metrics.queue_time.observe(self.admitted_at - self._arrived)
 
     def receive(self, event: TokenEvent) -> None:
-        now = self._clock()
+        now = time.perf_counter()
         if self.first_token_at is None:
             self.first_token_at = now
             self._metrics.time_to_first_token.observe(now - self._arrived)

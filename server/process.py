@@ -10,6 +10,7 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 
 from llm_jax.errors import ConfigError
@@ -31,6 +32,7 @@ def serve(settings: Settings) -> None:
         LLMError: the model cannot be loaded.
     """
     configure_logging(settings)
+    disable_created_metrics()  # a second series for every counter, which nobody queries
     listener = _listen(settings)
     lifecycle = Lifecycle()
     server = Server(create_app(settings, lifecycle), settings, lifecycle, listener)

@@ -18,8 +18,7 @@ async def chat_completions(request: Request) -> Response:
     engine = request.app.state.lifecycle.engine
     chat = engine.chat_format
     prompt = chat.render([message.for_template() for message in body.messages])
-    prepared = await engine.prepare(prompt, body.max_new_tokens, body.sampling())
-    generation = engine.generate([prepared], (*body.stop_strings, *chat.stop))
+    generation = engine.generate(await engine.prepare([prompt], body), (*body.stop_strings, *chat.stop))
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
     if body.stream:
         return await stream(request, generation, lambda generation: _chunks(generation, head, body, chat.prefix))

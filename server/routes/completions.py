@@ -16,8 +16,7 @@ from server.schemas.openai import CompletionBody
 async def completions(request: Request) -> Response:
     body = await CompletionBody.read(request)
     engine = request.app.state.lifecycle.engine
-    prepared = [await engine.prepare(prompt, body.max_new_tokens, body.sampling()) for prompt in body.prompts]
-    generation = engine.generate(prepared, body.stop_strings)
+    generation = engine.generate(await engine.prepare(body.prompts, body), body.stop_strings)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
@@ -33,9 +32,7 @@ async def completions(request: Request) -> Response:
     return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
 
 
-async def _chunks(
-    generation: Generation, head: dict[str, Any], body: CompletionBody
-) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(generation: Generation, head: dict[str, Any], body: CompletionBody) -> AsyncIterator[dict[str, Any]]:
     head = {**head, **({"usage": None} if body.include_usage else {})}
     async for index, piece in generation:
         if piece.text or piece.finish_reason:

@@ -14,8 +14,7 @@ from server.schemas.generate import BatchGenerateBody, GenerateBody
 async def generate(request: Request) -> Response:
     body = await GenerateBody.read(request)
     engine = request.app.state.lifecycle.engine
-    prepared = await engine.prepare(body.prompt, body.max_new_tokens, body.sampling())
-    generation = engine.generate([prepared], body.stop_strings)
+    generation = engine.generate(await engine.prepare([body.prompt], body), body.stop_strings)
     if body.stream:
         return await stream(request, generation, _events)
     [result] = await collect(request, generation)
@@ -25,8 +24,8 @@ async def generate(request: Request) -> Response:
 async def batch_generate(request: Request) -> Response:
     body = await BatchGenerateBody.read(request)
     engine = request.app.state.lifecycle.engine
-    prepared = [await engine.prepare(prompt, body.max_new_tokens, body.sampling()) for prompt in body.prompts]
-    results = await collect(request, engine.generate(prepared, body.stop_strings))
+    generation = engine.generate(await engine.prepare(body.prompts, body), body.stop_strings)
+    results = await collect(request, generation)
     return JSONResponse({"results": [_completed(*pair) for pair in zip(body.prompts, results, strict=True)]})
 
 

@@ -1,6 +1,6 @@
 """Bodies of /generate and /batch_generate."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -8,7 +8,13 @@ from server.schemas.base import SamplingFields
 
 
 class GenerateFields(SamplingFields):
+    """What both routes share."""
+
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_new_tokens
 
 
 class GenerateBody(GenerateFields):
@@ -17,4 +23,6 @@ class GenerateBody(GenerateFields):
 
 
 class BatchGenerateBody(GenerateFields):
+    field_names: ClassVar = {"prompt": "prompts"}
+
     prompts: Annotated[list[str], Field(min_length=1, max_length=32)]

@@ -1,17 +1,17 @@
 """Bodies of the routes that OpenAI's SDKs call."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from server.schemas.base import Body, SamplingFields
+from server.errors import InvalidRequest
+from server.schemas.base import Body, SamplingFields, StopString
 
-Stop = Annotated[str, Field(min_length=1)]
+TokenIds = Annotated[list[int], Field(min_length=1)]
 
 
 class StreamOptions(Body):
-    unsupported: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
-
     include_usage: bool = False
 
 
@@ -21,7 +21,7 @@ class OpenAIFields(SamplingFields):
     model: str = "llm"
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = []
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
     n: Literal[1] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -30,7 +30,9 @@ class OpenAIFields(SamplingFields):
     @model_validator(mode="after")
     def _only_streams_have_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream to be true")
+            raise InvalidRequest(
+                "'stream_options' is only for streams; set stream to true, or leave it out.", param="stream_options"
+            )
         return self
 
     @property
@@ -44,10 +46,6 @@ class TextPart(Body):
 
 
 class Message(Body):
-    unsupported: ClassVar[frozenset[str]] = frozenset(
-        {"annotations", "audio", "function_call", "name", "refusal", "tool_call_id", "tool_calls"}
-    )
-
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
 
@@ -60,12 +58,15 @@ class Message(Body):
 class ChatBody(OpenAIFields):
     """POST /v1/chat/completions."""
 
-    unsupported: ClassVar[frozenset[str]] = frozenset(
+    field_names: ClassVar = {"prompt": "messages", "max_new_tokens": "max_tokens"}
+    unsupported: ClassVar = frozenset(
         {
             "audio", "function_call", "functions", "logprobs", "metadata", "modalities", "moderation",
             "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
             "response_format", "safety_identifier", "service_tier", "store", "tool_choice", "tools", "top_logprobs",
             "verbosity", "web_search_options",
+            "include_obfuscation",  # of stream_options
+            "annotations", "name", "refusal", "tool_call_id", "tool_calls",  # of messages
         }
     )  # fmt: skip
 
@@ -73,7 +74,7 @@ class ChatBody(OpenAIFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
     @property
-    def max_new_tokens(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self) -> dict[str, Any]:
@@ -90,19 +91,19 @@ class ChatBody(OpenAIFields):
 class CompletionBody(OpenAIFields):
     """POST /v1/completions."""
 
-    unsupported: ClassVar[frozenset[str]] = frozenset({"best_of", "echo", "logprobs", "suffix"})
+    field_names: ClassVar = {"max_new_tokens": "max_tokens"}
+    unsupported: ClassVar = frozenset({"best_of", "echo", "include_obfuscation", "logprobs", "suffix"})
 
-    prompt: str | list[int] | Annotated[list[str] | list[list[int]], Field(min_length=1, max_length=32)]
+    prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=32)]
 
     @property
-    def max_new_tokens(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_tokens
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> Sequence[str | Sequence[int]]:
         """One entry per choice."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt
+        ids = [token for token in self.prompt if isinstance(token, int)]
+        return [ids] if ids else cast("list[str] | list[list[int]]", self.prompt)
