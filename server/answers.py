@@ -1,9 +1,11 @@
 """A generation on its way to the client: whole, or as server-sent events. Both end when the client hangs up."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from sse_starlette import EventSourceResponse
@@ -12,7 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from server.errors import ApiError
-from server.generation import Generation, Result
+
+if TYPE_CHECKING:
+    from server.generation import Generation, Result
 
 T = TypeVar("T")
 Json = dict[str, Any]

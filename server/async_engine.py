@@ -62,9 +62,7 @@ class AsyncEngine:
         try:
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
-            sampling = SamplingParams(
-                max_new_tokens=limit, stop_ids=self._loaded.generation.eos_ids, **body.sampling()
-            )
+            sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._loaded.generation.eos_ids, **body.sampling())
             request = prepare_request(
                 self._loaded.model.config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len
             )

@@ -1,16 +1,20 @@
 """POST /v1/completions."""
 
+from __future__ import annotations
+
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
-from server.generation import Generation
 from server.schemas.openai import CompletionBody
+
+if TYPE_CHECKING:
+    from server.generation import Generation
 
 
 async def completions(request: Request) -> Response:

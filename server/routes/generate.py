@@ -1,14 +1,18 @@
 """/generate and /batch_generate: a prompt and its continuation, without OpenAI's ceremony."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
-from server.generation import Generation, Result
 from server.schemas.generate import BatchGenerateBody, GenerateBody
+
+if TYPE_CHECKING:
+    from server.generation import Generation, Result
 
 
 async def generate(request: Request) -> Response:

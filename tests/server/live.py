@@ -5,6 +5,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any
 
 import httpx
 
+# Servers of one test session compile the same programs; all but the first read them from here.
+CACHE = {"JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 START = 120  # seconds within which a server must be ready, on a busy machine
 
 
@@ -21,7 +24,11 @@ class Server:
     def __init__(self, *flags: str, **settings: object) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli.serve", "--port", "0", "--device", "cpu", *flags],
-            env={**os.environ, **{f"LLM_SERVING_{name.upper()}": str(value) for name, value in settings.items()}},
+            env={
+                **os.environ,
+                **CACHE,
+                **{f"LLM_SERVING_{name.upper()}": str(value) for name, value in settings.items()},
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -79,9 +79,7 @@ def test_every_supported_setting_at_once(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(("presence", "repetition"), [(1.0, 2.0), (-1.0, 0.5), (0.0, 1.0)])
-def test_presence_penalty_is_a_repetition_penalty(
-    client: openai.OpenAI, presence: float, repetition: float
-) -> None:
+def test_presence_penalty_is_a_repetition_penalty(client: openai.OpenAI, presence: float, repetition: float) -> None:
     def text(**settings: Any) -> str | None:
         answer = client.chat.completions.create(
             model="llm", messages=HELLO, seed=1, temperature=2, max_tokens=40, **settings
