@@ -42,7 +42,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
             Middleware(RequestContext, metrics=app_metrics),
             *_cors(settings),
             Middleware(Authentication, keys=settings.api_keys, open_paths=_open_paths(settings)),
-            Middleware(Availability, lifecycle=lifecycle, open_paths=ALWAYS_ANSWERED),
+            Middleware(Availability, lifecycle=lifecycle, metrics=app_metrics, open_paths=ALWAYS_ANSWERED),
             Middleware(BodyLimit, limit=settings.max_body_bytes),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

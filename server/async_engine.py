@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from llm_jax.checkpoint import LoadedModel
 from llm_jax.errors import LLMError, RequestError, TokenizerError
-from llm_jax.inference import ContextLengthExceeded, Engine, EngineStats, Request, SamplingParams, prepare_request
+from llm_jax.inference import (
+    ContextLengthExceeded,
+    Engine,
+    EngineStats,
+    Request,
+    SamplingParams,
+    TextStream,
+    prepare_request,
+)
 from llm_jax.tokenizers import Tokenizer
 from server.chat_format import ChatFormat
 from server.errors import ApiError, InvalidRequest, QueueFull
@@ -73,8 +81,12 @@ class AsyncEngine:
             raise _refusal(error, "prompt", body) from None
         return request
 
-    def generate(self, requests: Sequence[Request], stop: Sequence[str] = ()) -> Generation:
+    def generate(self, requests: Sequence[Request], *, stop: Sequence[str] = (), prefix: str = "") -> Generation:
         """Begins to generate for all requests, or for none.
+
+        Args:
+            stop: strings before which a text ends.
+            prefix: is taken off the beginning of a text that has it.
 
         Raises:
             QueueFull: there are not that many places.
@@ -88,7 +100,8 @@ class AsyncEngine:
         generation = Generation(self._engine, self._deadlines, on_close=self._generations.discard)
         self._generations.add(generation)
         for request in requests:
-            generation.submit(request, self.tokenizer, stop, self._metrics)
+            text = TextStream(self.tokenizer, stop, prompt_ids=request.prompt_ids)
+            generation.submit(request, text, prefix, self._metrics)
         return generation
 
     def abort(self, error: ApiError) -> None:

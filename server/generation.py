@@ -6,12 +6,11 @@ file then happens on the event loop.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Self
 
 from llm_jax.inference import Engine, Request, TextPiece, TextStream, TokenEvent
-from llm_jax.tokenizers import Tokenizer
 from server.errors import ApiError, DeadlineExceeded, Unavailable
 from server.metrics import Metrics
 
@@ -37,12 +36,12 @@ class Result:
 class Choice:
     """One engine request: from its submission to its last token."""
 
-    def __init__(self, request: Request, text: TextStream, metrics: Metrics, deliver: Callable[[TextPiece], None]):
-        self.prompt_tokens = len(request.prompt_ids)
+    def __init__(self, prompt_tokens: int, text: TextStream, prefix: str, metrics: Metrics) -> None:
+        self.prompt_tokens = prompt_tokens
         self.finish_reason: str | None = None
         self._text = text
+        self._prefix = prefix
         self._metrics = metrics
-        self._deliver = deliver
         self._arrived = time.perf_counter()  # the event loop's own clock may count in milliseconds
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
@@ -56,7 +55,8 @@ class Choice:
         self.admitted_at = time.perf_counter()
         self._metrics.queue_time.observe(self.admitted_at - self._arrived)
 
-    def receive(self, event: TokenEvent) -> None:
+    def receive(self, event: TokenEvent) -> TextPiece:
+        """The text that this token makes certain."""
         now = time.perf_counter()
         if self.first_token_at is None:
             self.first_token_at = now
@@ -69,7 +69,10 @@ class Choice:
         self._metrics.generation_tokens.inc()
         piece = self._text.push(event)
         self.finish_reason = piece.finish_reason
-        self._deliver(piece)
+        if piece.text and self._prefix:
+            piece = replace(piece, text=piece.text.removeprefix(self._prefix))
+            self._prefix = ""
+        return piece
 
     def record_end(self) -> None:
         self._metrics.success.labels(self.finish_reason or "abort").inc()
@@ -96,15 +99,10 @@ class Generation:
         self._loop = asyncio.get_running_loop()
         self._arrived = self._loop.time()
 
-    def submit(self, request: Request, tokenizer: Tokenizer, stop: Sequence[str], metrics: Metrics) -> None:
-        """Adds a choice."""
+    def submit(self, request: Request, text: TextStream, prefix: str, metrics: Metrics) -> None:
+        """Adds a choice, whose text loses `prefix` if it begins with it."""
         index = len(self.choices)
-        choice = Choice(
-            request,
-            TextStream(tokenizer, stop, prompt_ids=request.prompt_ids),
-            metrics,
-            deliver=lambda piece: self._pieces.put_nowait((index, piece)),
-        )
+        choice = Choice(len(request.prompt_ids), text, prefix, metrics)
         self.choices.append(choice)
 
         def on_event(event: TokenEvent | Exception) -> None:  # in the engine's thread
@@ -182,7 +180,7 @@ class Generation:
         try:
             if isinstance(event, Exception):
                 raise event
-            choice.receive(event)
+            self._pieces.put_nowait((index, choice.receive(event)))
         except Exception as error:
             self._pieces.put_nowait(error)
             self._end(index)

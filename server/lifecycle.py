@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Unavailable
+from server.metrics import Metrics
 
 if TYPE_CHECKING:
     from llm_jax.inference import EngineStats
@@ -78,12 +80,23 @@ class Lifecycle:
             await asyncio.to_thread(self._engine.close)
 
 
+def engine_of(request: Request) -> "AsyncEngine":
+    """What serves this request.
+
+    Raises:
+        Unavailable: nothing does yet, or any more.
+    """
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    return lifecycle.engine
+
+
 class Availability:
     """Answers 503 to everything but `open_paths` unless the server is ready, and counts what is in flight."""
 
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, metrics: Metrics, open_paths: frozenset[str]) -> None:
         self.app = app
         self.lifecycle = lifecycle
+        self.metrics = metrics
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +104,7 @@ class Availability:
             await self.app(scope, receive, send)
         elif self.lifecycle.phase != "ready":
             refusal = DRAINING if self.lifecycle.phase == "draining" else LOADING
+            self.metrics.rejections.labels(refusal.code).inc()
             await refusal.response()(scope, receive, send)
         else:
             with self.lifecycle.request():

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
+from server.lifecycle import engine_of
 from server.schemas.openai import ChatBody
 
 if TYPE_CHECKING:
@@ -19,17 +20,21 @@ if TYPE_CHECKING:
 
 async def chat_completions(request: Request) -> Response:
     body = await ChatBody.read(request)
-    engine = request.app.state.lifecycle.engine
+    engine = engine_of(request)
     chat = engine.chat_format
     prompt = chat.render([message.for_template() for message in body.messages])
-    generation = engine.generate(await engine.prepare([prompt], body), (*body.stop_strings, *chat.stop))
+    generation = engine.generate(
+        await engine.prepare([prompt], body), stop=(*body.stop_strings, *chat.stop), prefix=chat.prefix
+    )
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+    if body.user:
+        request.scope["log_fields"]["user"] = body.user
     if body.stream:
-        return await stream(request, generation, lambda generation: _chunks(generation, head, body, chat.prefix))
+        return await stream(request, generation, lambda generation: _chunks(generation, head, body))
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": result.text.removeprefix(chat.prefix)},
+            "message": {"role": "assistant", "content": result.text},
             "finish_reason": result.finish_reason,
         }
         for index, result in enumerate(await collect(request, generation))
@@ -37,9 +42,7 @@ async def chat_completions(request: Request) -> Response:
     return JSONResponse({**head, "object": "chat.completion", "choices": choices, "usage": generation.usage()})
 
 
-async def _chunks(
-    generation: Generation, head: dict[str, Any], body: ChatBody, prefix: str
-) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(generation: Generation, head: dict[str, Any], body: ChatBody) -> AsyncIterator[dict[str, Any]]:
     """The role of each choice, its text, its end; at last, when it was asked for, the usage."""
     head = {**head, "object": "chat.completion.chunk", **({"usage": None} if body.include_usage else {})}
 
@@ -47,16 +50,12 @@ async def _chunks(
         return {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish_reason}]}
 
     announced: set[int] = set()
-    begun: set[int] = set()
     async for index, piece in generation:
         if index not in announced:
             announced.add(index)
             yield chunk(index, {"role": "assistant", "content": ""})
-        text = piece.text if index in begun else piece.text.removeprefix(prefix)
         if piece.text:
-            begun.add(index)
-        if text:
-            yield chunk(index, {"content": text})
+            yield chunk(index, {"content": piece.text})
         if piece.finish_reason:
             yield chunk(index, {}, piece.finish_reason)
     if body.include_usage:

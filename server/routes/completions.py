@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
+from server.lifecycle import engine_of
 from server.schemas.openai import CompletionBody
 
 if TYPE_CHECKING:
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 
 async def completions(request: Request) -> Response:
     body = await CompletionBody.read(request)
-    engine = request.app.state.lifecycle.engine
-    generation = engine.generate(await engine.prepare(body.prompts, body), body.stop_strings)
+    engine = engine_of(request)
+    generation = engine.generate(await engine.prepare(body.prompts, body), stop=body.stop_strings)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": body.model,
     }
+    if body.user:
+        request.scope["log_fields"]["user"] = body.user
     if body.stream:
         return await stream(request, generation, lambda generation: _chunks(generation, head, body))
     choices = [

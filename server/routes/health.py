@@ -4,6 +4,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.lifecycle import engine_of
+
 
 async def health(request: Request) -> Response:
     """The process lives and answers, loading and draining included."""
@@ -12,7 +14,7 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """The model is loaded and requests are taken; 503 otherwise."""
-    _ = request.app.state.lifecycle.engine
+    engine_of(request)
     return JSONResponse({"status": "ready"})
 
 

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.errors import NotFound
+from server.lifecycle import engine_of
 
 
 async def list_models(request: Request) -> Response:
@@ -22,11 +23,10 @@ async def retrieve_model(request: Request) -> Response:
 
 def _card(request: Request) -> dict[str, Any]:
     """OpenAI's fields, and the context length under the name that other servers give it."""
-    lifecycle = request.app.state.lifecycle
     return {
         "id": request.app.state.settings.served_model_name,
         "object": "model",
-        "created": lifecycle.ready_at,
+        "created": request.app.state.lifecycle.ready_at,
         "owned_by": "llm",
-        "max_model_len": lifecycle.engine.max_len,
+        "max_model_len": engine_of(request).max_len,
     }

@@ -47,10 +47,13 @@ class Server:
             if line["event"] == event and fields.items() <= line.items():
                 return line
 
+    def metrics_text(self, **headers: str) -> str:
+        return httpx.get(f"{self.url}/metrics", headers=headers).text
+
     def metric(self, name: str, **headers: str) -> float:
         """The sum of a metric over its labels."""
-        text = httpx.get(f"{self.url}/metrics", headers=headers).text
-        samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        lines = self.metrics_text(**headers).splitlines()
+        samples = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
         return sum(float(value) for sample, value in samples if sample.split("{")[0] == name)
 
     def stop(self) -> int:
