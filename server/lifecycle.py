@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from llm_jax.inference import EngineStats
     from server.async_engine import AsyncEngine
 
-LOADING = Unavailable("The model is still being loaded; try again in a few seconds.", code="loading")
-DRAINING = Unavailable("The server is shutting down; try again in a few seconds.", code="draining")
+REFUSALS = {
+    "loading": "The model is still being loaded; try again in a few seconds.",
+    "draining": "The server is shutting down; try again in a few seconds.",
+}
 
 
 class Lifecycle:
@@ -32,16 +34,20 @@ class Lifecycle:
         self._idle.set()
 
     @property
+    def refusal(self) -> Unavailable | None:
+        """Why no request is taken now; None when ready."""
+        return Unavailable(REFUSALS[self.phase], code=self.phase) if self.phase in REFUSALS else None
+
+    @property
     def engine(self) -> "AsyncEngine":
         """The loaded model behind its engine.
 
         Raises:
             Unavailable: it is not loaded yet, or the server is shutting down.
         """
-        if self.phase == "draining":
-            raise DRAINING
-        if self._engine is None:
-            raise LOADING
+        if self.refusal:
+            raise self.refusal
+        assert self._engine is not None
         return self._engine
 
     @property
@@ -72,8 +78,8 @@ class Lifecycle:
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
-            if self._engine:
-                self._engine.abort(DRAINING)
+            if self._engine and self.refusal:
+                self._engine.abort(self.refusal)
 
     async def close(self) -> None:
         if self._engine:
@@ -100,10 +106,10 @@ class Availability:
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self.lifecycle.refusal
         if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
-        elif self.lifecycle.phase != "ready":
-            refusal = DRAINING if self.lifecycle.phase == "draining" else LOADING
+        elif refusal:
             self.metrics.rejections.labels(refusal.code).inc()
             await refusal.response()(scope, receive, send)
         else:

@@ -6,7 +6,7 @@ The names are those that dashboards and autoscalers for language model servers a
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -20,10 +20,11 @@ TOKENS = tuple(2.0**n for n in range(18))
 
 
 class Metrics:
-    """The metrics of one application, in a registry of its own."""
+    """The metrics of one application, in registries of its own."""
 
     def __init__(self, stats: Callable[[], "EngineStats | None"], *, model_name: str, vllm_names: bool) -> None:
-        self.registry = registry = CollectorRegistry()
+        registry = CollectorRegistry()
+        self._registries = [registry]
 
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(name, help, labels, registry=registry)
@@ -61,7 +62,12 @@ class Metrics:
         registry.register(_EngineGauges(stats))
         ProcessCollector(registry=registry)
         if vllm_names:
-            registry.register(_VllmNames(registry, model_name))
+            self._registries.append(CollectorRegistry())
+            self._registries[-1].register(_VllmNames(registry, model_name))
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return b"".join(map(generate_latest, self._registries))
 
 
 class _EngineGauges(Collector):
@@ -87,16 +93,15 @@ class _VllmNames(Collector):
     """The same samples once more, named as vLLM names them, with the label its dashboards choose by."""
 
     def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
-        self._sources = [*registry._collector_to_names]
+        self._registry = registry
         self._label = {"model_name": model_name}
 
     def collect(self) -> Iterator[Metric]:
-        for source in self._sources:
-            for family in source.collect():
-                if family.name.startswith("llm_"):
-                    copy = Metric(_renamed(family.name), family.documentation, family.type)
-                    copy.samples = [self._copy(sample) for sample in family.samples]
-                    yield copy
+        for family in self._registry.collect():
+            if family.name.startswith("llm_"):
+                copy = Metric(_renamed(family.name), family.documentation, family.type)
+                copy.samples = [self._copy(sample) for sample in family.samples]
+                yield copy
 
     def _copy(self, sample: Sample) -> Sample:
         return sample._replace(name=_renamed(sample.name), labels={**sample.labels, **self._label})
