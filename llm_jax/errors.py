@@ -18,7 +18,15 @@ class LLMError(Exception):
 
 
 class ConfigError(LLMError, ValueError):
-    """A setting is unknown, out of range, or contradicts another one."""
+    """A setting is unknown, out of range, or contradicts another one.
+
+    Attributes:
+        field: the name of the offending setting, where there is one.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class CheckpointError(LLMError):
