@@ -18,7 +18,9 @@ from llm_jax.errors import ConfigError
 from llm_jax.train_config import TrainConfig
 
 SECTIONS: dict[str, type[Any]] = {
-    name: hint for name, hint in typing.get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(hint)
+    name: hint
+    for name, hint in typing.get_type_hints(TrainConfig).items()
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint)
 }
 
 
