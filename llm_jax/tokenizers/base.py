@@ -1,0 +1,45 @@
+"""What every tokenizer of this project can do."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    Attributes:
+        vocab_size: one more than the highest id; the number of rows an embedding needs.
+        pad_token_id, bos_token_id, eos_token_id: ids with a role, None where the tokenizer has no such token.
+        special_tokens: role to token, as transformers names them: {"eos_token": "</s>", …}.
+        chat_template: Jinja source, or named sources, or None for the default format of `render_chat`.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+    @property
+    def bos_token_id(self) -> int | None: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+    @property
+    def special_tokens(self) -> Mapping[str, str]: ...
+    @property
+    def chat_template(self) -> "ChatTemplate | None": ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`. None is added; a special token written out in the text becomes its id."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`."""
+        ...
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json so that transformers.AutoTokenizer gives the same ids."""
+        ...
+
+
+ChatTemplate = str | dict[str, str]

@@ -1,0 +1,102 @@
+"""One id per character: the documented SimpleCharacterTokenizer."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from llm_jax.errors import TokenizerError, UnknownToken
+from llm_jax.tokenizers.base import ChatTemplate
+from llm_jax.tokenizers.files import TokenizerFiles
+
+PAD = "<PAD>"
+
+
+class CharacterTokenizer:
+    """The sorted characters of a corpus, then `<PAD>` as the last id.
+
+    Attributes:
+        chars: every token, in the order of the ids.
+        stoi, itos: token to id, id to token.
+
+    Raises:
+        TypeError: `corpus` is not a list of strings.
+    """
+
+    pad_char = PAD
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __init__(self, corpus: list[str], *, chat_template: ChatTemplate | None = None) -> None:
+        if not isinstance(corpus, list) or not all(isinstance(text, str) for text in corpus):
+            raise TypeError("corpus must be a list of strings; wrap a single text as [text].")
+        self.chars = [*sorted(set().union(*corpus)), PAD]
+        self.stoi = {char: index for index, char in enumerate(self.chars)}
+        self.itos = dict(enumerate(self.chars))
+        self.vocab_size = len(self.chars)
+        self.pad_token_id: int | None = self.stoi[PAD]
+        self.special_tokens = {"pad_token": PAD}
+        self.chat_template = chat_template
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters; `<PAD>` written out is one id.
+
+        Raises:
+            UnknownToken: (a KeyError) a character that the corpus did not have.
+        """
+        ids: list[int] = []
+        for piece in re.split(f"({PAD})", text):
+            ids += [self.stoi[PAD]] if piece == PAD else [self._id(char) for char in piece]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The characters joined; padding shows as `<PAD>`.
+
+        Raises:
+            UnknownToken: (a KeyError) an id outside the vocabulary.
+        """
+        try:
+            return "".join([self.itos[index] for index in ids])
+        except KeyError as error:
+            raise UnknownToken(
+                f"Token id {error.args[0]} is not in the vocabulary: ids go from 0 to {self.vocab_size - 1}."
+            ) from None
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json; AutoTokenizer then gives the same ids."""
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "clean_up_tokenization_spaces": False}
+        TokenizerFiles(self._backend().to_str(pretty=True), config, self.chat_template).write(directory)
+
+    @classmethod
+    def from_files(cls, files: TokenizerFiles) -> "CharacterTokenizer | None":
+        """The character tokenizer that these files hold; None where they hold another kind."""
+        model = json.loads(files.tokenizer).get("model", {})
+        if model.get("type") != "WordLevel":
+            return None
+        tokenizer = cls([token for token in model["vocab"] if token != PAD], chat_template=files.chat_template)
+        saved = files.backend()
+        saved.post_processor = None  # transformers adds an empty one when it saves
+        return tokenizer if saved.to_str() == tokenizer._backend().to_str() else None
+
+    def _id(self, char: str) -> int:
+        try:
+            return self.stoi[char]
+        except KeyError:
+            raise UnknownToken(
+                f"Character {char!r} (U+{ord(char):04X}) is not in the vocabulary. Only characters of the corpus "
+                "that the tokenizer was made from can be encoded; leave it out, or use a BPE tokenizer."
+            ) from None
+
+    def _backend(self) -> Backend:
+        """The same mapping for the `tokenizers` library: every character a word, joined without spaces."""
+        try:
+            backend = Backend(models.WordLevel(self.stoi, unk_token=PAD + "?"))  # no such token: unknown is an error
+        except UnicodeEncodeError as error:
+            raise TokenizerError("A lone surrogate is not text and cannot be saved; clean the corpus.") from error
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        backend.decoder = decoders.Fuse()
+        backend.add_special_tokens([AddedToken(PAD, special=True, normalized=False)])
+        return backend

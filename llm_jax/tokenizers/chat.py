@@ -1,0 +1,93 @@
+"""Messages to a prompt, by the Jinja chat template that comes with a tokenizer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llm_jax.errors import RequestError
+from llm_jax.tokenizers.base import Tokenizer
+
+# One turn per line, for models that were trained on plain text such as the bundled corpus.
+DEFAULT_CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{{- message.role | capitalize }}: {{ message.content or '' }}{{ '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}Assistant:{% endif %}"""
+
+
+def render_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    **variables: Any,
+) -> str:
+    """The prompt text for a conversation.
+
+    Args:
+        tokenizer: its `chat_template` is used, `DEFAULT_CHAT_TEMPLATE` where it has none.
+        messages: dicts with "role" and "content", as in OpenAI's API.
+        tools: function schemas, for templates that describe them to the model.
+        add_generation_prompt: end with what begins an assistant's turn.
+        variables: anything more that a template reads, such as enable_thinking.
+
+    Raises:
+        RequestError: the template refuses these messages.
+    """
+    try:
+        return _compile(_choose(tokenizer.chat_template, tools)).render(
+            messages=messages,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **{**tokenizer.special_tokens, **variables},
+        )
+    except TemplateError as error:
+        raise RequestError(f"The chat template cannot render these messages: {error}", param="messages") from error
+
+
+def _choose(template: str | dict[str, str] | None, tools: Sequence[Mapping[str, Any]] | None) -> str:
+    if isinstance(template, dict):
+        template = template.get("tool_use") if tools and "tool_use" in template else template.get("default")
+    return DEFAULT_CHAT_TEMPLATE if template is None else template
+
+
+@lru_cache(maxsize=8)
+def _compile(source: str) -> Template:
+    """Templates are written for the environment that transformers gives them, and come from strangers: sandboxed."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
+    return environment.from_string(source)
+
+
+class _GenerationBlock(Extension):
+    """{% generation %} … {% endgeneration %} marks the assistant's words for training; here it only renders them."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    # Jinja's own filter escapes characters of HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)

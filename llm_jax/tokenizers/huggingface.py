@@ -1,0 +1,136 @@
+"""Any tokenizer.json, and any name on the Hugging Face Hub."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import Tokenizer as Backend
+
+from llm_jax.errors import TokenizerError, UnknownToken
+from llm_jax.tokenizers.base import ChatTemplate
+from llm_jax.tokenizers.files import TOKENIZER, TokenizerFiles
+
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# GPT-2's files, and a tokenizer.json on its own, name no roles; the vocabulary then tells.
+USUAL_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
+
+
+class HFTokenizer:
+    """A fast Hugging Face tokenizer.
+
+    Args:
+        backend: the tokenizer of the `tokenizers` library.
+        config: what tokenizer_config.json says: the special tokens by role, and what only transformers reads.
+        chat_template: Jinja source, or named sources.
+    """
+
+    def __init__(
+        self, backend: Backend, config: Mapping[str, Any] | None = None, chat_template: ChatTemplate | None = None
+    ) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        vocab = backend.get_vocab(with_added_tokens=True)
+        self._backend = backend
+        self._config = dict(config or {})
+        self.special_tokens = _special_tokens(self._config, vocab)
+        self.chat_template = chat_template
+        self.vocab_size = 1 + max(vocab.values(), default=-1)  # not the count: ids may have gaps
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> Self:
+        """A directory, a tokenizer.json, or a name on the Hub.
+
+        Only a name, or a directory without tokenizer.json, needs the transformers package.
+
+        Raises:
+            TokenizerError: nothing there can be read as a tokenizer.
+        """
+        path = Path(name_or_path)
+        if path.is_file() or (path / TOKENIZER).is_file():
+            return cls.load(path)
+        return cls._through_transformers(str(name_or_path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a directory with a tokenizer.json, or the file itself, without transformers."""
+        return cls.from_files(TokenizerFiles.read(path))
+
+    @classmethod
+    def from_files(cls, files: TokenizerFiles) -> Self:
+        return cls(files.backend(), files.config, files.chat_template)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._id_of("pad_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._id_of("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._id_of("eos_token")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; no beginning or end token is added.
+
+        Raises:
+            TokenizerError: `text` holds a lone surrogate, which is not text.
+            UnknownToken: the vocabulary has no token for a part of the text, and none that stands for unknown.
+        """
+        try:
+            text.encode()  # the library's own message would speak of types
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"The text holds a lone surrogate at character {error.start}; remove it.") from error
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises plain Exception
+            raise UnknownToken(f"The tokenizer cannot encode {text[:40]!r}: {error}.") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`. Special tokens, and ids that only pad the vocabulary, leave no text.
+
+        Raises:
+            UnknownToken: a negative id.
+        """
+        try:
+            return self._backend.decode([int(index) for index in ids], skip_special_tokens=True)
+        except OverflowError:
+            raise UnknownToken(f"Token ids go from 0 to {self.vocab_size - 1}; got {min(ids)}.") from None
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and the chat template."""
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self._config | self.special_tokens
+        TokenizerFiles(self._backend.to_str(pretty=True), config, self.chat_template).write(directory)
+
+    def _id_of(self, role: str) -> int | None:
+        token = self.special_tokens.get(role)
+        return None if token is None else self._backend.token_to_id(token)
+
+    @classmethod
+    def _through_transformers(cls, name: str) -> Self:
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise TokenizerError(
+                f"{name!r} is no directory with a {TOKENIZER}, and a name on the Hub needs the transformers package: "
+                "install the extra 'hf', or give a local path."
+            ) from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise TokenizerError(
+                f"No tokenizer can be loaded from {name!r}: {error}\n"
+                f"Give a directory that holds {TOKENIZER}, or a name on the Hub while the network is reachable."
+            ) from error
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise TokenizerError(f"{name!r} has no fast tokenizer; convert it to a {TOKENIZER} with transformers.")
+        return cls(backend, tokenizer.special_tokens_map, tokenizer.chat_template)
+
+
+def _special_tokens(config: Mapping[str, Any], vocab: Mapping[str, int]) -> dict[str, str]:
+    """Role to token, for the roles whose token is in the vocabulary. A token is a string or {"content": …}."""
+    named = {role: config[role] for role in ROLES if config.get(role)}
+    tokens = {role: token["content"] if isinstance(token, dict) else str(token) for role, token in named.items()}
+    return {role: token for role, token in (tokens or USUAL_TOKENS).items() if token in vocab}
