@@ -26,7 +26,7 @@ class DataConfig:
     overlap: int = 0  # tokens that a window shares with the one before it
 
     def __post_init__(self) -> None:
-        require(self.vocab_size >= 257, self, "vocab_size", "at least 257: the bytes and one special token")
+        require(self.vocab_size >= 258, self, "vocab_size", "at least 258: 256 bytes and two special tokens")
         require(0.0 < self.val_fraction < 1.0, self, "val_fraction", "above 0 and below 1")
         require(self.max_seq_len is None or self.max_seq_len >= 1, self, "max_seq_len", "at least 1, or unset")
         require(self.overlap >= 0, self, "overlap", "at least 0")
