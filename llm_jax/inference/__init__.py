@@ -1,0 +1,23 @@
+"""Prompts to tokens: sampling, the batching engine, and text on top of it."""
+
+from llm_jax.inference.engine import Engine, EngineStats, FinishReason, Request, TokenEvent
+from llm_jax.inference.generate import batch_generate, generate, stream_generate
+from llm_jax.inference.sampling import MAX_LOGPROBS, SamplingParams
+from llm_jax.inference.text import ContextLengthExceeded, TextPiece, TextStream, prepare_request
+
+__all__ = [
+    "MAX_LOGPROBS",
+    "ContextLengthExceeded",
+    "Engine",
+    "EngineStats",
+    "FinishReason",
+    "Request",
+    "SamplingParams",
+    "TextPiece",
+    "TextStream",
+    "TokenEvent",
+    "batch_generate",
+    "generate",
+    "prepare_request",
+    "stream_generate",
+]

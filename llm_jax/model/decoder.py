@@ -59,7 +59,7 @@ class Block(nnx.Module):
         cached: tuple[Array, Array] | None,
         dropout_key: Array | None,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Gives the new residual stream and the keys and values [B, K, S, H] that were attended over."""
+        """Gives the new residual stream and the keys and values [B, K, S, H], cached ones included."""
         config = self.config
         attn_key, mlp_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
 
@@ -69,7 +69,9 @@ class Block(nnx.Module):
             keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
         else:
             keys, values = write(cached[0], k, reach.query_BT), write(cached[1], v, reach.query_BT)
-        h = self.self_attn.attend(q, keys, values, reach, attn_key)
+        # Write first, then read the live part: the order in which XLA updates a donated cache in place.
+        S = reach.key_BS.shape[1]
+        h = self.self_attn.attend(q, keys[:, :, :S], values[:, :, :S], reach, attn_key)
         if self.post_attn_norm is not None:
             h = self.post_attn_norm(h)
         x = x_BTD + h

@@ -73,6 +73,7 @@ def forward(
     dtype: jnp.dtype | str | None = None,
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
+    context: int | None = None,
 ) -> Any:
     """Logits [B, T, V] in float32; with a cache, (logits, cache).
 
@@ -86,10 +87,11 @@ def forward(
         dtype: what to compute in; the parameters' own dtype unless given.
         dropout_key: a PRNG key switches dropout on.
         cache: keys and values seen before. New ones are written at each row's length, which grows by T.
+        context: static; attend over the first `context` places of the cache only (all, unless given).
     """
     hidden, cache = forward_hidden(
         config, params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, mask=mask,
-        dtype=dtype, dropout_key=dropout_key, cache=cache,
+        dtype=dtype, dropout_key=dropout_key, cache=cache, context=context,
     )  # fmt: skip
     logits = merge(config, params).head(hidden)
     return logits if cache is None else (logits, cache)
@@ -106,6 +108,7 @@ def forward_hidden(
     dtype: jnp.dtype | str | None = None,
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
+    context: int | None = None,
 ) -> tuple[Array, KVCache | None]:
     """Like `forward`, but stops before the output head: hidden states [B, T, D]."""
     B, T = tokens_BT.shape
@@ -117,7 +120,8 @@ def forward_hidden(
             positions_BT = positions_BT + cache.length_B[:, None]
     key_BS = positions_BT
     if cache is not None:
-        key_BS = jnp.broadcast_to(jnp.arange(cache.capacity, dtype=jnp.int32), (B, cache.capacity))
+        context = context or cache.capacity
+        key_BS = jnp.broadcast_to(jnp.arange(context, dtype=jnp.int32), (B, context))
         if not config.is_causal:
             live = (key_BS < cache.length_B[:, None] + T)[:, None, None, :]
             mask = live if mask is None else mask & live

@@ -1,0 +1,140 @@
+"""Text in, text out, on top of the engine: one prompt, a stream, or a batch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypedDict, Unpack
+
+from llm_jax.inference.engine import Engine, TokenEvent
+from llm_jax.inference.sampling import SamplingParams
+from llm_jax.inference.text import TextStream, prepare_request
+from llm_jax.model import Model
+from llm_jax.tokenizers import Tokenizer
+
+MAX_ROWS = 16  # prompts that run at a time; the rest follow as rows become free
+CONTEXT_STEP = 256  # caches are sized in multiples of this, so that calls of similar length share compiled programs
+
+
+class Extras(TypedDict, total=False):
+    """The less common settings of `SamplingParams`, taken as keywords."""
+
+    min_p: float | None
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+
+
+def generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    *,
+    stop: str | Sequence[str] | None = None,
+    use_cache: bool = True,
+    **extras: Unpack[Extras],
+) -> str:
+    """The prompt and its continuation.
+
+    A prompt longer than `max_seq_len - max_new_tokens` keeps its right end for the model; the returned string
+    still starts with the whole prompt. Generation ends at the tokenizer's end-of-text, before a stop string, or
+    after max_new_tokens. `SamplingParams` says what the settings mean and which values they take.
+
+    Raises:
+        RequestError: a setting is out of range, or the prompt cannot be continued.
+        UnknownToken: the tokenizer does not know a character of the prompt.
+    """
+    return batch_generate(
+        model, tokenizer, [prompt], max_new_tokens, temperature, top_k, top_p, repetition_penalty,
+        stop=stop, use_cache=use_cache, **extras,
+    )[0]  # fmt: skip
+
+
+def batch_generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    *,
+    stop: str | Sequence[str] | None = None,
+    use_cache: bool = True,
+    **extras: Unpack[Extras],
+) -> list[str]:
+    """`generate` for several prompts at once; each row equals what that prompt gives alone with the same seed."""
+    sampling = SamplingParams(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        repetition_penalty=repetition_penalty, **extras,
+    )  # fmt: skip
+    texts = list(prompts)
+    for index, piece in _run(model, tokenizer, prompts, sampling, stop, use_cache):
+        texts[index] += piece
+    return texts
+
+
+def stream_generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    *,
+    stop: str | Sequence[str] | None = None,
+    use_cache: bool = True,
+    **extras: Unpack[Extras],
+) -> Iterator[str]:
+    """Like `generate`, but yields the new text alone, piece by piece, whole characters only."""
+    sampling = SamplingParams(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        repetition_penalty=repetition_penalty, **extras,
+    )  # fmt: skip
+    return (piece for _, piece in _run(model, tokenizer, [prompt], sampling, stop, use_cache))
+
+
+def _run(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingParams,
+    stop: str | Sequence[str] | None,
+    use_cache: bool,
+) -> Iterator[tuple[int, str]]:
+    """Yields (index of the prompt, new text) as the engine makes it. Every prompt is checked before any runs."""
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    requests = [prepare_request(model.config, tokenizer, prompt, sampling, truncate=True) for prompt in prompts]
+    longest = max((len(request.prompt_ids) for request in requests), default=0) + sampling.max_new_tokens
+    engine = Engine(
+        model,
+        max_batch=min(len(prompts), MAX_ROWS) or 1,
+        max_len=-(-longest // CONTEXT_STEP) * CONTEXT_STEP,
+        use_cache=use_cache,
+    )
+
+    def pieces() -> Iterator[tuple[int, str]]:
+        arrived: list[tuple[int, TokenEvent | Exception]] = []
+        streams = [TextStream(tokenizer, stops, prompt_ids=request.prompt_ids) for request in requests]
+        tickets = [
+            engine.submit(request, lambda event, index=index: arrived.append((index, event)))  # type: ignore[misc]
+            for index, request in enumerate(requests)
+        ]
+        while engine.step() or arrived:
+            for index, event in arrived:
+                if isinstance(event, Exception):
+                    raise event
+                piece = streams[index].push(event)
+                if piece.finish_reason == "stop" and event.finish is None:
+                    engine.cancel(tickets[index])
+                if piece.text:
+                    yield index, piece.text
+            arrived.clear()
+
+    return pieces()
