@@ -68,6 +68,18 @@ def load_train_config(
     return TrainConfig(**sections, vocab_size_given="vocab_size" in chosen["model"])
 
 
+def write_config(config: TrainConfig, path: str | os.PathLike[str]) -> None:
+    """A YAML file with every field, which `load_train_config` reads back to an equal configuration."""
+    import yaml
+
+    sections = {name: dataclasses.asdict(getattr(config, name)) for name in SECTIONS}
+    if not config.vocab_size_given:
+        del sections["model"]["vocab_size"]
+    if config.model.window_layers is not None:
+        sections["model"]["window_layers"] = list(config.model.window_layers)
+    Path(path).write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
+
+
 def _read_yaml(path: Path) -> list[Setting]:
     import yaml
 

@@ -9,7 +9,7 @@ from typing import Literal
 from llm_jax.config import ModelConfig, require
 from llm_jax.errors import ConfigError
 
-Task = Literal["lm", "regression"]
+TaskName = Literal["lm", "regression"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,11 @@ class Watch:
     best: float = math.inf
     stale: int = 0
 
+    @property
+    def finite(self) -> float | None:
+        """The best value, None before there is one."""
+        return self.best if math.isfinite(self.best) else None
+
     def seen(self, value: float, threshold: float) -> "Watch":
         """A value counts as better only below `threshold`."""
         return Watch(value, 0) if value < threshold else Watch(self.best, self.stale + 1)
