@@ -82,7 +82,7 @@ class Loop:
         """
         if self.finished:
             return
-        self.seen, self.since = 0.0, time.perf_counter()
+        self._start_clock()
         number, unread = self.progress.step, None
         for batch in self.batches.steps(number, self.total_steps):
             lr = self._learning_rate(number)
@@ -122,6 +122,11 @@ class Loop:
             # The state comes last: what it promises is then already there.
             self.task.save(self.run.last, self.state.params)
             save_state(self.checkpointer, self.state, self.progress, self.identity)
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        """Speed is that of steps alone: validating and saving are left out."""
+        self.seen, self.since = 0.0, time.perf_counter()
 
     def _end_epoch(self, epoch: int) -> bool:
         """Validate and report; True where the validation loss is the best so far."""
@@ -145,8 +150,8 @@ class Loop:
         self.seen += weight
         step = self.progress.step
         if step % self.config.logging.log_interval == 0 or step % self.batches.per_epoch == 0:
-            now = time.perf_counter()
-            speed, self.seen, self.since = self.seen / (now - self.since), 0.0, now
+            speed = self.seen / (time.perf_counter() - self.since)
+            self._start_clock()
             epoch = -(-step // self.batches.per_epoch)
             record = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "per_second": round(speed, 1)}
             # A skipped float16 step has no finite norm, and JSON has no infinity.

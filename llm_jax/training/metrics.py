@@ -14,8 +14,6 @@ Record = dict[str, Any]
 class Sink(Protocol):
     def write(self, record: Record) -> None: ...
 
-    def close(self) -> None: ...
-
 
 class MetricsFile:
     """One JSON object per line, on disk as soon as it is written."""
@@ -54,9 +52,6 @@ class LossPlot:
     def write(self, record: Record) -> None:
         if record["event"] == "epoch":
             draw_losses(list(read_metrics(self._metrics)), self._image)
-
-    def close(self) -> None:
-        pass
 
 
 class TensorBoard:

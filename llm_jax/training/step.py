@@ -76,7 +76,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, dtyp
             carry, _ = jax.lax.scan(accumulate, carry, (jnp.arange(parts), batch))
         value, grads = jax.tree.map(lambda x: x / scale, carry)
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
         after = TrainState(params, optimizer_state, None)

@@ -68,14 +68,10 @@ def train(task_name: TaskName, config: TrainConfig) -> Outcome:
             task.save(run.last, loop.state.params)
         write_config(config, run.config)
         resume_at = loop.progress.step if resumed else None
-        loop.sinks = [
-            MetricsFile(run.metrics, resume_at),
-            LossPlot(run.metrics, run.plot),
-            TensorBoard(config.logging.log_dir, resume_at),
-            console,
-        ]
-        for sink in loop.sinks:
-            stack.callback(sink.close)
+        tensorboard = stack.enter_context(contextlib.closing(TensorBoard(config.logging.log_dir, resume_at)))
+        metrics = stack.enter_context(contextlib.closing(MetricsFile(run.metrics, resume_at)))
+        stack.callback(console.close)
+        loop.sinks = [metrics, LossPlot(run.metrics, run.plot), tensorboard, console]
         _announce(loop)
         loop.run_to_end()
     name, baseline = task.baseline
