@@ -15,11 +15,9 @@ def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     steps = [r for r in records if r["event"] == "step"]
-    epochs = [r for r in records if r["event"] == "epoch"]
+    validated = [r for r in records if r["event"] == "epoch" and r["validation_loss"] is not None]
     run = next((r for r in records if r["event"] == "run"), None)
-    axes.plot([r["step"] for r in steps], [r["loss"] for r in steps], color="C0", alpha=0.35, linewidth=1)
-    axes.plot([r["step"] for r in epochs], [r["train_loss"] for r in epochs], "C0.-", label="training")
-    validated = [r for r in epochs if r["validation_loss"] is not None]
+    axes.plot([r["step"] for r in steps], [r["loss"] for r in steps], "C0", alpha=0.7, linewidth=1, label="training")
     if validated:
         axes.plot([r["step"] for r in validated], [r["validation_loss"] for r in validated], "C1.-", label="validation")
     if run:
