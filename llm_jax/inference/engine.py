@@ -78,6 +78,7 @@ class _Job:
     ticket: int
     request: Request
     on_event: OnEvent
+    on_admit: Callable[[], None]
     seed: int
     row: int = -1
     held: int = 0
@@ -126,22 +127,43 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def submit(self, request: Request, on_event: OnEvent) -> int:
+    def submit(self, request: Request, on_event: OnEvent, on_admit: Callable[[], None] = lambda: None) -> int:
         """Queues a request and returns its ticket. Thread-safe.
 
-        `on_event` receives each token, or the exception that ended the request, in the thread that steps.
+        `on_admit` is called when the request gets a row; `on_event` receives each token, or the exception that
+        ended the request. Both are called in the thread that steps.
 
         Raises:
-            RequestError: the request cannot fit or names a token outside the vocabulary.
+            RequestError: the request does not pass `validate`.
         """
-        self._validate(request)
-        seed = request.sampling.seed
+        self.validate(request)
+        seed = secrets.randbits(63) if request.sampling.seed is None else request.sampling.seed
         with self._changed:
             ticket = self._next_ticket
             self._next_ticket += 1
-            self._waiting.append(_Job(ticket, request, on_event, secrets.randbits(63) if seed is None else seed))
+            self._waiting.append(_Job(ticket, request, on_event, on_admit, seed))
             self._changed.notify_all()
         return ticket
+
+    def validate(self, request: Request) -> None:
+        """Refuses what this engine cannot run.
+
+        Raises:
+            RequestError: the request cannot fit, or names a token outside the vocabulary.
+        """
+        prompt, sampling, vocab = request.prompt_ids, request.sampling, self.config.vocab_size
+        if not prompt:
+            raise RequestError("The prompt has no tokens; give at least one.", "prompt")
+        if len(prompt) + sampling.max_new_tokens > self.max_len:
+            raise RequestError(
+                f"The prompt has {len(prompt)} tokens and max_new_tokens is {sampling.max_new_tokens}; together they "
+                f"must fit the context of {self.max_len}.",
+                "max_new_tokens",
+            )
+        for name, ids in (("prompt", prompt), ("logit_bias", sampling.logit_bias or ())):
+            outside = next((i for i in ids if not 0 <= i < vocab), None)
+            if outside is not None:
+                raise RequestError(f"{name} holds token id {outside}; ids of this model are 0 to {vocab - 1}.", name)
 
     def cancel(self, ticket: int) -> None:
         """Forgets a request and frees its place before the next step; it gets no further events. Thread-safe."""
@@ -156,6 +178,7 @@ class Engine:
             admitted = self._admit()
         try:
             for job in admitted:
+                job.on_admit()
                 settings = row_settings(job.request.sampling, job.request.prompt_ids, job.seed, self.config.vocab_size)
                 self._state = admit(self._state, np.int32(job.row), settings)
             self._prefill_step()
@@ -326,21 +349,6 @@ class Engine:
         return min(_bucket(tokens, SMALLEST_CONTEXT), self.max_len)
 
     # ---- around the steps ----
-
-    def _validate(self, request: Request) -> None:
-        prompt, sampling, vocab = request.prompt_ids, request.sampling, self.config.vocab_size
-        if not prompt:
-            raise RequestError("The prompt has no tokens; give at least one.", "prompt")
-        if len(prompt) + sampling.max_new_tokens > self.max_len:
-            raise RequestError(
-                f"The prompt has {len(prompt)} tokens and max_new_tokens is {sampling.max_new_tokens}; together they "
-                f"must fit the context of {self.max_len}.",
-                "max_new_tokens",
-            )
-        for name, ids in (("prompt", prompt), ("logit_bias", sampling.logit_bias or ())):
-            outside = next((i for i in ids if not 0 <= i < vocab), None)
-            if outside is not None:
-                raise RequestError(f"{name} holds token id {outside}; ids of this model are 0 to {vocab - 1}.", name)
 
     def _has_work(self) -> bool:
         return bool(self._waiting or self._cancelled or any(self._rows))

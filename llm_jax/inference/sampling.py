@@ -117,22 +117,22 @@ def row_settings(sampling: SamplingParams, prompt_ids: tuple[int, ...], seed: in
         bias[0, token] = value
     in_prompt = np.zeros((1, vocab_size), bool)
     in_prompt[0, list(prompt_ids)] = True
-    arrays: dict[str, Any] = dict(
-        temperature_B=np.array([sampling.temperature], np.float32),
-        top_k_B=np.array([min(sampling.top_k or vocab_size, vocab_size)], np.int32),
-        top_p_B=np.array([1.0 if sampling.top_p is None else sampling.top_p], np.float32),
-        min_p_B=np.array([sampling.min_p or 0.0], np.float32),
-        repetition_B=np.array([sampling.repetition_penalty], np.float32),
-        presence_B=np.array([sampling.presence_penalty], np.float32),
-        frequency_B=np.array([sampling.frequency_penalty], np.float32),
-        seed_B2=np.array([[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]], np.uint32),
-        drawn_B=np.zeros(1, np.int32),
-        adjusts_B=np.array([sampling.adjusts_logits]),
-        wants_logprobs_B=np.array([sampling.logprobs is not None]),
-        bias_BV=bias,
-        in_prompt_BV=in_prompt,
-        count_BV=np.zeros((1, vocab_size), np.int32),
-    )
+    arrays: dict[str, Any] = {
+        "temperature_B": np.array([sampling.temperature], np.float32),
+        "top_k_B": np.array([min(sampling.top_k or vocab_size, vocab_size)], np.int32),
+        "top_p_B": np.array([1.0 if sampling.top_p is None else sampling.top_p], np.float32),
+        "min_p_B": np.array([sampling.min_p or 0.0], np.float32),
+        "repetition_B": np.array([sampling.repetition_penalty], np.float32),
+        "presence_B": np.array([sampling.presence_penalty], np.float32),
+        "frequency_B": np.array([sampling.frequency_penalty], np.float32),
+        "seed_B2": np.array([[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]], np.uint32),
+        "drawn_B": np.zeros(1, np.int32),
+        "adjusts_B": np.array([sampling.adjusts_logits]),
+        "wants_logprobs_B": np.array([sampling.logprobs is not None]),
+        "bias_BV": bias,
+        "in_prompt_BV": in_prompt,
+        "count_BV": np.zeros((1, vocab_size), np.int32),
+    }
     return RowSettings(**arrays)
 
 

@@ -1,0 +1,246 @@
+"""The engine: the same tokens whatever runs beside a request, and no place ever lost."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_jax.errors import RequestError
+from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
+from llm_jax.model import Model, forward
+
+VARIETY = [
+    {"temperature": 0.0},
+    {"temperature": 0.9, "top_p": 0.8},
+    {"temperature": 1.2, "top_k": 7, "frequency_penalty": 0.5},
+    {"temperature": 0.7, "min_p": 0.1, "repetition_penalty": 1.3},
+    {"temperature": 1.0, "logit_bias": {3: 4.0}, "presence_penalty": -1.0},
+]
+
+
+def request(seed: int, prompt_length: int, new: int, **sampling: object) -> Request:
+    prompt = np.random.default_rng(seed).integers(0, 61, prompt_length)
+    return Request(
+        prompt_ids=tuple(prompt.tolist()), sampling=SamplingParams(max_new_tokens=new, seed=seed, **sampling)
+    )
+
+
+def finish_all(engine: Engine, requests: list[Request]) -> list[list[TokenEvent]]:
+    events: list[list[TokenEvent]] = [[] for _ in requests]
+    for mine, r in zip(events, requests, strict=True):
+        engine.submit(r, mine.append)
+    while engine.step():
+        pass
+    return events
+
+
+def tokens(events: list[TokenEvent]) -> list[int]:
+    return [event.token for event in events]
+
+
+def uncached_greedy(model: Model, prompt: tuple[int, ...], new: int) -> list[int]:
+    ids = list(prompt)
+    run = jax.jit(forward, static_argnums=0)
+    width = len(prompt) + new
+    for _ in range(new):
+        padded = np.zeros((1, width), np.int32)
+        padded[0, : len(ids)] = ids
+        ids.append(int(np.argmax(run(model.config, model.params, padded)[0, len(ids) - 1])))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("prompt_length", [1, 15, 16, 17, 127, 255, 256, 257, 300])
+def test_greedy_equals_a_plain_loop_over_the_uncached_model(model: Model, prompt_length: int) -> None:
+    """Lengths on both sides of every chunk and context bucket."""
+    r = request(prompt_length, prompt_length, 12, temperature=0.0)
+    (events,) = finish_all(Engine(model, max_batch=2), [r])
+    assert tokens(events) == uncached_greedy(model, r.prompt_ids, 12)
+    assert [event.finish for event in events] == [None] * 11 + ["length"]
+
+
+def test_every_row_of_a_batch_equals_that_request_alone(model: Model) -> None:
+    lengths = [1, 300, 20, 130, 7, 64, 256, 2]
+    requests = [request(i, n, 20, **VARIETY[i % len(VARIETY)]) for i, n in enumerate(lengths)]
+    together = finish_all(Engine(model, max_batch=3), requests)
+    for r, events in zip(requests, together, strict=True):
+        assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [r])[0])
+
+
+def test_without_the_cache_the_tokens_are_the_same(model: Model) -> None:
+    requests = [request(i, n, 10, **VARIETY[i % len(VARIETY)]) for i, n in enumerate([5, 260, 40, 17])]
+    cached = finish_all(Engine(model, max_batch=4), requests)
+    uncached = finish_all(Engine(model, max_batch=4, use_cache=False), requests)
+    assert [tokens(e) for e in cached] == [tokens(e) for e in uncached]
+
+
+def test_a_model_that_is_not_causal_is_computed_anew_for_each_token(uncausal: Model) -> None:
+    r = request(0, 20, 4, temperature=0.0)
+    (events,) = finish_all(Engine(uncausal), [r])
+    ids = list(r.prompt_ids)
+    for _ in range(4):
+        logits = forward(uncausal.config, uncausal.params, np.array([ids], np.int32))
+        ids.append(int(np.argmax(logits[0, -1])))
+    assert tokens(events) == ids[20:]
+
+
+def test_it_stops_at_a_stop_id_and_says_so(model: Model) -> None:
+    r = request(1, 10, 30, temperature=0.0)
+    plain = tokens(finish_all(Engine(model), [r])[0])
+    stop = plain[4]
+    stopped = replace(r, sampling=replace(r.sampling, stop_ids=(stop,)))
+    (events,) = finish_all(Engine(model), [stopped])
+    end = plain.index(stop)
+    assert tokens(events) == plain[: end + 1]
+    assert [event.finish for event in events] == [None] * end + ["stop"]
+
+
+def test_a_request_may_fill_the_whole_context(model: Model) -> None:
+    (events,) = finish_all(Engine(model), [request(0, 380, 20, temperature=0.0)])
+    assert len(events) == 20
+
+
+def test_the_mask_sees_what_was_generated_and_binds(model: Model) -> None:
+    seen: list[list[int]] = []
+
+    def only_counting_up(generated: list[int]) -> np.ndarray:
+        seen.append(list(generated))
+        allowed = np.zeros(61, bool)
+        allowed[len(generated)] = True
+        return allowed
+
+    r = replace(request(0, 5, 4), mask=only_counting_up)
+    (events, other) = finish_all(Engine(model), [r, request(1, 5, 4)])
+    assert tokens(events) == [0, 1, 2, 3]
+    assert seen == [[], [0], [0, 1], [0, 1, 2]]
+    assert tokens(other) == tokens(finish_all(Engine(model), [request(1, 5, 4)])[0])
+
+
+def test_logprobs_come_with_the_tokens_that_want_them(model: Model) -> None:
+    r = request(3, 9, 3, temperature=0.0, logprobs=2)
+    (events, silent) = finish_all(Engine(model), [r, request(4, 9, 3)])
+    logits = forward(model.config, model.params, np.array([r.prompt_ids], np.int32))[0, -1]
+    exact = np.asarray(jax.nn.log_softmax(logits))
+    assert events[0].logprob == pytest.approx(exact[events[0].token], abs=1e-4)
+    assert [i for i, _ in events[0].top_logprobs] == np.argsort(-exact)[:2].tolist()
+    assert all(event.logprob is None and event.top_logprobs == () for event in silent)
+
+
+def test_cancelling_frees_the_place_and_silences_the_request(model: Model) -> None:
+    engine = Engine(model, max_batch=1)
+    first: list[TokenEvent] = []
+    second: list[TokenEvent] = []
+    ticket = engine.submit(request(0, 5, 50), first.append)
+    engine.submit(request(1, 5, 3), second.append)
+    for _ in range(4):
+        engine.step()
+    assert (engine.stats.running, engine.stats.waiting) == (1, 1)
+    count = len(first)
+    assert count > 0
+    engine.cancel(ticket)
+    while engine.step():
+        pass
+    assert len(first) == count
+    assert len(second) == 3
+    assert (engine.stats.running, engine.stats.waiting, engine.stats.kv_tokens) == (0, 0, 0)
+
+
+def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) -> None:
+    engine = Engine(model)
+
+    def broken(generated: list[int]) -> np.ndarray:
+        raise RuntimeError("grammar failed")
+
+    heard: list[object] = []
+    engine.submit(replace(request(0, 5, 5), mask=broken), heard.append)
+    while engine.step():
+        pass
+    assert [str(x) for x in heard] == ["grammar failed"]
+    (events,) = finish_all(engine, [request(1, 5, 5)])
+    assert tokens(events) == tokens(finish_all(Engine(model), [request(1, 5, 5)])[0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (Request(prompt_ids=(), sampling=SamplingParams()), "no tokens"),
+        (Request(prompt_ids=(1, 61), sampling=SamplingParams()), "token id 61; ids of this model are 0 to 60"),
+        (request(0, 399, 2), "399 tokens and max_new_tokens is 2; together they must fit the context of 400"),
+        (request(0, 3, 2, logit_bias={99: 1.0}), "logit_bias holds token id 99"),
+    ],
+)
+def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request, words: str) -> None:
+    engine = Engine(model)
+    with pytest.raises(RequestError, match=words):
+        engine.submit(bad, print)
+    assert engine.stats.waiting == 0
+
+
+def test_the_thread_serves_many_submitters(model: Model) -> None:
+    import threading
+
+    engine = Engine(model, max_batch=2)
+    engine.start()
+    try:
+        requests = [request(i, 3 + i, 6, **VARIETY[i % len(VARIETY)]) for i in range(6)]
+        heard: list[list[TokenEvent]] = [[] for _ in requests]
+        done = [threading.Event() for _ in requests]
+
+        def listen(i: int, event: TokenEvent) -> None:
+            heard[i].append(event)
+            if event.finish:
+                done[i].set()
+
+        for i, r in enumerate(requests):
+            engine.submit(r, lambda event, i=i: listen(i, event))
+        assert all(event.wait(120) for event in done)
+    finally:
+        engine.close()
+    alone = [finish_all(Engine(model, max_batch=2), [r])[0] for r in requests]
+    assert [tokens(e) for e in heard] == [tokens(e) for e in alone]
+
+
+def test_after_warmup_nothing_is_compiled(model: Model) -> None:
+    engine = Engine(model, max_batch=3)
+    engine.warmup()
+    before = engine.stats.compilations
+    finish_all(
+        engine, [request(i, n, 30, **VARIETY[i % 5]) for i, n in enumerate([1, 16, 17, 100, 129, 256, 300, 370])]
+    )
+    assert engine.stats.compilations == before
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_schedule_gives_the_same_tokens_and_leaks_no_place(model: Model, data: st.DataObject) -> None:
+    """Arrivals, lengths, settings and cancellations at random times."""
+    engine = Engine(model, max_batch=3, max_len=128)
+    plans = data.draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 12), st.integers(1, 60), st.integers(1, 12), st.sampled_from(VARIETY), st.booleans()
+            ),
+            min_size=1,
+            max_size=7,
+        )
+    )  # fmt: skip
+    heard: list[list[TokenEvent]] = [[] for _ in plans]
+    requests = [request(i, length, new, **kind) for i, (_, length, new, kind, _) in enumerate(plans)]
+    tickets: dict[int, int] = {}
+    for now in range(14):
+        for i, (arrival, *_, cancelled) in enumerate(plans):
+            if arrival == now:
+                tickets[i] = engine.submit(requests[i], heard[i].append)
+            if cancelled and i in tickets and now == arrival + 3:
+                engine.cancel(tickets[i])
+        engine.step()
+    while engine.step():
+        pass
+    stats = engine.stats
+    assert (stats.running, stats.waiting, stats.kv_tokens) == (0, 0, 0)
+    for i, (*_, cancelled) in enumerate(plans):
+        alone = tokens(finish_all(Engine(model, max_batch=3, max_len=128), [requests[i]])[0])
+        got = tokens(heard[i])
+        assert got == alone[: len(got)] if cancelled else got == alone

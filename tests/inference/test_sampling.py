@@ -1,0 +1,179 @@
+"""Sampled frequencies against exact distributions that a plain sort computes in float64."""
+
+from dataclasses import fields
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from llm_jax.errors import RequestError
+from llm_jax.inference.sampling import RowSettings, SamplingParams, most_likely, row_settings, sample
+
+V = 24
+DRAWS = 8192
+LOGITS = np.random.default_rng(0).normal(0, 2, V).astype(np.float32)
+PROMPT, GENERATED = (3, 4, 4), (5, 5, 6)
+
+run = jax.jit(sample)
+
+
+def batch(rows: list[RowSettings]) -> RowSettings:
+    return jax.tree.map(lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *rows)
+
+
+def exact_distribution(sampling: SamplingParams) -> np.ndarray:
+    """Penalties, bias, temperature, top-k, top-p, min-p, in this order, by sorting."""
+    logits = LOGITS.astype(np.float64)
+    for token in {*PROMPT, *GENERATED}:
+        r = sampling.repetition_penalty
+        logits[token] = logits[token] / r if logits[token] > 0 else logits[token] * r
+    for token in set(GENERATED):
+        logits[token] -= sampling.presence_penalty + sampling.frequency_penalty * GENERATED.count(token)
+    for token, bias in (sampling.logit_bias or {}).items():
+        logits[token] += bias
+    logits /= sampling.temperature
+    best_first = np.argsort(-logits, kind="stable")
+    keep = best_first[: sampling.top_k or V]
+    p = np.zeros(V)
+    p[keep] = np.exp(logits[keep] - logits.max())
+    p /= p.sum()
+    if sampling.top_p is not None:
+        n = int(np.searchsorted(np.cumsum(p[best_first]), sampling.top_p)) + 1
+        p[best_first[n:]] = 0
+    p[p < (sampling.min_p or 0) * p.max()] = 0
+    return p / p.sum()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.6},
+        {"temperature": 1.7},
+        {"top_k": 5},
+        {"top_p": 0.7},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.8},
+        {"repetition_penalty": 0.5},
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": 1.2},
+        {"frequency_penalty": -1.0},
+        {"logit_bias": {0: 3.0, 7: -100.0}},
+        {"temperature": 1.3, "top_k": 12, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.2, "logit_bias": {2: 1}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_frequencies_match_the_exact_distribution(settings: dict) -> None:
+    """One draw from each of many seeds; the test's false alarm rate is one in ten thousand, with fixed seeds."""
+    sampling = SamplingParams(**settings)
+    one = row_settings(sampling, PROMPT, 0, V)
+    rows = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), DRAWS, axis=0), one)
+    counts = np.zeros(V, np.int32)
+    np.add.at(counts, list(GENERATED), 1)
+    values = {f.name: getattr(rows, f.name) for f in fields(rows)}
+    values["seed_B2"] = jnp.stack([jnp.zeros(DRAWS, jnp.uint32), jnp.arange(DRAWS, dtype=jnp.uint32)], axis=1)
+    values["count_BV"] = jnp.tile(counts, (DRAWS, 1))
+    choice, _ = run(jnp.tile(LOGITS, (DRAWS, 1)), RowSettings(**values), jnp.ones(DRAWS, bool))
+    observed = np.bincount(np.asarray(choice.token_B), minlength=V)
+    expected = exact_distribution(sampling) * DRAWS
+    assert observed[expected == 0].sum() == 0
+    common = expected >= 5
+    observed = np.append(observed[common], observed[~common].sum())
+    expected = np.append(expected[common], expected[~common].sum())
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    assert chisquare(observed, expected).pvalue > 1e-4
+
+
+def test_one_seed_over_many_steps_is_a_fair_sequence_too() -> None:
+    rows, seen = row_settings(SamplingParams(), (), 1234, V), []
+    for _ in range(2000):
+        choice, rows = run(LOGITS[None], rows, np.ones(1, bool))
+        seen.append(int(choice.token_B[0]))
+    expected = exact_distribution(SamplingParams()) * 2000
+    common = expected >= 5
+    observed = np.bincount(seen, minlength=V)
+    pooled = [np.append(x[common], x[~common].sum()) for x in (observed, expected)]
+    assert chisquare(*pooled).pvalue > 1e-4
+    lag = np.array(seen)
+    assert abs(np.corrcoef(lag[:-1], lag[1:])[0, 1]) < 0.08  # consecutive draws are not correlated
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, V])
+def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int) -> None:
+    rng = np.random.default_rng(k)
+    logits = rng.integers(-2, 3, (50, V)).astype(np.float32)  # many ties; zeros of both signs
+    logits[logits == 0] *= rng.choice([-1.0, 1.0], (logits == 0).sum())
+    kept = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), jnp.full(50, float(k))))
+    for row, mask in zip(logits, kept, strict=True):
+        assert set(np.flatnonzero(mask)) == set(np.argsort(-row, kind="stable")[:k])
+
+
+def test_temperature_zero_equals_top_k_one_also_among_equals() -> None:
+    logits = np.random.default_rng(1).integers(-3, 3, (64, V)).astype(np.float32)
+    greedy = batch([row_settings(SamplingParams(temperature=0.0), (), i, V) for i in range(64)])
+    top_one = batch([row_settings(SamplingParams(temperature=1.5, top_k=1), (), i, V) for i in range(64)])
+    active = np.ones(64, bool)
+    a, b = run(logits, greedy, active)[0], run(logits, top_one, active)[0]
+    np.testing.assert_array_equal(a.token_B, b.token_B)
+    np.testing.assert_array_equal(a.token_B, logits.argmax(-1))
+
+
+def test_a_row_is_chosen_alike_whatever_shares_its_batch() -> None:
+    kinds = [{"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3, "seed": 5}, {"frequency_penalty": 2.0}, {"min_p": 0.3}]
+    rows = [row_settings(SamplingParams(**kind), PROMPT, i, V) for i, kind in enumerate(kinds)]
+    logits = np.random.default_rng(2).normal(0, 1, (len(kinds), V)).astype(np.float32)
+    together = run(logits, batch(rows), np.ones(len(kinds), bool))[0].token_B
+    alone = [int(run(logits[i : i + 1], row, np.ones(1, bool))[0].token_B[0]) for i, row in enumerate(rows)]
+    assert together.tolist() == alone
+
+
+def test_the_allowed_mask_binds_greedy_and_random_rows() -> None:
+    rows = batch([row_settings(SamplingParams(temperature=t), (), 0, V) for t in (0.0, 2.0)])
+    allowed = np.zeros((2, V), bool)
+    allowed[:, [3, 9]] = True
+    for _ in range(20):
+        choice, rows = run(np.tile(LOGITS, (2, 1)), rows, np.ones(2, bool), allowed)
+        assert set(choice.token_B.tolist()) <= {3, 9}
+
+
+def test_logprobs_are_the_models_own() -> None:
+    sampling = SamplingParams(temperature=0.3, repetition_penalty=1.5, logprobs=3)
+    choice, _ = run(LOGITS[None], row_settings(sampling, PROMPT, 0, V), np.ones(1, bool))
+    exact = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum())
+    np.testing.assert_allclose(choice.logprob_B[0], exact[choice.token_B[0]], atol=1e-5)
+    np.testing.assert_array_equal(choice.top_BA[0, :3], np.argsort(-LOGITS)[:3])
+    np.testing.assert_allclose(choice.top_logprob_BA[0, :3], np.sort(exact)[::-1][:3], atol=1e-5)
+
+
+def test_an_inactive_row_is_not_counted() -> None:
+    rows = batch([row_settings(SamplingParams(), (), i, V) for i in range(2)])
+    _, after = run(np.tile(LOGITS, (2, 1)), rows, np.array([True, False]))
+    assert after.drawn_B.tolist() == [1, 0]
+    assert after.count_BV.sum(-1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("max_new_tokens", 0, "at least 1"),
+        ("temperature", -0.1, "0 (greedy) or above"),
+        ("temperature", float("nan"), "0 (greedy) or above"),
+        ("top_k", -1, "at least 1"),
+        ("top_p", 0.0, "above 0 and at most 1"),
+        ("top_p", 1.1, "above 0 and at most 1"),
+        ("min_p", -0.5, "0 to 1"),
+        ("repetition_penalty", 0.0, "above 0"),
+        ("presence_penalty", 2.5, "-2 to 2"),
+        ("frequency_penalty", -3, "-2 to 2"),
+        ("logprobs", 21, "0 to 20"),
+        ("logit_bias", {1: 101}, "-100 to 100"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object, allowed: str) -> None:
+    with pytest.raises(RequestError) as error:
+        SamplingParams(**{field: value})
+    assert error.value.param == field
+    assert field in str(error.value)
+    assert allowed in str(error.value)

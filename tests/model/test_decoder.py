@@ -1,0 +1,300 @@
+"""The decoder against a slow plain version, and the properties that every family shares."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.config import ModelConfig, RopeScaling
+from llm_jax.errors import ConfigError
+from llm_jax.model import forward, init_cache, init_params, param_shapes
+from llm_jax.model.positions import rope_frequencies
+
+BASE = {"vocab_size": 37, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "max_seq_len": 24, "dropout": 0.0}
+SHAPES = {
+    "documented": {},
+    "post_norm": {"norm_first": False},
+    "learned_gqa_glu": {
+        "positions": "learned", "num_kv_heads": 2, "use_glu": True, "activation": "silu", "norm": "rms_norm",
+        "qkv_bias": False, "mlp_bias": False, "lm_head_bias": False, "intermediate_size": 20,
+    },
+    "rotary_mqa_tied": {"positions": "rotary", "num_kv_heads": 1, "tie_embeddings": True, "embedding_scale": 1.0},
+    "rotary_partial_qk_norm": {"positions": "rotary", "rope_fraction": 0.5, "qk_norm": True, "norm": "rms_norm"},
+    "alibi": {"positions": "alibi", "num_heads": 4},
+    "window": {"positions": "rotary", "window_size": 5},
+    "window_on_one_layer": {"positions": "rotary", "window_size": 3, "window_layers": (True, False)},
+    "gemma_like": {
+        "positions": "rotary", "norm": "rms_norm", "norm_offset": 1.0, "sandwich_norm": True, "attention_softcap": 5.0,
+        "logit_softcap": 3.0, "head_dim": 8, "attention_scale": 0.3, "use_glu": True, "activation": "gelu_tanh",
+    },
+    "experts": {"use_moe": True, "num_experts": 4, "top_k": 2, "use_glu": True},
+    "experts_not_renormalized": {"use_moe": True, "num_experts": 3, "top_k": 2, "moe_renormalize": False},
+}  # fmt: skip
+
+run = jax.jit(forward, static_argnames=("config", "context"))
+
+
+def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, jax.Array]]:
+    config = ModelConfig(**{**BASE, **SHAPES[name]})
+    params = init_params(config, seed)
+    # Larger than at initialisation, and norms off one, so that a forgotten term cannot hide.
+    keys = iter(jax.random.split(jax.random.key(seed + 1), len(params)))
+    return config, {k: v * 6 + 0.1 * jax.random.normal(next(keys), v.shape) for k, v in params.items()}
+
+
+def tokens(B: int, T: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, BASE["vocab_size"], (B, T)).astype(np.int32)
+
+
+def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
+    """The decoder in float64, one token, one head and one expert at a time."""
+    w = {k: np.asarray(v, np.float64) for k, v in params.items()}
+    D, N, K, H = config.hidden_size, config.num_heads, config.kv_heads, config.head_size
+    erf = np.vectorize(math.erf)
+    acts = {
+        "gelu": lambda x: x * 0.5 * (1 + erf(x / math.sqrt(2))),
+        "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "silu": lambda x: x / (1 + np.exp(-x)),
+    }
+    act = acts[config.activation]
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        if config.norm == "rms_norm" or "q_norm" in name or "k_norm" in name:
+            return x / np.sqrt((x**2).mean() + config.norm_eps) * (w[name + ".weight"] + config.norm_offset)
+        return (x - x.mean()) / np.sqrt(x.var() + config.norm_eps) * w[name + ".weight"] + w[name + ".bias"]
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return w[name + ".weight"] @ x + w.get(name + ".bias", 0.0)
+
+    def rotate(x: np.ndarray, position: int) -> np.ndarray:
+        dims = config.rotary_dim
+        out = x.copy()
+        for i in range(dims // 2):
+            angle = position / config.rope_theta ** (2 * i / dims)
+            a, b = x[i], x[i + dims // 2]
+            out[i], out[i + dims // 2] = (
+                a * math.cos(angle) - b * math.sin(angle),
+                b * math.cos(angle) + a * math.sin(angle),
+            )
+        return out
+
+    def expert(x: np.ndarray, name: str, e: int) -> np.ndarray:
+        return w[name + ".weight"][e] @ x + (w[name + ".bias"][e] if name + ".bias" in w else 0.0)
+
+    def feed_forward(x: np.ndarray, at: str) -> np.ndarray:
+        if not config.use_moe:
+            h = act(linear(x, at + "fc1"))
+            if config.use_glu:
+                h = h * linear(x, at + "gate_proj")
+            return linear(h, at + "fc2")
+        scores = np.exp(linear(x, at + "router"))
+        scores /= scores.sum()
+        best = np.argsort(-scores)[: config.top_k]
+        total = scores[best].sum() if config.moe_renormalize else 1.0
+        out = np.zeros(D)
+        for e in best:
+            h = act(expert(x, at + "experts.fc1", e))
+            if config.use_glu:
+                h = h * expert(x, at + "experts.gate_proj", e)
+            out += scores[e] / total * expert(h, at + "experts.fc2", e)
+        return out
+
+    def cap(x: np.ndarray, at: float | None) -> np.ndarray:
+        return x if at is None else at * np.tanh(x / at)
+
+    logits = np.zeros((*ids.shape, config.vocab_size))
+    for b, row in enumerate(ids):
+        stream = []
+        for t, token in enumerate(row):
+            x = w["embedding_layer.token_embeddings.weight"][token] * config.embedding_multiplier
+            if config.positions == "learned":
+                x = x + w["embedding_layer.positional_encoding.pos_embedding.weight"][t]
+            if config.positions == "sinusoidal":
+                angle = [t / 10000 ** (2 * (i // 2) / D) for i in range(D)]
+                x = x + np.array([math.sin(a) if i % 2 == 0 else math.cos(a) for i, a in enumerate(angle)])
+            stream.append(x)
+        for layer in range(config.num_layers):
+            at = f"transformer_blocks.{layer}."
+            heads = []
+            for t, x in enumerate(stream):
+                h = norm(x, at + "norm1") if config.norm_first else x
+                qkv = linear(h, at + "self_attn.qkv_proj").reshape(N + 2 * K, H)
+                q, k, v = list(qkv[:N]), list(qkv[N : N + K]), list(qkv[N + K :])
+                if config.qk_norm:
+                    q = [norm(x, at + "self_attn.q_norm") for x in q]
+                    k = [norm(x, at + "self_attn.k_norm") for x in k]
+                if config.positions == "rotary":
+                    q, k = [rotate(x, t) for x in q], [rotate(x, t) for x in k]
+                heads.append((q, k, v))
+            nxt = []
+            for t, x in enumerate(stream):
+                mixed = []
+                for n in range(N):
+                    kv = n // (N // K)
+                    first = 0 if config.window(layer) is None else max(0, t - config.window(layer) + 1)
+                    scores = []
+                    for s in range(first, t + 1):
+                        score = cap(
+                            heads[t][0][n] @ heads[s][1][kv] * config.attention_multiplier, config.attention_softcap
+                        )
+                        if config.positions == "alibi":
+                            score -= (t - s) * 2.0 ** (-8 * (n + 1) / N)
+                        scores.append(score)
+                    p = np.exp(np.array(scores) - max(scores))
+                    p /= p.sum()
+                    mixed.append(sum(p[s - first] * heads[s][2][kv] for s in range(first, t + 1)))
+                h = linear(np.concatenate(mixed), at + "self_attn.out_proj")
+                x = x + (norm(h, at + "post_attn_norm") if config.sandwich_norm else h)
+                if not config.norm_first:
+                    x = norm(x, at + "norm1")
+                h = feed_forward(norm(x, at + "norm2") if config.norm_first else x, at + "mlp.")
+                x = x + (norm(h, at + "post_mlp_norm") if config.sandwich_norm else h)
+                nxt.append(x if config.norm_first else norm(x, at + "norm2"))
+            stream = nxt
+        for t, x in enumerate(stream):
+            x = norm(x, "final_norm") if config.norm_first else x
+            head = w["embedding_layer.token_embeddings.weight"] @ x if config.tie_embeddings else linear(x, "lm_head")
+            logits[b, t] = cap(head, config.logit_softcap)
+    return logits
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_a_plain_float64_version(name: str) -> None:
+    config, params = make(name)
+    ids = tokens(2, 9)
+    np.testing.assert_allclose(run(config, params, ids), plain_forward(config, params, ids), atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_cached_equals_uncached(name: str) -> None:
+    """Prefill in two chunks and then single tokens; rows of different lengths; attention over a part of the cache."""
+    config, params = make(name)
+    ids = tokens(3, 24, seed=1)
+    whole = np.asarray(run(config, params, ids))
+    cache = init_cache(config, 3, config.max_seq_len)
+    pieces = []
+    for start, end in [(0, 7), (7, 12), *((t, t + 1) for t in range(12, 24))]:
+        logits, cache = run(config, params, ids[:, start:end], cache=cache, context=16 if end <= 16 else None)
+        pieces.append(np.asarray(logits))
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-3, rtol=1e-4)
+    assert cache.length_B.tolist() == [24, 24, 24]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_later_tokens_change_nothing_before_them(name: str) -> None:
+    config, params = make(name)
+    a = tokens(1, 10)
+    b = a.copy()
+    b[:, 6:] = (b[:, 6:] + 1) % config.vocab_size
+    np.testing.assert_array_equal(run(config, params, a)[:, :6], run(config, params, b)[:, :6])
+
+
+def test_without_causality_later_tokens_do_change_what_is_before_them() -> None:
+    config, params = make("documented")
+    config = dataclasses.replace(config, is_causal=False)
+    a = tokens(1, 10)
+    b = a.copy()
+    b[:, 9] = (b[:, 9] + 1) % config.vocab_size
+    assert np.abs(run(config, params, a)[:, 0] - run(config, params, b)[:, 0]).max() > 1e-4
+
+
+def test_segments_do_not_see_each_other() -> None:
+    config, params = make("rotary_mqa_tied")
+    ids = tokens(1, 10)
+    segments = jnp.array([[0] * 4 + [1] * 6])
+    positions = jnp.array([[*range(4), *range(6)]])
+    packed = forward(config, params, ids, segments_BT=segments, positions_BT=positions)
+    np.testing.assert_allclose(packed[:, :4], run(config, params, ids[:, :4]), atol=1e-4)
+    np.testing.assert_allclose(packed[:, 4:], run(config, params, ids[:, 4:]), atol=1e-4)
+
+
+def test_mask_hides_keys() -> None:
+    config, params = make("alibi")
+    ids = tokens(1, 6)
+    changed = ids.copy()
+    changed[0, 2] = (changed[0, 2] + 1) % config.vocab_size
+    mask = np.ones((1, 1, 6, 6), bool)
+    mask[..., 2] = False
+    mask[0, 0, 2, 2] = True
+    hidden = partial(forward, config, params, mask=jnp.asarray(mask))
+    np.testing.assert_array_equal(hidden(ids)[:, 3:], hidden(changed)[:, 3:])
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    config, params = make("learned_gqa_glu")
+    ids = tokens(2, 8)
+
+    def loss(config: ModelConfig, params: dict[str, jax.Array]) -> jax.Array:
+        return jax.nn.logsumexp(forward(config, params, ids, dropout_key=jax.random.key(0))).sum()
+
+    config = dataclasses.replace(config, dropout=0.2)
+    plain = jax.grad(partial(loss, config))(params)
+    remat = jax.grad(partial(loss, dataclasses.replace(config, gradient_checkpointing=True)))(params)
+    for name in params:
+        np.testing.assert_allclose(plain[name], remat[name], atol=1e-4 * np.abs(plain[name]).max(), err_msg=name)
+
+
+def test_dropout_keeps_the_expectation_and_needs_a_key() -> None:
+    config, params = make("documented")
+    config = dataclasses.replace(config, dropout=0.5)
+    ids = tokens(1, 6)
+    without = run(config, params, ids)
+    np.testing.assert_array_equal(without, run(dataclasses.replace(config, dropout=0.0), params, ids))
+    one, two = (run(config, params, ids, dropout_key=jax.random.key(i)) for i in (0, 1))
+    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_array_equal(one, run(config, params, ids, dropout_key=jax.random.key(0)))
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    config, params = make("rotary_mqa_tied")
+    params = init_params(config)
+    ids = tokens(2, 12)
+    exact = run(config, params, ids)
+    rounded = forward(config, params, ids, dtype="bfloat16")
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, exact, atol=0.02)
+
+
+def test_initial_parameters_repeat_and_match_the_declared_shapes() -> None:
+    config = ModelConfig(**{**BASE, **SHAPES["experts"]})
+    params = init_params(config, seed=3)
+    assert {k: v.shape for k, v in params.items()} == {k: v.shape for k, v in param_shapes(config).items()}
+    again, other = init_params(config, seed=3), init_params(config, seed=4)
+    assert all(np.array_equal(params[k], again[k]) for k in params)
+    assert not np.array_equal(params["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_padding_row_of_the_embedding_starts_at_zero() -> None:
+    params = init_params(ModelConfig(**BASE, padding_idx=5))
+    assert not np.any(params["embedding_layer.token_embeddings.weight"][5])
+
+
+def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones() -> None:
+    scaling = RopeScaling(kind="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+    plain, scaled = rope_frequencies(64, 500000.0), rope_frequencies(64, 500000.0, scaling)
+    wavelength = 2 * np.pi / plain
+    np.testing.assert_array_equal(scaled[wavelength < 8192 / 4], plain[wavelength < 8192 / 4])
+    np.testing.assert_allclose(scaled[wavelength > 8192], plain[wavelength > 8192] / 8, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vocab_size": 0}, "vocab_size is 0; it must be at least 1"),
+        ({"num_heads": 3}, "hidden_size is 16; it must be a multiple of num_heads"),
+        ({"num_kv_heads": 3}, "num_kv_heads is 3; it must be a divisor of num_heads"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
+        ({"positions": "rotray"}, "positions is 'rotray'; it must be one of sinusoidal"),
+        ({"use_moe": True}, "num_experts is 0; it must be at least 1"),
+        ({"use_moe": True, "num_experts": 2, "top_k": 3}, "top_k is 3; it must be 1 to num_experts"),
+        ({"padding_idx": 37}, "padding_idx is 37; it must be 0 to 36"),
+        ({"positions": "rotary", "head_dim": 5}, "head_dim is 5; it must be even"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(change: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ModelConfig(**{**BASE, **change})
