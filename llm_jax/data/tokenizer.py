@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from llm_jax.data.text import SEPARATOR
 from llm_jax.errors import ConfigError
-from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer, load_tokenizer
+from llm_jax.tokenizers import (
+    DEFAULT_CHAT_TEMPLATE,
+    BPETokenizer,
+    CharacterTokenizer,
+    HFTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 from llm_jax.train_config import DataConfig
 
 
@@ -25,5 +32,5 @@ def make_tokenizer(config: DataConfig, train: Sequence[str], held_out: Sequence[
     if config.tokenizer_path is not None:
         return load_tokenizer(config.tokenizer_path)
     if config.tokenizer_type == "bpe":
-        return BPETokenizer.train(train, config.vocab_size)
+        return BPETokenizer.train(train, config.vocab_size, chat_template=DEFAULT_CHAT_TEMPLATE)
     return CharacterTokenizer([*train, *held_out, SEPARATOR])
