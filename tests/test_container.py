@@ -1,5 +1,6 @@
 """The container files name things that exist. (Building the image needs a container engine; this does not.)"""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.settings import Settings
+from server.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
@@ -24,8 +25,7 @@ def environment() -> dict[str, str]:
 
 
 def known_settings() -> set[str]:
-    prefix = Settings.model_config["env_prefix"]
-    return {(prefix + name).upper() for name in Settings.model_fields}
+    return {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
 
 
 def test_everything_copied_exists_and_is_sent_to_the_builder() -> None:
