@@ -1,7 +1,7 @@
 """Prompts to tokens: sampling, the batching engine, and text on top of it."""
 
 from llm_jax.inference.engine import Engine, EngineStats, FinishReason, Request, TokenEvent
-from llm_jax.inference.generate import batch_generate, generate, stream_generate
+from llm_jax.inference.generate import batch_generate, continue_prompts, generate, stream_generate
 from llm_jax.inference.sampling import MAX_LOGPROBS, SamplingParams
 from llm_jax.inference.text import ContextLengthExceeded, TextPiece, TextStream, prepare_request
 
@@ -17,6 +17,7 @@ __all__ = [
     "TextStream",
     "TokenEvent",
     "batch_generate",
+    "continue_prompts",
     "generate",
     "prepare_request",
     "stream_generate",

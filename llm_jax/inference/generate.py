@@ -5,7 +5,7 @@ from typing import TypedDict, Unpack
 
 from llm_jax.inference.engine import Engine, TokenEvent
 from llm_jax.inference.sampling import SamplingParams
-from llm_jax.inference.text import TextStream, prepare_request
+from llm_jax.inference.text import TextPiece, TextStream, prepare_request
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
@@ -73,8 +73,8 @@ def batch_generate(
         repetition_penalty=repetition_penalty, **extras,
     )  # fmt: skip
     texts = list(prompts)
-    for index, piece in _run(model, tokenizer, prompts, sampling, stop, use_cache):
-        texts[index] += piece
+    for index, piece in continue_prompts(model, tokenizer, prompts, sampling, stop=stop, use_cache=use_cache):
+        texts[index] += piece.text
     return texts
 
 
@@ -97,18 +97,23 @@ def stream_generate(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
         repetition_penalty=repetition_penalty, **extras,
     )  # fmt: skip
-    return (piece for _, piece in _run(model, tokenizer, [prompt], sampling, stop, use_cache))
+    pieces = continue_prompts(model, tokenizer, [prompt], sampling, stop=stop, use_cache=use_cache)
+    return (piece.text for _, piece in pieces if piece.text)
 
 
-def _run(
+def continue_prompts(
     model: Model,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: SamplingParams,
-    stop: str | Sequence[str] | None,
-    use_cache: bool,
-) -> Iterator[tuple[int, str]]:
-    """Yields (index of the prompt, new text) as the engine makes it. Every prompt is checked before any runs."""
+    *,
+    stop: str | Sequence[str] | None = None,
+    use_cache: bool = True,
+) -> Iterator[tuple[int, TextPiece]]:
+    """Yields (index of the prompt, its next piece) as the engine makes them; a piece's text may be empty.
+
+    What the other three functions rest on. Every prompt is checked before any runs.
+    """
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     requests = [prepare_request(model.config, tokenizer, prompt, sampling, truncate=True) for prompt in prompts]
     longest = max((len(request.prompt_ids) for request in requests), default=0) + sampling.max_new_tokens
@@ -119,7 +124,7 @@ def _run(
         use_cache=use_cache,
     )
 
-    def pieces() -> Iterator[tuple[int, str]]:
+    def pieces() -> Iterator[tuple[int, TextPiece]]:
         arrived: list[tuple[int, TokenEvent | Exception]] = []
         streams = [TextStream(tokenizer, stops, prompt_ids=request.prompt_ids) for request in requests]
         tickets = [
@@ -133,8 +138,7 @@ def _run(
                 piece = streams[index].push(event)
                 if piece.finish_reason == "stop" and event.finish is None:
                     engine.cancel(tickets[index])
-                if piece.text:
-                    yield index, piece.text
+                yield index, piece
             arrived.clear()
 
     return pieces()
