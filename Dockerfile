@@ -15,7 +15,7 @@ COPY cli cli
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "$ACCELERATOR" in \
       cpu) backend="jax" ;; \
-      cuda) backend="jax[cuda12]" ;; \
+      cuda) backend="jax[cuda13]" ;; \
       *) echo "ACCELERATOR is '$ACCELERATOR'; it must be cpu or cuda." >&2; exit 2 ;; \
     esac \
     && /opt/llm/bin/pip install --constraint requirements.lock ".[serve]" "$backend"
