@@ -13,7 +13,9 @@ from llm_jax import __version__
 
 @click.command(cls=Command)
 @click.argument("prompt", required=False)
-@click.option("--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompt file.")
+@click.option(
+    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompt file."
+)
 @click.option("--model", "model_path", type=Path, help="Model to use: a directory, a run, a file. [default: demo]")
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
@@ -22,7 +24,9 @@ from llm_jax import __version__
 @click.option("--min-p", type=float, help="Choose among tokens at least min-p times as likely as the likeliest.")
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1 avoids seen tokens.")
 @click.option("--presence-penalty", type=float, default=0.0, show_default=True, help="-2 to 2; once per token used.")
-@click.option("--frequency-penalty", type=float, default=0.0, show_default=True, help="-2 to 2; for each use of a token.")
+@click.option(
+    "--frequency-penalty", type=float, default=0.0, show_default=True, help="-2 to 2; for each use of a token."
+)
 @click.option("--stop", multiple=True, help="Text to stop before; may be given several times.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of a stream.")
