@@ -54,7 +54,7 @@ def main(
     if prompt is None:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
     loaded, tokenizer = load_with_tokenizer(model_path)
-    settings = SamplingParams(stop_ids=loaded.generation.eos_token_ids, **sampling)
+    settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
 
     text, token_count, finish_reason = prompt, 0, None
     stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop)
