@@ -29,10 +29,8 @@ def run_without(forbidden: set[str], program: str) -> None:
 
 
 def test_model_and_inference_need_jax_flax_numpy_and_safetensors_alone() -> None:
-    everything_else = {
-        "torch", "transformers", "tokenizers", "click", "starlette", "pydantic", "orbax", "grain", "optax",
-        "matplotlib", "tensorboardX", "yaml", "rich",
-    }  # fmt: skip
+    # What Flax itself brings (optax, orbax, rich, yaml …) cannot be told from what we import.
+    everything_else = {"torch", "transformers", "tokenizers", "jinja2", "click", "starlette", "pydantic", "matplotlib"}
     run_without(everything_else, "import llm_jax.model, llm_jax.inference")
 
 
