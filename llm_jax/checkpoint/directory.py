@@ -1,0 +1,90 @@
+"""The model directory, laid out as Hugging Face lays it out: one that says by itself what it holds."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_jax.checkpoint.atomic import written_beside
+from llm_jax.checkpoint.families import family_for, family_of_config
+from llm_jax.checkpoint.family import Family
+from llm_jax.checkpoint.generation import GenerationDefaults
+from llm_jax.checkpoint.names import own_table, read_names
+from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES, write_safetensors
+from llm_jax.config import ModelConfig
+from llm_jax.errors import CheckpointError
+from llm_jax.model import Model
+from llm_jax.tokenizers import Tokenizer
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+
+
+def save_model(
+    directory: str | Path,
+    model: Model,
+    tokenizer: Tokenizer | None = None,
+    generation: GenerationDefaults | None = None,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a model directory, whole or not at all; an older model at that place is replaced.
+
+    Where transformers has an equivalent architecture, config.json and the names are that family's, and it opens the
+    directory; elsewhere they are our own. The ids of `generation` default to the tokenizer's.
+
+    Raises:
+        CheckpointError: the place is taken by something that is not a model, or a parameter is missing or misshaped.
+    """
+    target = Path(directory)
+    if target.exists() and not _replaceable(target):
+        raise CheckpointError(f"{target} exists and is not a model directory; choose an empty or a new one.")
+    params = {name: np.asarray(value) for name, value in model.params.items()}
+    check_params(model.config, params)
+    family = family_for(model.config)
+    generation = generation or GenerationDefaults.of_tokenizer(tokenizer)
+    dtype = str(params["embedding_layer.token_embeddings.weight"].dtype)
+    with written_beside(target) as new:
+        _write_json(new / CONFIG, family.write_config(model.config) | {"dtype": dtype} | generation.to_json())
+        _write_json(new / GENERATION, generation.to_json())
+        write_safetensors(new, dict(family.write_weights(model.config, params)), max_shard_bytes=max_shard_bytes)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
+
+
+def read_architecture(directory: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
+    """The family, the architecture and the plain content of config.json.
+
+    Raises CheckpointError when it is damaged, of an unknown family, or says what cannot be computed.
+    """
+    raw = read_json(directory / CONFIG)
+    family = family_of_config(raw)
+    return family, family.read_config(raw), raw
+
+
+def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
+    """Raises one CheckpointError that lists all missing, unexpected and misshaped names."""
+    read_names(own_table(config), config, params)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError when the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, where an object is expected.")
+    return content
+
+
+def _replaceable(target: Path) -> bool:
+    return target.is_dir() and ((target / CONFIG).is_file() or not any(target.iterdir()))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
