@@ -15,13 +15,14 @@ from itertools import product
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.inference.pace import Pace
 from llm_jax.inference.prefix_cache import BLOCK, PrefixCache, block_keys
 from llm_jax.inference.request import Job, OnEvent, Request, TokenEvent
 from llm_jax.inference.sampling import Choice, SamplingParams, row_settings
-from llm_jax.inference.state import StepResult, admit, decode, init_state, move_row, prefill
-from llm_jax.model import Model
+from llm_jax.inference.state import EngineState, StepResult, admit, decode, init_state, move_row, prefill
+from llm_jax.model import KVCache, Model, cache_sharding, shard_params
 
 CHUNKS = (16, 32, 64, 128, 256)  # prompts are cut into these and padded to them
 SMALLEST_CONTEXT = 128  # attention runs over powers of two from here to max_len
@@ -68,6 +69,7 @@ class Engine:
             the only way for a model that is not causal (each new token changes what earlier ones see).
         prefix_tokens: how many tokens of shared prompt beginnings to keep across requests; 0 keeps none.
         speculate: guess tokens where a request's text repeats. The tokens stay the same.
+        mesh: spread weights and caches over these devices (`tensor_parallel_mesh`).
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Engine:
         use_cache: bool = True,
         prefix_tokens: int = 0,
         speculate: bool = True,
+        mesh: Mesh | None = None,
     ) -> None:
         self.config = model.config
         self.max_batch = max_batch
@@ -90,8 +93,11 @@ class Engine:
         whole = (_bucket(self.max_len, CHUNKS[0]),)
         self._chunks = tuple(n for n in CHUNKS if n <= whole[0]) if self.config.is_causal else whole
         self._draft = DRAFT if speculate and self.use_cache else 0
+        self.mesh = mesh
         self._params = {name: jnp.asarray(value, dtype) for name, value in model.params.items()}
-        self._state = init_state(self.config, max_batch, self.max_len, dtype)
+        if mesh is not None:
+            self._params = shard_params(self._params, mesh)
+        self._state = self._empty_state()
         blocks = prefix_tokens // BLOCK if self.use_cache else 0
         self._prefixes = PrefixCache(self.config, blocks, dtype) if blocks else None
         self._pace = Pace()
@@ -349,7 +355,7 @@ class Engine:
         sent_at = time.perf_counter()
         self._state, result = prefill(
             self.config, self._params, self._state, np.int32(row), tokens, np.int32(start), np.int32(length),
-            np.bool_(is_last), allowed, dtype=self.dtype, context=context,
+            np.bool_(is_last), allowed, dtype=self.dtype, context=context, mesh=self.mesh,
         )  # fmt: skip
         self._flights.append(_Flight(len(tokens), sent_at, result, [] if job is None else [(job, 0)]))
 
@@ -365,7 +371,7 @@ class Engine:
         sent_at = time.perf_counter()
         self._state, result = decode(
             self.config, self._params, self._state, active, drafts, counts, allowed,
-            dtype=self.dtype, context=context,
+            dtype=self.dtype, context=context, mesh=self.mesh,
         )  # fmt: skip
         program = ("decode", len(active), drafts.shape[1])[: 3 if drafts.shape[1] else 2]
         self._flights.append(_Flight(program, sent_at, result, [(job, job.row) for job in ready]))
@@ -384,19 +390,19 @@ class Engine:
                 emitted = int(result.emitted_B[index])
                 job.held += emitted - 1
                 job.asked += emitted - 1
-                for choice in result.choices[:emitted]:
+                for position in range(emitted):
                     if not job.is_over:
-                        self._hand_out(job, choice, index)
+                        self._hand_out(job, result.choices, (position, index))
 
-    def _hand_out(self, job: Job, choice: Choice, index: int) -> None:
+    def _hand_out(self, job: Job, choices: Choice, at: tuple[int, int]) -> None:
         """Tells a job's listener of a token, and ends the job where it must."""
-        finish = job.take(int(choice.token_B[index]))
+        finish = job.take(int(choices.token_B[at]))
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
         wanted = job.request.sampling.logprobs
         if wanted is not None:
-            logprob = float(choice.logprob_B[index])
-            pairs = zip(choice.top_BA[index].tolist(), choice.top_logprob_BA[index].tolist(), strict=True)
+            logprob = float(choices.logprob_B[at])
+            pairs = zip(choices.top_BA[at].tolist(), choices.top_logprob_BA[at].tolist(), strict=True)
             top = tuple(pairs)[:wanted]
         with self._changed:
             if job.ticket in self._cancelled:
@@ -416,6 +422,16 @@ class Engine:
 
     # ---- around the steps ----
 
+    def _empty_state(self) -> EngineState:
+        state = init_state(self.config, self.max_batch, self.max_len, self.dtype)
+        if self.mesh is None:
+            return state
+        kv = (state.cache.keys, state.cache.values)
+        keys, values = jax.device_put(kv, cache_sharding(self.config, self.mesh))
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        last_B, rows, length_B = jax.device_put((state.last_B, state.rows, state.cache.length_B), everywhere)
+        return EngineState(KVCache(keys, values, length_B), last_B, rows)
+
     def _has_work(self) -> bool:
         return bool(self._waiting or self._cancelled or self._flights or any(self._rows))
 
@@ -425,7 +441,7 @@ class Engine:
             running = [job for job in self._rows if job is not None]
             self._rows = [None] * self.max_batch
         self._flights.clear()
-        self._state = init_state(self.config, self.max_batch, self.max_len, self.dtype)
+        self._state = self._empty_state()
         for job in running:
             job.is_over = True
             job.on_event(error)

@@ -10,10 +10,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
 from llm_jax.inference.sampling import Choice, RowSettings, SamplingParams, count, row_settings, sample
-from llm_jax.model import KVCache, Params, forward_hidden, init_cache, merge
+from llm_jax.model import KVCache, Params, constrain_cache, forward_hidden, init_cache, merge
+
+Carry = tuple[RowSettings, Array, Array, Array]  # through the positions of a step: rows, last, alive, emitted
 
 
 @jax.tree_util.register_dataclass
@@ -38,11 +41,11 @@ class StepResult:
     """What a step generated.
 
     Attributes:
-        choices: one Choice per position of the step, each over all rows of the step.
-        emitted_B: int32, how many of them are real for each row: one, or more where drafts were right.
+        choices: arrays [T, B, …]: T positions of B rows.
+        emitted_B: int32, how many positions are real for each row: one, or more where guesses were right.
     """
 
-    choices: list[Choice]
+    choices: Choice
     emitted_B: Array
 
 
@@ -71,7 +74,7 @@ def move_row(state: EngineState, source: Array, target: Array) -> EngineState:
     return jax.tree.map(lambda x: x.at[target].set(x[source]), state)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "context"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="state")
 def prefill(
     config: ModelConfig,
     params: Params,
@@ -85,6 +88,7 @@ def prefill(
     *,
     dtype: str,
     context: int,
+    mesh: Mesh | None = None,
 ) -> tuple[EngineState, StepResult]:
     """Runs one chunk of one row's prompt and chooses the token that would follow it.
 
@@ -96,6 +100,7 @@ def prefill(
         start: how many tokens the row holds already. length: how many of the T are real.
         is_last: bool, whether the prompt ends here.
         context: static, at least start + T rounded to its bucket.
+        mesh: static, the devices that the model spans, where these are several.
     """
 
     def one_row(x: Array) -> Array:
@@ -116,19 +121,20 @@ def prefill(
     last_1D = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)[:, 0]
     settings = jax.tree.map(one_row, state.rows)
     choice = sample(merge(config, params).head(last_1D), settings, is_last[None], allowed_1V)
+    pasted = KVCache(
+        keys=[paste(k, new) for k, new in zip(cache.keys, grown.keys, strict=True)],
+        values=[paste(v, new) for v, new in zip(cache.values, grown.values, strict=True)],
+        length_B=cache.length_B.at[row].set(start + length),
+    )
     moved = EngineState(
-        cache=KVCache(
-            keys=[paste(k, new) for k, new in zip(cache.keys, grown.keys, strict=True)],
-            values=[paste(v, new) for v, new in zip(cache.values, grown.values, strict=True)],
-            length_B=cache.length_B.at[row].set(start + length),
-        ),
+        cache=constrain_cache(config, pasted, mesh),
         last_B=state.last_B.at[row].set(choice.token_B[0]),
         rows=count(state.rows, row[None], choice.token_B, is_last[None]),
     )
-    return moved, StepResult([choice], jnp.ones(1, jnp.int32))
+    return moved, StepResult(jax.tree.map(lambda x: x[None], choice), jnp.ones(1, jnp.int32))
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "context"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="state")
 def decode(
     config: ModelConfig,
     params: Params,
@@ -140,6 +146,7 @@ def decode(
     *,
     dtype: str,
     context: int,
+    mesh: Mesh | None = None,
 ) -> tuple[EngineState, StepResult]:
     """Feeds each of the first B rows its last token, and K guesses of what follows; chooses the next tokens.
 
@@ -162,21 +169,30 @@ def decode(
     tokens_BT = jnp.concatenate([state.last_B[:B, None], drafts_BK], axis=1)
     hidden, grown = forward_hidden(config, params, tokens_BT, cache=cache, context=context, dtype=dtype)
     assert grown is not None
-    logits_BTV = merge(config, params).head(hidden)
+    logits_TBV = merge(config, params).head(hidden.swapaxes(0, 1))
 
-    rows, last_B, alive_B = state.rows, state.last_B[:B], active_B
-    emitted_B = jnp.zeros(B, jnp.int32)
-    choices = []
-    for k in range(K + 1):
-        choice = sample(logits_BTV[:, k], jax.tree.map(lambda x: x[:B], rows), alive_B, allowed_BV)
+    def choose(carry: Carry, position: tuple[Array, Array, Array]) -> tuple[Carry, Choice]:
+        rows, last_B, alive_B, emitted_B = carry
+        logits_BV, guess_B, is_guessed_B = position
+        choice = sample(logits_BV, jax.tree.map(lambda x: x[:B], rows), alive_B, allowed_BV)
         rows = count(rows, row_B, choice.token_B, alive_B)
         last_B = jnp.where(alive_B, choice.token_B, last_B)
         emitted_B += alive_B
-        choices.append(choice)
-        if k < K:
-            alive_B = alive_B & (k < draft_count_B) & (choice.token_B == drafts_BK[:, k])
+        alive_B &= is_guessed_B & (choice.token_B == guess_B)
+        return (rows, last_B, alive_B, emitted_B), choice
+
+    # Behind the last guess stands one more position, whose choice nothing has guessed.
+    guess_TB = jnp.pad(drafts_BK, ((0, 0), (0, 1))).T
+    is_guessed_TB = jnp.arange(K + 1)[:, None] < draft_count_B
+    carry: Carry = (state.rows, state.last_B[:B], active_B, jnp.zeros(B, jnp.int32))
+    if K == 0:
+        carry, choice = choose(carry, (logits_TBV[0], guess_TB[0], is_guessed_TB[0]))
+        choices = jax.tree.map(lambda x: x[None], choice)
+    else:
+        carry, choices = jax.lax.scan(choose, carry, (logits_TBV, guess_TB, is_guessed_TB))
+    rows, last_B, _, emitted_B = carry
     moved = EngineState(
-        cache=replace(grown, length_B=state.cache.length_B.at[:B].add(emitted_B)),
+        cache=constrain_cache(config, replace(grown, length_B=state.cache.length_B.at[:B].add(emitted_B)), mesh),
         last_B=state.last_B.at[:B].set(last_B),
         rows=rows,
     )

@@ -3,16 +3,21 @@
 from llm_jax.model.cache import KVCache, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, init_params, merge, param_shapes
 from llm_jax.model.positions import sinusoidal_table
+from llm_jax.model.sharding import cache_sharding, constrain_cache, shard_params, tensor_parallel_mesh
 
 __all__ = [
     "KVCache",
     "Model",
     "Params",
+    "cache_sharding",
+    "constrain_cache",
     "forward",
     "forward_hidden",
     "init_cache",
     "init_params",
     "merge",
     "param_shapes",
+    "shard_params",
     "sinusoidal_table",
+    "tensor_parallel_mesh",
 ]

@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 from safetensors.numpy import load_file, save_file
 
-from llm_jax.config import ModelConfig
 from llm_jax.data import NoisyLine
 from llm_jax.data.synthetic import NOISE
 from llm_jax.errors import CheckpointError

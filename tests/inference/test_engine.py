@@ -56,7 +56,7 @@ def uncached_greedy(model: Model, prompt: tuple[int, ...], new: int) -> list[int
 def test_greedy_equals_a_plain_loop_over_the_uncached_model(model: Model, prompt_length: int) -> None:
     """Lengths on both sides of every chunk and context bucket."""
     r = request(prompt_length, prompt_length, 12, temperature=0.0)
-    (events,) = finish_all(Engine(model, max_batch=2), [r])
+    (events,) = finish_all(Engine(model, max_batch=3), [r])
     assert tokens(events) == uncached_greedy(model, r.prompt_ids, 12)
     assert [event.finish for event in events] == [None] * 11 + ["length"]
 
@@ -71,8 +71,8 @@ def test_every_row_of_a_batch_equals_that_request_alone(model: Model) -> None:
 
 def test_without_the_cache_the_tokens_are_the_same(model: Model) -> None:
     requests = [request(i, n, 10, **VARIETY[i % len(VARIETY)]) for i, n in enumerate([5, 260, 40, 17])]
-    cached = finish_all(Engine(model, max_batch=4), requests)
-    uncached = finish_all(Engine(model, max_batch=4, use_cache=False), requests)
+    cached = finish_all(Engine(model, max_batch=3), requests)
+    uncached = finish_all(Engine(model, max_batch=3, use_cache=False), requests)
     assert [tokens(e) for e in cached] == [tokens(e) for e in uncached]
 
 
@@ -88,17 +88,17 @@ def test_a_model_that_is_not_causal_is_computed_anew_for_each_token(uncausal: Mo
 
 def test_it_stops_at_a_stop_id_and_says_so(model: Model) -> None:
     r = request(1, 10, 30, temperature=0.0)
-    plain = tokens(finish_all(Engine(model), [r])[0])
+    plain = tokens(finish_all(Engine(model, max_batch=3), [r])[0])
     stop = plain[4]
     stopped = replace(r, sampling=replace(r.sampling, stop_ids=(stop,)))
-    (events,) = finish_all(Engine(model), [stopped])
+    (events,) = finish_all(Engine(model, max_batch=3), [stopped])
     end = plain.index(stop)
     assert tokens(events) == plain[: end + 1]
     assert [event.finish for event in events] == [None] * end + ["stop"]
 
 
 def test_a_request_may_fill_the_whole_context(model: Model) -> None:
-    (events,) = finish_all(Engine(model), [request(0, 380, 20, temperature=0.0)])
+    (events,) = finish_all(Engine(model, max_batch=3), [request(0, 380, 20, temperature=0.0)])
     assert len(events) == 20
 
 
@@ -112,15 +112,15 @@ def test_the_mask_sees_what_was_generated_and_binds(model: Model) -> None:
         return allowed
 
     r = replace(request(0, 5, 4), mask=only_counting_up)
-    (events, other) = finish_all(Engine(model), [r, request(1, 5, 4)])
+    (events, other) = finish_all(Engine(model, max_batch=3), [r, request(1, 5, 4)])
     assert tokens(events) == [0, 1, 2, 3]
     assert seen == [[], [0], [0, 1], [0, 1, 2]]
-    assert tokens(other) == tokens(finish_all(Engine(model), [request(1, 5, 4)])[0])
+    assert tokens(other) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 4)])[0])
 
 
 def test_logprobs_come_with_the_tokens_that_want_them(model: Model) -> None:
     r = request(3, 9, 3, temperature=0.0, logprobs=2)
-    (events, silent) = finish_all(Engine(model), [r, request(4, 9, 3)])
+    (events, silent) = finish_all(Engine(model, max_batch=3), [r, request(4, 9, 3)])
     logits = forward(model.config, model.params, np.array([r.prompt_ids], np.int32))[0, -1]
     exact = np.asarray(jax.nn.log_softmax(logits))
     assert events[0].logprob == pytest.approx(exact[events[0].token], abs=1e-4)
@@ -148,7 +148,7 @@ def test_cancelling_frees_the_place_and_silences_the_request(model: Model) -> No
 
 
 def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) -> None:
-    engine = Engine(model)
+    engine = Engine(model, max_batch=3)
 
     def broken(generated: list[int]) -> np.ndarray:
         raise RuntimeError("grammar failed")
@@ -159,7 +159,7 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
         pass
     assert [str(x) for x in heard] == ["grammar failed"]
     (events,) = finish_all(engine, [request(1, 5, 5)])
-    assert tokens(events) == tokens(finish_all(Engine(model), [request(1, 5, 5)])[0])
+    assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     ],
 )
 def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request, words: str) -> None:
-    engine = Engine(model)
+    engine = Engine(model, max_batch=3)
     with pytest.raises(RequestError, match=words):
         engine.submit(bad, print)
     assert engine.stats.waiting == 0
@@ -181,7 +181,7 @@ def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request
 def test_the_thread_serves_many_submitters(model: Model) -> None:
     import threading
 
-    engine = Engine(model, max_batch=2)
+    engine = Engine(model, max_batch=3)
     engine.start()
     try:
         requests = [request(i, 3 + i, 6, **VARIETY[i % len(VARIETY)]) for i in range(6)]
@@ -198,7 +198,7 @@ def test_the_thread_serves_many_submitters(model: Model) -> None:
         assert all(event.wait(120) for event in done)
     finally:
         engine.close()
-    alone = [finish_all(Engine(model, max_batch=2), [r])[0] for r in requests]
+    alone = [finish_all(Engine(model, max_batch=3), [r])[0] for r in requests]
     assert [tokens(e) for e in heard] == [tokens(e) for e in alone]
 
 
@@ -216,7 +216,7 @@ def test_after_warmup_nothing_is_compiled(model: Model) -> None:
 @given(data=st.data())
 def test_any_schedule_gives_the_same_tokens_and_leaks_no_place(model: Model, data: st.DataObject) -> None:
     """Arrivals, lengths, settings and cancellations at random times."""
-    engine = Engine(model, max_batch=3, max_len=128)
+    engine = Engine(model, max_batch=3)
     plans = data.draw(
         st.lists(
             st.tuples(
@@ -241,6 +241,64 @@ def test_any_schedule_gives_the_same_tokens_and_leaks_no_place(model: Model, dat
     stats = engine.stats
     assert (stats.running, stats.waiting, stats.kv_tokens) == (0, 0, 0)
     for i, (*_, cancelled) in enumerate(plans):
-        alone = tokens(finish_all(Engine(model, max_batch=3, max_len=128), [requests[i]])[0])
+        alone = tokens(finish_all(Engine(model, max_batch=3), [requests[i]])[0])
         got = tokens(heard[i])
         assert got == alone[: len(got)] if cancelled else got == alone
+
+
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(model: Model) -> None:
+    beginning = tuple(np.random.default_rng(5).integers(0, 61, 200).tolist())
+    engine, plain = Engine(model, max_batch=3, prefix_tokens=640), Engine(model, max_batch=3)
+    for i, ending in enumerate([(1, 2, 3), (4, 5), (1, 2, 3), ()]):
+        r = Request(prompt_ids=beginning + ending, sampling=SamplingParams(max_new_tokens=8, seed=i, temperature=0.8))
+        assert tokens(finish_all(engine, [r])[0]) == tokens(finish_all(plain, [r])[0])
+    # Three whole blocks of 64; the first request found nothing.
+    assert engine.stats.prefix_hits == 3 * 192
+    assert engine.stats.prefix_queries == 203 + 202 + 203 + 200
+
+
+def test_beginnings_are_not_shared_between_salts_nor_behind_other_text(model: Model) -> None:
+    engine = Engine(model, max_batch=3, prefix_tokens=640)
+    prompt = tuple(np.random.default_rng(6).integers(0, 61, 130).tolist())
+    sampling = SamplingParams(max_new_tokens=2, temperature=0.0)
+    finish_all(engine, [Request(prompt_ids=prompt, sampling=sampling, salt="a")])
+    finish_all(engine, [Request(prompt_ids=prompt, sampling=sampling, salt="b")])
+    finish_all(engine, [Request(prompt_ids=(7, *prompt[1:]), sampling=sampling, salt="a")])
+    assert engine.stats.prefix_hits == 0
+    finish_all(engine, [Request(prompt_ids=prompt, sampling=sampling, salt="a")])
+    assert engine.stats.prefix_hits == 128
+
+
+def test_a_full_prefix_pool_forgets_the_oldest_and_stays_right(model: Model) -> None:
+    engine, plain = Engine(model, max_batch=3, prefix_tokens=128), Engine(model, max_batch=3)
+    for i in [0, 1, 2, 1, 0, 2, 2]:
+        r = request(i, 140, 4, temperature=0.0)
+        assert tokens(finish_all(engine, [r])[0]) == tokens(finish_all(plain, [r])[0])
+    assert 0 < engine.stats.prefix_hits < engine.stats.prefix_queries
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.3, "repetition_penalty": 0.8}])
+def test_guessing_changes_the_steps_and_not_the_tokens(model: Model, sampling: dict) -> None:
+    """A prompt that repeats, and a bias towards a few tokens so that the text does too."""
+    period = (5, 9, 2, 33, 7)
+    bias = dict.fromkeys(period, 30.0)
+    r = Request(
+        prompt_ids=period * 8, sampling=SamplingParams(max_new_tokens=60, seed=1, logit_bias=bias, **sampling)
+    )  # fmt: skip
+    steps = {}
+    for speculate in (False, True):
+        engine, events = Engine(model, max_batch=3, speculate=speculate), []
+        engine.submit(r, events.append)
+        steps[speculate] = 1
+        while engine.step():
+            steps[speculate] += 1
+        steps[speculate] = (steps[speculate], tokens(events))
+    assert steps[True][1] == steps[False][1]
+    assert steps[True][0] < steps[False][0]
+
+
+def test_rows_close_ranks_when_others_leave(model: Model) -> None:
+    """The last of four goes on alone in the first row, with the same tokens."""
+    requests = [request(i, 10 + i, 3 if i < 3 else 40, **VARIETY[i]) for i in range(4)]
+    together = finish_all(Engine(model, max_batch=4), requests)
+    assert tokens(together[3]) == tokens(finish_all(Engine(model, max_batch=3), [requests[3]])[0])
