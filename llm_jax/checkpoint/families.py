@@ -40,8 +40,8 @@ def family_for(config: ModelConfig) -> Family:
 
 def _read_rope(theirs: Json) -> Json:
     # transformers 5 keeps all of it in rope_parameters; before, rope_theta and rope_scaling stood apart.
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", theirs.get("rope_theta", 10000.0)))
+    rope: Json = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    theta = float(rope["rope_theta"] if "rope_theta" in rope else theirs.get("rope_theta", 10000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return {"rope_theta": theta}

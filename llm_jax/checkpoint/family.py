@@ -77,11 +77,13 @@ class Family:
             if value is REQUIRED:
                 raise CheckpointError(f"config.json lacks {key.name}, which every {self.model_type} model has.")
             ours[name] = key.read(value)
-        for section in self.sections:
-            ours |= section.read(theirs)
         try:
+            for section in self.sections:
+                ours |= section.read(theirs)
             return ModelConfig(**ours)
-        except (ConfigError, TypeError) as error:
+        except KeyError as error:
+            raise CheckpointError(f"config.json lacks {error} in one of its parts.") from error
+        except (ConfigError, TypeError, ValueError) as error:
             raise CheckpointError(f"config.json does not describe a {self.model_type} model: {error}") from error
 
     def write_config(self, config: ModelConfig) -> Json:
