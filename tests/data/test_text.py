@@ -1,5 +1,7 @@
 """Text becomes windows in which every token is predicted once, and nothing held out is seen in training."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,9 @@ def test_documents_are_what_blank_lines_separate(tmp_path):
     assert read_documents(tmp_path) == ["A story.", "Another 🙂.", "User: hi\nAssistant: hello", "An end."]
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), (b"\xff\xfe", "not UTF-8"), (b"\n \n", "no text")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "no such file"), (b"\xff\xfe", "not UTF-8"), (b"\n \n", "no text")]
+)
 def test_unusable_files_are_named(tmp_path, content, says):
     path = tmp_path / "corpus.txt"
     if content is not None:
@@ -49,7 +53,7 @@ def test_bpe_merges_are_learnt_from_training_text_alone():
 
 
 def test_hf_needs_a_path():
-    with pytest.raises(ConfigError, match="data.tokenizer_path"):
+    with pytest.raises(ConfigError, match=r"data.tokenizer_path"):
         make_tokenizer(DataConfig(tokenizer_type="hf"), ["text"], [])
 
 
@@ -70,7 +74,7 @@ def test_overlapping_windows_share_tokens_and_reach_the_end():
     tokens = np.arange(30, dtype=np.int32)
     source = TokenWindows(tokens, 8, overlap=3)
     rows = [source[i] for i in range(len(source))]
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         assert before["inputs"][-3:].tolist() == after["inputs"][:3].tolist()
     assert rows[-1]["targets"][rows[-1]["weights"] == 1][-1] == 29
     assert sum(row["weights"].sum() for row in rows[:-1]) < 8 * len(rows)
