@@ -51,6 +51,10 @@ format: install  ## let ruff sort the imports and lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: demo-model
+demo-model: install  ## train the model that ships in llm_jax/demo anew
+	$(BIN)/python scripts/make_demo_model.py
+
 .PHONY: bench
 bench: install  ## measure latency and tokens per second of generation on this machine
 	$(BIN)/python benchmarks/benchmark_inference.py
