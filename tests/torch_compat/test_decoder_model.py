@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from reference import reference_logits
 from torch import Tensor, nn
 
 from llm import DecoderModel
 from llm_jax.checkpoint import load_model
 from llm_jax.model import param_shapes
+from tests.torch_compat.reference import reference_logits
 
 SIZES: dict[str, Any] = {"vocab_size": 41, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_seq_len": 24}
 SHAPES: dict[str, dict[str, Any]] = {
