@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward
 from llm_jax.tokenizers import CharacterTokenizer
 
+run = jax.jit(forward, static_argnames="config")
 FOLDERS = sorted((Path(__file__).parents[1] / "fixtures/torch_checkpoints").iterdir())
 FILES = [folder / name for folder in FOLDERS for name in ("state_dict.pt", "training_checkpoint.pt")]
 by_path = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -37,7 +39,7 @@ def test_logits_and_greedy_continuation(path: Path) -> None:
     model = load_model(path).model
     expected = torch.load(path.parent / "expected.pt", weights_only=True)
     tokens = jnp.asarray(expected["input_ids"].numpy(), jnp.int32)
-    np.testing.assert_allclose(forward(model.config, model.params, tokens), expected["logits"].numpy(), atol=1e-4)
+    np.testing.assert_allclose(run(model.config, model.params, tokens), expected["logits"].numpy(), atol=1e-4)
     greedy = expected["greedy"][0].tolist()
     prompt = 5
     assert continue_greedily(model, greedy[:prompt], len(greedy) - prompt) == greedy[prompt:]
