@@ -56,6 +56,14 @@ def test_hf_needs_a_path():
         make_tokenizer(DataConfig(tokenizer_type="hf"), ["text"], [])
 
 
+@pytest.mark.parametrize("kind", ["bpe", "hf", "simple"])
+def test_a_saved_tokenizer_is_taken_as_it_is(tmp_path, kind):
+    saved = CharacterTokenizer(["abc the cat"]) if kind == "simple" else BPETokenizer.train(["the cat"] * 9, 270)
+    saved.save_pretrained(tmp_path)
+    made = make_tokenizer(DataConfig(tokenizer_type=kind, tokenizer_path=str(tmp_path)), ["other text"], [])
+    assert made.encode("the cat") == saved.encode("the cat")
+
+
 @pytest.mark.parametrize(("count", "length"), [(21, 5), (22, 5), (25, 5), (6, 5), (100, 7)])
 def test_every_token_but_the_first_is_a_label_once(count, length):
     tokens = np.arange(1, count + 1, dtype=np.int32)
