@@ -49,7 +49,7 @@ class LanguageModelTask:
             # A short held-out text is one short window; the padding weighs nothing.
             stream = tokenize(tokenizer, held_out)
             validation = windows(
-                stream, min(T, len(stream) - 1), overlap=0, pad=tokenizer.pad_token_id, name="held-out"
+                stream, max(1, min(T, len(stream) - 1)), overlap=0, pad=tokenizer.pad_token_id, name="held-out"
             )
         return cls(
             config=model,

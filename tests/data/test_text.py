@@ -41,8 +41,7 @@ def test_the_split_holds_out_the_last_documents_whole():
 def test_the_split_leaves_something_on_either_side():
     assert split_documents(["a" * 1000, "b"], 0.1) == (["a" * 1000], ["b"])
     assert split_documents(["a", "b" * 1000], 0.9) == (["a"], ["b" * 1000])
-    with pytest.raises(DataError, match="single document"):
-        split_documents(["alone"], 0.1)
+    assert split_documents(["0123456789"], 0.2) == (["01234567"], ["89"]), "a single document is cut"
 
 
 def test_bpe_merges_are_learnt_from_training_text_alone():
@@ -55,6 +54,14 @@ def test_bpe_merges_are_learnt_from_training_text_alone():
 def test_hf_needs_a_path():
     with pytest.raises(ConfigError, match=r"data.tokenizer_path"):
         make_tokenizer(DataConfig(tokenizer_type="hf"), ["text"], [])
+
+
+@pytest.mark.parametrize("kind", ["bpe", "hf", "simple"])
+def test_a_saved_tokenizer_is_taken_as_it_is(tmp_path, kind):
+    saved = CharacterTokenizer(["abc the cat"]) if kind == "simple" else BPETokenizer.train(["the cat"] * 9, 270)
+    saved.save_pretrained(tmp_path)
+    made = make_tokenizer(DataConfig(tokenizer_type=kind, tokenizer_path=str(tmp_path)), ["other text"], [])
+    assert made.encode("the cat") == saved.encode("the cat")
 
 
 @pytest.mark.parametrize(("count", "length"), [(21, 5), (22, 5), (25, 5), (6, 5), (100, 7)])

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import jax
 import pytest
 
 from llm_jax.load_config import Setting, load_train_config
@@ -14,6 +15,14 @@ TINY = [
     "model.positions=rotary", "training.batch_size=8", "training.epochs=3", "training.lr=0.01",
     "training.warmup_epochs=0.5", "logging.log_interval=1", "optimization.num_workers=1",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every run jits functions of its own; most of them are the same programs."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

@@ -57,11 +57,10 @@ def everything_saved(directory):
     return weights, metadata, timeless
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_a_random_step_and_resumed(config, flags, seed):
-    """SIGKILL, twice, at steps drawn from the seed; the process has no chance to tidy up."""
+def test_killed_at_random_steps_and_resumed(config, flags):
+    """SIGKILL, twice, at steps drawn from a seed; the process has no chance to tidy up."""
     through = train("lm", config(*STATEFUL, directory="through"))
-    killed_at = sorted(random.Random(seed).sample(range(2, through.total_steps - 1), 2))
+    killed_at = sorted(random.Random(1).sample(range(2, through.total_steps - 1), 2))
     for step in killed_at:
         process = train_in_a_process(flags(*STATEFUL, RESUME, directory="killed"))
         try:
