@@ -44,11 +44,7 @@ SMALL = {
 class Workplace:
     """A folder, and the server that the blocks run so far have started in it. Leave it to end the server."""
 
-    def __init__(self, folder: Path, compiled: Path) -> None:
-        """
-        Args:
-            compiled: where JAX keeps compiled programs, so that each is compiled once for all blocks and documents.
-        """
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = _free_port()
         self._server: subprocess.Popen[bytes] | None = None
@@ -68,8 +64,6 @@ class Workplace:
             "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),
             "CURL_HOME": str(folder),
             "HF_HUB_OFFLINE": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             "LLM_SERVING_PORT": str(self.port),
             "MAKEFLAGS": "n",
         }  # fmt: skip
