@@ -10,5 +10,6 @@ from tests.docs.workplace import Workplace
 @pytest.fixture(scope="module")
 def workplace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """One place per document (the parameter): what a block leaves behind, the next one finds."""
-    with Workplace(tmp_path_factory.mktemp("docs") / request.param) as place:
+    compiled = tmp_path_factory.getbasetemp() / "compiled"
+    with Workplace(tmp_path_factory.mktemp("docs") / request.param, compiled) as place:
         yield place
