@@ -36,7 +36,7 @@ endif
 
 .PHONY: test
 test: install lint  ## install, lint, run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: lint
 lint: install  ## ruff, mypy, and the arrows between the packages

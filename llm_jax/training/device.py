@@ -20,7 +20,7 @@ def use_device(name: DeviceName) -> None:
     jax.config.update("jax_platforms", name)
     try:
         jax.devices()
-    except (RuntimeError, AssertionError):  # jax asserts where no plugin brings the platform
+    except (RuntimeError, AssertionError):  # JAX asserts that some platform came up
         raise ConfigError(
             f"There is no {name} device here, or JAX is installed without support for it. "
             "Use --device cpu, or install jax[cuda13]."
