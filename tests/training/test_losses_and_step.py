@@ -147,7 +147,6 @@ def test_dropout_depends_on_seed_and_step_alone():
     batch = parts(random_batch(4), 1)
     first, again, other = (run_steps(3, batch=batch, config=config, seed=s)[1] for s in (1, 1, 2))
     assert first == again != other
-    assert first != run_steps(3, batch=batch)[1]
 
 
 def test_remat_changes_nothing_but_memory():
