@@ -1,12 +1,20 @@
-"""Text to ids and back: characters, byte-level BPE, Hugging Face; chat templates; decoding as ids arrive."""
+"""Text to ids and back: characters, byte-level BPE, Hugging Face; chat templates; decoding as ids arrive.
 
-from llm_jax.tokenizers.base import Tokenizer
-from llm_jax.tokenizers.bpe import BPETokenizer
-from llm_jax.tokenizers.character import CharacterTokenizer
-from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, render_chat
-from llm_jax.tokenizers.huggingface import HFTokenizer
-from llm_jax.tokenizers.load import load_tokenizer
-from llm_jax.tokenizers.stream import IncrementalDecoder
+A name is imported when it is first asked for: inference needs the protocol and the streaming decoder, and runs where
+`tokenizers` and `jinja2` are not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_jax.tokenizers.base import Tokenizer
+    from llm_jax.tokenizers.bpe import BPETokenizer
+    from llm_jax.tokenizers.character import CharacterTokenizer
+    from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, render_chat
+    from llm_jax.tokenizers.huggingface import HFTokenizer
+    from llm_jax.tokenizers.load import load_tokenizer
+    from llm_jax.tokenizers.stream import IncrementalDecoder
 
 __all__ = [
     "DEFAULT_CHAT_TEMPLATE",
@@ -18,3 +26,20 @@ __all__ = [
     "load_tokenizer",
     "render_chat",
 ]
+
+_MODULES = {
+    "DEFAULT_CHAT_TEMPLATE": "chat",
+    "BPETokenizer": "bpe",
+    "CharacterTokenizer": "character",
+    "HFTokenizer": "huggingface",
+    "IncrementalDecoder": "stream",
+    "Tokenizer": "base",
+    "load_tokenizer": "load",
+    "render_chat": "chat",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,36 @@
+# The server. CPU by default; --build-arg ACCELERATOR=cuda adds jax's CUDA plugin and its libraries (for a host with an
+# NVIDIA driver and container runtime). torch is not needed to serve, so it is not here.
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ARG ACCELERATOR=cpu
+WORKDIR /src
+RUN python -m venv /opt/llm
+COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY llm_jax llm_jax
+COPY llm_torch_compat llm_torch_compat
+COPY llm llm
+COPY server server
+COPY cli cli
+RUN --mount=type=cache,target=/root/.cache/pip \
+    case "$ACCELERATOR" in \
+      cpu) backend="jax" ;; \
+      cuda) backend="jax[cuda13]" ;; \
+      *) echo "ACCELERATOR is '$ACCELERATOR'; it must be cpu or cuda." >&2; exit 2 ;; \
+    esac \
+    && /opt/llm/bin/pip install --constraint requirements.lock ".[serve]" "$backend"
+
+FROM python:${PYTHON_VERSION}-slim
+RUN useradd --uid 10001 --create-home llm
+COPY --from=build /opt/llm /opt/llm
+USER llm
+WORKDIR /home/llm
+ENV PATH=/opt/llm/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    LLM_SERVING_HOST=0.0.0.0 \
+    LLM_SERVING_PORT=8000
+EXPOSE 8000
+# The slim image has no curl; python is there anyway. urlopen raises, and so fails the check, on any answer but a 2xx.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD python -c "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['LLM_SERVING_PORT'] + '/health', timeout=2)"
+ENTRYPOINT ["llm-serve"]

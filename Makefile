@@ -1,0 +1,73 @@
+# Two commands do all the set-up of a fresh clone:  make quickstart  and  make test.
+# They need python3 (3.11 or later) and make; everything else goes into .venv with the versions of requirements.lock.
+
+PYTHON ?= python3
+DOCKER ?= docker
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := torch,hf,train,serve,dev
+RUN    := runs/quickstart
+SERVE  ?= 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(VENV)/installed  ## make .venv and install the project with everything it can use
+
+# Quick the second time; made again when a dependency or its version changes.
+$(VENV)/installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or later is needed (make PYTHON=python3.12 …)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: quickstart
+quickstart: install  ## train a small model, print a sample, serve it (SERVE=0 stops before serving)
+	$(BIN)/llm-train --task lm --config-path configs/quickstart.yaml
+	@echo; echo "Once upon a time … as the model in $(RUN) continues it:"
+	$(BIN)/llm-generate --model $(RUN) --max-new-tokens 80 --temperature 0.7 --seed 1 "Once upon a time"
+	@echo; echo "Metrics: $(RUN)/metrics.jsonl    loss plot: $(RUN)/loss.png    model: $(RUN)/best"
+ifneq ($(SERVE),0)
+	$(BIN)/llm-serve --model-path $(RUN)
+endif
+
+.PHONY: test
+test: install lint  ## install, lint, run every test
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: install  ## ruff, mypy, and the arrows between the packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install  ## let ruff sort the imports and lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: install  ## measure latency and tokens per second of generation on this machine
+	$(BIN)/python benchmarks/benchmark_inference.py
+
+.PHONY: image
+image:  ## build the server's container image (ACCELERATOR=cuda for NVIDIA GPUs)
+	$(DOCKER) build --build-arg ACCELERATOR=$(or $(ACCELERATOR),cpu) --tag llm .
+
+.PHONY: compose-up
+compose-up:  ## start the server's container (PROFILE=monitoring adds Prometheus and Grafana)
+	$(DOCKER) compose $(if $(PROFILE),--profile $(PROFILE)) up --detach --wait
+
+.PHONY: compose-down
+compose-down:  ## stop the containers
+	$(DOCKER) compose --profile '*' down
+
+.PHONY: clean
+clean:  ## remove .venv and every cache; what was trained stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+"""A person's mistake reaches the terminal as one clear message and exit code 2, never as a traceback."""
+
+from typing import Any
+
+import click
+
+from llm_jax.errors import LLMError
+
+
+class Command(click.Command):
+    """A command whose mendable errors are printed like click's own usage errors.
+
+    Use it as `@click.command(cls=Command)`. Whatever is neither an LLMError nor a refusal of the operating system
+    (a missing file, a full disk, a port that is taken) is a bug and keeps its traceback.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone (`llm-generate … | head`); click ends quietly
+            raise
+        except (LLMError, OSError) as error:
+            raise _Mistake(str(error)) from error
+
+
+class _Mistake(click.ClickException):
+    exit_code = 2

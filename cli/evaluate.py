@@ -1,0 +1,46 @@
+"""`llm-eval`: how well a model predicts a text."""
+
+import json
+from pathlib import Path
+
+import click
+
+from cli._errors import Command
+from llm_jax import __version__
+
+
+@click.command(cls=Command)
+@click.argument("text_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--model", "model_path", type=Path, help="Model to evaluate: a directory, a run, a file. [default: demo]")
+@click.option("--window", type=int, help="Tokens that the model sees at once. [default: its context]")
+@click.option("--stride", type=int, help="Tokens from one window to the next. [default: half a window]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.version_option(__version__)
+def main(text_file: Path, model_path: Path | None, window: int | None, stride: int | None, as_json: bool) -> None:
+    """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
+
+    Perplexity, bits per token and bits per byte (comparable between tokenizers), and the share of next tokens that the
+    model guesses right.
+    """
+    from cli._model import load_with_tokenizer, read_text
+    from llm_jax.training.evaluate import evaluate_text
+
+    loaded, tokenizer = load_with_tokenizer(model_path)
+    score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride)
+    rows = {
+        "model": str(loaded.path),
+        "text": str(text_file),
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+        "loss": score.loss,
+        "perplexity": score.perplexity,
+        "bits_per_token": score.bits_per_token,
+        "bits_per_byte": score.bits_per_byte,
+        "accuracy": score.accuracy,
+    }
+    if as_json:
+        click.echo(json.dumps(rows))
+    else:
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            click.echo(f"{name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")

@@ -1,0 +1,73 @@
+"""`llm-generate`: continue a text on the terminal."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli._errors import Command
+from llm_jax import __version__
+
+
+@click.command(cls=Command)
+@click.argument("prompt", required=False)
+@click.option(
+    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompt file."
+)
+@click.option("--model", "model_path", type=Path, help="Model to use: a directory, a run, a file. [default: demo]")
+@click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
+@click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
+@click.option("--top-p", type=float, help="Choose among the likeliest tokens that together have probability p.")
+@click.option("--min-p", type=float, help="Choose among tokens at least min-p times as likely as the likeliest.")
+@click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1 avoids seen tokens.")
+@click.option("--presence-penalty", type=float, default=0.0, show_default=True, help="-2 to 2; once per token used.")
+@click.option(
+    "--frequency-penalty", type=float, default=0.0, show_default=True, help="-2 to 2; for each use of a token."
+)
+@click.option("--stop", multiple=True, help="Text to stop before; may be given several times.")
+@click.option("--seed", type=int, help="The same seed gives the same text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of a stream.")
+@click.version_option(__version__)
+def main(
+    prompt: str | None,
+    prompt_file: Path | None,
+    model_path: Path | None,
+    stop: tuple[str, ...],
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """Continue PROMPT: print it, then what the model writes, as it writes it.
+
+    Without PROMPT, the text of --file or of standard input is continued (less one newline at its end).
+    """
+    if prompt is not None and prompt_file is not None:
+        raise click.UsageError("Give a PROMPT or --file, not both.")
+    if prompt is None and prompt_file is None and sys.stdin.isatty():
+        raise click.UsageError("Give a PROMPT, --file, or text on standard input.")
+
+    from cli._model import load_with_tokenizer, read_text
+    from llm_jax.inference import SamplingParams, continue_prompts
+
+    if prompt is None:
+        prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
+    loaded, tokenizer = load_with_tokenizer(model_path)
+    settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
+
+    text, token_count, finish_reason = prompt, 0, None
+    stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop)
+    if not as_json:
+        click.echo(prompt, nl=False)
+    for _, piece in stream:
+        text += piece.text
+        token_count += len(piece.tokens)
+        finish_reason = piece.finish_reason
+        if not as_json:
+            click.echo(piece.text, nl=False)
+    if as_json:
+        answer = {"generated_text": text, "token_count": token_count, "finish_reason": finish_reason}
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        click.echo()

@@ -1,0 +1,1 @@
+llm-train --task regression --epochs 10 --batch-size 32

@@ -1,0 +1,1 @@
+llm-train --task lm --config-path configs/example.yaml --epochs 5

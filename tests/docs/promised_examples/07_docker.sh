@@ -1,0 +1,2 @@
+make image
+make compose-up

@@ -1,0 +1,1 @@
+uv run scripts/benchmark_inference.py --compile --runs 5

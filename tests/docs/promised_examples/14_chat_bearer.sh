@@ -1,0 +1,4 @@
+curl -X POST "http://localhost:8000/v1/chat/completions" \
+     -H "Authorization: Bearer your-key" \
+     -H "Content-Type: application/json" \
+     -d '{"messages": [{"role": "user", "content": "hi"}]}'

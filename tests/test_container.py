@@ -1,0 +1,70 @@
+"""The container files name things that exist. (Building the image needs a container engine; this does not.)"""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from server.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVER = COMPOSE["services"]["server"]
+
+
+def instructions(name: str) -> list[str]:
+    return [line.removeprefix(name).strip() for line in DOCKERFILE if line.startswith(name + " ")]
+
+
+def environment() -> dict[str, str]:
+    return dict(word.split("=", 1) for line in instructions("ENV") for word in shlex.split(line))
+
+
+def known_settings() -> set[str]:
+    return {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
+
+
+def test_everything_copied_exists_and_is_sent_to_the_builder() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {s for line in instructions("COPY") if "--from" not in line for s in shlex.split(line)[:-1]}
+    assert {"pyproject.toml", "requirements.lock", "llm_jax", "server", "cli"} <= copied
+    assert copied == allowed
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+
+
+def test_the_server_is_what_the_image_runs_and_not_as_root() -> None:
+    assert instructions("ENTRYPOINT") == ['["llm-serve"]']
+    assert instructions("USER") == ["llm"]
+    assert environment()["LLM_SERVING_PORT"] == instructions("EXPOSE")[0] == "8000"
+    assert environment()["LLM_SERVING_HOST"] == "0.0.0.0"
+    assert "/health" in instructions("HEALTHCHECK")[0]
+
+
+def test_every_setting_named_in_the_container_files_is_one_that_the_server_reads() -> None:
+    named = set(
+        re.findall(r"LLM_SERVING_[A-Z_]+", (ROOT / "Dockerfile").read_text() + (ROOT / "compose.yaml").read_text())
+    )
+    assert named
+    assert named <= known_settings()
+
+
+def test_compose_publishes_the_port_that_the_image_listens_on() -> None:
+    (port,) = SERVER["ports"]
+    assert port.rsplit(":", 1)[1] == environment()["LLM_SERVING_PORT"]
+    assert SERVER["build"]["args"].keys() == {"ACCELERATOR"}
+
+
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_mounted_files_exist(service: str) -> None:
+    for volume in COMPOSE["services"][service].get("volumes", []):
+        if volume.startswith("./"):
+            assert (ROOT / volume.split(":")[0]).exists(), volume
+
+
+def test_monitoring_is_a_profile() -> None:
+    profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
+    assert profiles == {"server": None, "prometheus": ["monitoring"], "grafana": ["monitoring"]}
