@@ -31,7 +31,10 @@ class EmbeddingLayer(nnx.Module):
 
     def __call__(self, tokens_BT: Array, positions_BT: Array, dtype: jnp.dtype) -> Array:
         config = self.config
-        x = self.token_embeddings(tokens_BT, dtype) * jnp.asarray(config.embedding_multiplier, dtype)
+        x = self.token_embeddings(tokens_BT, dtype)
+        if config.padding_idx is not None:
+            x = jnp.where((tokens_BT == config.padding_idx)[..., None], jax.lax.stop_gradient(x), x)
+        x = x * jnp.asarray(config.embedding_multiplier, dtype)
         if self.positional_encoding is not None:
             x = x + self.positional_encoding.pos_embedding(positions_BT, dtype)
         elif config.positions == "sinusoidal":

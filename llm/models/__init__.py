@@ -1,0 +1,1 @@
+"""Models, under their documented paths."""

@@ -1,0 +1,1 @@
+"""Tokenizers, under their documented paths."""

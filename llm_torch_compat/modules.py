@@ -1,0 +1,116 @@
+"""The parts of DecoderModel: they hold parameters under the documented names and compute nothing themselves."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm_jax.config import ModelConfig
+from llm_jax.model import sinusoidal_table
+from llm_jax.model.layers import INIT_STD, residual_std
+
+Factory = dict[str, Any]  # device and dtype, as torch's own modules take them
+
+
+class SinusoidalPositions(nn.Module):
+    """Holds the buffer `pe` [1, S, D]."""
+
+    pe: torch.Tensor
+
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        table = torch.from_numpy(sinusoidal_table(config.max_seq_len, config.hidden_size))
+        self.register_buffer("pe", table[None].to(**factory))
+
+
+class LearnedPositions(nn.Module):
+    """Holds the table [S, D]."""
+
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        self.pos_embedding = nn.Embedding(config.max_seq_len, config.hidden_size, **factory)
+
+
+class EmbeddingLayer(nn.Module):
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        self.token_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.padding_idx, **factory
+        )
+        if config.positions == "sinusoidal":
+            self.positional_encoding: nn.Module = SinusoidalPositions(config, factory)
+        elif config.positions == "learned":
+            self.positional_encoding = LearnedPositions(config, factory)
+
+
+class SelfAttention(nn.Module):
+    """Rows of `qkv_proj`: all query heads, then keys, then values."""
+
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        N, K, H, D = config.num_heads, config.kv_heads, config.head_size, config.hidden_size
+        self.qkv_proj = nn.Linear(D, (N + 2 * K) * H, bias=config.qkv_bias, **factory)
+        self.out_proj = nn.Linear(N * H, D, bias=config.has_out_bias, **factory)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        D, F, bias = config.hidden_size, config.ffn_size, config.mlp_bias
+        self.fc1 = nn.Linear(D, F, bias=bias, **factory)
+        if config.use_glu:
+            self.gate_proj = nn.Linear(D, F, bias=bias, **factory)
+        self.fc2 = nn.Linear(F, D, bias=bias, **factory)
+
+
+class Experts(nn.Module):
+    """One linear map per expert, stacked: weight [E, out, in], bias [E, out]."""
+
+    def __init__(self, experts: int, size_in: int, size_out: int, *, bias: bool, factory: Factory) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, size_out, size_in, **factory))
+        self.bias = nn.Parameter(torch.empty(experts, size_out, **factory)) if bias else None
+
+
+class MixtureOfExperts(nn.Module):
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        E, D, F, bias = config.num_experts, config.hidden_size, config.ffn_size, config.mlp_bias
+        self.router = nn.Linear(D, E, bias=False, **factory)
+        self.experts = nn.Module()
+        self.experts.fc1 = Experts(E, D, F, bias=bias, factory=factory)
+        if config.use_glu:
+            self.experts.gate_proj = Experts(E, D, F, bias=bias, factory=factory)
+        self.experts.fc2 = Experts(E, F, D, bias=bias, factory=factory)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, norm: nn.Module, factory: Factory) -> None:
+        super().__init__()
+        self.norm1 = copy.deepcopy(norm)
+        self.self_attn = SelfAttention(config, factory)
+        self.norm2 = copy.deepcopy(norm)
+        self.mlp = MixtureOfExperts(config, factory) if config.use_moe else FeedForward(config, factory)
+
+
+def make_norm(config: ModelConfig, factory: Factory) -> nn.Module:
+    if config.norm == "rms_norm":
+        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps, **factory)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, **factory)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, config: ModelConfig) -> None:
+    """What `llm_jax.model.init_params` draws, drawn by torch: normal weights, shrunk where the residual is fed."""
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            continue  # ones and zeros, or what the caller's instance held
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif name.endswith(("out_proj.weight", "fc2.weight")):
+            parameter.normal_(std=residual_std(config))
+        else:
+            parameter.normal_(std=INIT_STD)
+        if name == "embedding_layer.token_embeddings.weight" and config.padding_idx is not None:
+            parameter[config.padding_idx].zero_()
