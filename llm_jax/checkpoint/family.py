@@ -108,7 +108,10 @@ class Family:
             return False
 
     def read_weights(self, config: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our parameters, of which none is read yet. Raises one CheckpointError about all tensors that are missing, unexpected or misshaped."""
+        """Our parameters, of which none is read yet.
+
+        Raises one CheckpointError about all tensors that are missing, unexpected or misshaped.
+        """
         prefix = "" if any(name.startswith(self.prefix) for name in theirs) else self.prefix
         names = {prefix + name: name for name in theirs if not self.ignored.search(prefix + name)}
         if config.tie_embeddings:

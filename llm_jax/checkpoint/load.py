@@ -14,6 +14,7 @@ from llm_jax.checkpoint.documented import advice, check_positions, decoder_kwarg
 from llm_jax.checkpoint.families import OWN
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.generation import GenerationDefaults
+from llm_jax.checkpoint.gguf_file import is_gguf, read_gguf
 from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.checkpoint.weight_files import open_safetensors, open_weights
@@ -75,6 +76,9 @@ def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None) -> Loa
 def open_model(path: str | Path) -> StoredModel:
     """What `load_model` loads, without reading the weights."""
     source = _recognise(Path(path))
+    if is_gguf(source):
+        config, params, tokenizer, generation = read_gguf(source)
+        return StoredModel(config, params, tokenizer, generation, source)
     directory = source if source.is_dir() else source.parent
     tensors = open_weights(source) if source.is_dir() else _open_file(source)
     family, config, raw = _architecture(directory, tensors)

@@ -82,7 +82,8 @@ def cut(whole: Tensor, rows: Sequence[int]) -> list[Tensor]:
         return list(np.split(whole, ends[:-1]))
     if [part.shape[0] for part in whole.parts] == list(rows):
         return list(whole.parts)
-    return [
-        LazyTensor((count, *whole.shape[1:]), whole.dtype, lambda a=end - count, b=end: np.asarray(whole)[a:b])
-        for count, end in zip(rows, ends, strict=True)
-    ]
+    return [_block(whole, end - count, end) for count, end in zip(rows, ends, strict=True)]
+
+
+def _block(whole: Tensor, start: int, end: int) -> LazyTensor:
+    return LazyTensor((end - start, *whole.shape[1:]), whole.dtype, lambda: np.asarray(whole)[start:end])

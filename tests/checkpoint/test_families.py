@@ -23,7 +23,7 @@ from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, sav
 
 run = jax.jit(forward, static_argnames="config")
 every_shape = pytest.mark.parametrize(("model_type", "shape"), SHAPES, ids=[" ".join(key) for key in SHAPES])
-FIRST_SHAPES = {model_type: shape for model_type, shape in reversed(SHAPES)}
+FIRST_SHAPES = dict(reversed(SHAPES))
 every_family = pytest.mark.parametrize("model_type", FIRST_SHAPES)
 
 
@@ -77,7 +77,9 @@ def test_greedy_tokens_equal_those_of_transformers(saved: Any, model_type: str) 
     """Prompts of unequal length in one batch of the engine; each alone in transformers."""
     theirs, directory = saved(model_type, FIRST_SHAPES[model_type])
     model = load_model(directory).model
-    prompts = [row[:length].tolist() for row, length in zip(random_tokens(model.config.vocab_size), (9, 4), strict=True)]
+    prompts = [
+        row[:length].tolist() for row, length in zip(random_tokens(model.config.vocab_size), (9, 4), strict=True)
+    ]
     count = 12
     for prompt, tokens in zip(prompts, continue_greedily(model, prompts, count), strict=True):
         expected = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=count)[0, len(prompt) :]
@@ -102,9 +104,7 @@ def continue_greedily(model: Model, prompts: list[list[int]], count: int) -> lis
 
 @every_shape
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
-def test_there_and_back_loses_nothing(
-    saved: Any, tmp_path: Path, model_type: str, shape: str, sharded: bool
-) -> None:
+def test_there_and_back_loses_nothing(saved: Any, tmp_path: Path, model_type: str, shape: str, sharded: bool) -> None:
     theirs, directory = saved(model_type, shape)
     if sharded:
         directory = save(theirs, tmp_path / "sharded", max_shard_size="10KB")

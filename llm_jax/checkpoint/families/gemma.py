@@ -2,8 +2,19 @@
 
 from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
 from llm_jax.checkpoint.families.parts import (
-    ATTENTION, BLOCK, ENDS, FEED_FORWARD, FULL, LAYER, SLIDING, activation_key, read_layer_types, read_rope,
-    rope_section, write_layer_types, write_rope,
+    ATTENTION,
+    BLOCK,
+    ENDS,
+    FEED_FORWARD,
+    FULL,
+    LAYER,
+    SLIDING,
+    activation_key,
+    read_layer_types,
+    read_rope,
+    rope_section,
+    write_layer_types,
+    write_rope,
 )  # fmt: skip
 from llm_jax.checkpoint.family import Family, Json, Key, Section
 from llm_jax.checkpoint.names import same

@@ -3,7 +3,15 @@
 import re
 
 from llm_jax.checkpoint.families.parts import (
-    ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS, WINDOW, activation_key, read_layer_types, rope_section, write_layer_types,
+    ATTENTION,
+    ENDS,
+    FEED_FORWARD,
+    PRE_NORMS,
+    WINDOW,
+    activation_key,
+    read_layer_types,
+    rope_section,
+    write_layer_types,
 )  # fmt: skip
 from llm_jax.checkpoint.family import Family, Json, Key, Section
 from llm_jax.config import ModelConfig
