@@ -6,7 +6,7 @@ What config.json spells out, a GGUF file leaves to the presence of tensors. Such
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,13 @@ def _rope(arch: str) -> Section:
     at = f"{arch}.rope."
 
     def read(theirs: Json) -> Json:
-        ours: Json = {"rope_theta": theirs.get(at + "freq_base", 10000.0)}
+        head = theirs.get(f"{arch}.attention.key_length") or (
+            theirs[f"{arch}.embedding_length"] // theirs[f"{arch}.attention.head_count"]
+        )
+        ours: Json = {
+            "rope_theta": theirs.get(at + "freq_base", 10000.0),
+            "rope_fraction": theirs.get(at + "dimension_count", head) / head,
+        }
         if f"has {ROPE_FACTORS}" in theirs:
             factors = tuple(map(float, theirs[f"has {ROPE_FACTORS}"]))
             return ours | {"rope_scaling": RopeScaling(kind="longrope", factors=factors)}
@@ -256,11 +262,21 @@ def architecture_for(config: ModelConfig) -> tuple[Architecture, ModelConfig]:
     for architecture in ARCHITECTURES:
         if architecture.expresses(spelled):
             return architecture, spelled
-    known = ", ".join(architecture.model_type for architecture in ARCHITECTURES)
+    near, lost = min(((a, _lost(a, spelled)) for a in ARCHITECTURES), key=lambda candidate: len(candidate[1]))
     raise CheckpointError(
-        f"llama.cpp computes this model in none of the architectures that can be written here ({known}): they have "
-        f"fixed activations, biases, windows and rotary scalings. The model is {canonical(config).to_dict()}."
+        f"llama.cpp has no architecture that computes this model. The nearest, {near.model_type}, differs in "
+        f"{', '.join(f'{name} (here {value!r})' for name, value in lost.items())}."
     )
+
+
+def _lost(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """Our fields that read back differently from what this architecture writes."""
+    ours = asdict(canonical(config))
+    try:
+        theirs = asdict(canonical(architecture.read_config(architecture.write_config(config))))
+    except CheckpointError:
+        return ours
+    return {name: value for name, value in ours.items() if theirs[name] != value}
 
 
 def _as_factors(config: ModelConfig) -> RopeScaling | None:
