@@ -1,9 +1,4 @@
-"""What can be set, and the one strict way to set it.
-
-`ModelConfig` describes an architecture; the sections below it describe a training run. All are frozen
-dataclasses. `load_train_config` builds them from a YAML file, the environment and command-line overrides,
-in that order of precedence, and refuses any key it does not know.
-"""
+"""An architecture, as data. How a training run is set stands in `train_config`."""
 
 import dataclasses
 import math
@@ -104,42 +99,40 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
-            _require(getattr(self, name) >= 1, self, name, "at least 1")
+            require(getattr(self, name) >= 1, self, name, "at least 1")
         for name in ("num_kv_heads", "head_dim", "intermediate_size", "window_size"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, self, name, "at least 1, or unset")
+            require(value is None or value >= 1, self, name, "at least 1, or unset")
         for name in ("dropout", "embedding_dropout", "attention_dropout", "mlp_dropout"):
             value = getattr(self, name)
-            _require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
+            require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
         for name, allowed in (("positions", Positions), ("norm", Norm), ("activation", Activation)):
             choices = get_args(allowed)
-            _require(getattr(self, name) in choices, self, name, "one of " + ", ".join(choices))
+            require(getattr(self, name) in choices, self, name, "one of " + ", ".join(choices))
         if self.head_dim is None:
-            _require(
+            require(
                 self.hidden_size % self.num_heads == 0, self, "hidden_size",
                 f"a multiple of num_heads ({self.num_heads}), or head_dim set",
             )  # fmt: skip
-        _require(
-            self.num_heads % self.kv_heads == 0, self, "num_kv_heads", f"a divisor of num_heads ({self.num_heads})"
-        )
+        require(self.num_heads % self.kv_heads == 0, self, "num_kv_heads", f"a divisor of num_heads ({self.num_heads})")
         if self.positions == "rotary":
-            _require(0.0 < self.rope_fraction <= 1.0, self, "rope_fraction", "above 0 and at most 1")
-            _require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions turn pairs")
+            require(0.0 < self.rope_fraction <= 1.0, self, "rope_fraction", "above 0 and at most 1")
+            require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions turn pairs")
             scaling, pairs = self.rope_scaling, self.rotary_dim // 2
             fits = scaling is None or scaling.kind != "longrope" or len(scaling.factors) == pairs
-            _require(fits, self, "rope_scaling", f"with {pairs} factors, one for each rotated pair")
+            require(fits, self, "rope_scaling", f"with {pairs} factors, one for each rotated pair")
         if self.positions == "sinusoidal":
-            _require(self.hidden_size % 2 == 0, self, "hidden_size", "even, because sinusoidal positions use pairs")
+            require(self.hidden_size % 2 == 0, self, "hidden_size", "even, because sinusoidal positions use pairs")
         if self.use_moe:
-            _require(self.num_experts >= 1, self, "num_experts", "at least 1 when use_moe is true")
-            _require(1 <= self.top_k <= self.num_experts, self, "top_k", f"1 to num_experts ({self.num_experts})")
+            require(self.num_experts >= 1, self, "num_experts", "at least 1 when use_moe is true")
+            require(1 <= self.top_k <= self.num_experts, self, "top_k", f"1 to num_experts ({self.num_experts})")
         if self.window_layers is not None:
-            _require(
+            require(
                 len(self.window_layers) == self.num_layers, self, "window_layers",
                 f"one entry for each of the {self.num_layers} layers",
             )  # fmt: skip
         if self.padding_idx is not None:
-            _require(0 <= self.padding_idx < self.vocab_size, self, "padding_idx", f"0 to {self.vocab_size - 1}")
+            require(0 <= self.padding_idx < self.vocab_size, self, "padding_idx", f"0 to {self.vocab_size - 1}")
 
     @property
     def kv_heads(self) -> int:
@@ -190,6 +183,7 @@ class ModelConfig:
         }
 
 
-def _require(ok: bool, config: object, name: str, allowed: str) -> None:
+def require(ok: bool, config: object, name: str, allowed: str) -> None:
+    """Raise the ConfigError that names the field, its value and what it may be, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be {allowed}.")
+        raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be {allowed}.", field=name)

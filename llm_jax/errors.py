@@ -6,6 +6,7 @@
     ├── TokenizerError     text or ids that the tokenizer cannot map
     │   └── UnknownToken   … because a character or id is not in its vocabulary (also a KeyError)
     ├── DataError          a corpus or a dataset that cannot be trained on
+    ├── TrainingError      a run that cannot go on, because its loss is no longer a number
     └── RequestError       a generation request that cannot be served as asked (also a ValueError)
 
 A message says which value, what is allowed, and what to do next. The command line prints it without a
@@ -18,7 +19,15 @@ class LLMError(Exception):
 
 
 class ConfigError(LLMError, ValueError):
-    """A setting is unknown, out of range, or contradicts another one."""
+    """A setting is unknown, out of range, or contradicts another one.
+
+    Attributes:
+        field: the name of the offending setting, where there is one.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class CheckpointError(LLMError):
@@ -38,6 +47,10 @@ class UnknownToken(TokenizerError, KeyError):
 
 class DataError(LLMError):
     """A corpus or dataset is missing, empty or too small."""
+
+
+class TrainingError(LLMError):
+    """A training run that cannot go on."""
 
 
 class RequestError(LLMError, ValueError):

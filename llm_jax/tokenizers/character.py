@@ -94,7 +94,7 @@ class CharacterTokenizer:
         """The same mapping for the `tokenizers` library: every character a word, joined without spaces."""
         try:
             backend = Backend(models.WordLevel(self.stoi, unk_token=PAD + "?"))  # no such token: unknown is an error
-        except UnicodeEncodeError as error:
+        except TypeError as error:
             raise TokenizerError("A lone surrogate is not text and cannot be saved; clean the corpus.") from error
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         backend.decoder = decoders.Fuse()

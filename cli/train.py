@@ -1,0 +1,121 @@
+"""`llm-train`: parse the flags, build the configuration, train, say what came of it."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli._errors import Command
+from llm_jax import __version__
+
+if TYPE_CHECKING:
+    from llm_jax.train_config import TaskName, TrainConfig
+    from llm_jax.training.device import DeviceName
+    from llm_jax.training.train import Outcome
+
+SAMPLE_TOKENS = 80
+
+# Flag -> the setting it stands for.
+FLAGS = {
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "training.lr",
+    "num_samples": "training.num_samples",
+    "seed": "training.seed",
+    "compile": "optimization.use_compile",
+    "amp": "optimization.use_amp",
+    "checkpoint_dir": "checkpoint.checkpoint_dir",
+    "resume": "checkpoint.resume_from_checkpoint",
+}
+
+
+@click.command(cls=Command)
+@click.option("--task", "task", type=click.Choice(["regression", "lm"]), required=True, help="What to learn.")
+@click.option("--config-path", type=Path, help="YAML file with the sections model, data, training, …")
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--batch-size", type=int, help="Examples per step.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--num-samples", type=int, help="Samples to make up (regression).")
+@click.option("--seed", type=int, help="Of weights, shuffling and dropout.")
+@click.option("--compile/--no-compile", default=None, help="Compile the step; without, it is slow but can be debugged.")
+@click.option("--amp/--no-amp", default=None, help="Compute in 16 bits, keep the parameters in 32.")
+@click.option("--checkpoint-dir", help="Where the run is kept.")
+@click.option(
+    "--resume", is_flag=False, flag_value="auto", metavar="[RUN]",
+    help="Go on where the run in --checkpoint-dir, or in RUN, was saved last.",
+)  # fmt: skip
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+@click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any other setting; repeatable.")
+@click.version_option(__version__)
+def main(task: TaskName, config_path: Path | None, device: DeviceName, settings: tuple[str, ...], **flags: Any) -> None:
+    """Train a model: a small regression that works as it is, or a language model (lm) on text.
+
+    \b
+      llm-train --task regression --epochs 10 --batch-size 32
+      llm-train --task lm --config-path configs/example.yaml --epochs 5
+      llm-train --task lm --config-path configs/example.yaml --resume
+
+    Settings come from the YAML file, then from the environment (LLM_TRAINING__LR=0.0003), then from these flags; the
+    last one wins. Ctrl-C finishes the step and saves; --resume goes on from there.
+    """
+    from llm_jax.load_config import Setting, load_train_config
+
+    overrides = [Setting.parse(text, "--set") for text in settings]
+    for name, value in flags.items():
+        if value is not None:
+            overrides.append(Setting(*FLAGS[name].split("."), value, f"--{name.replace('_', '-')}"))
+    run_training(task, load_train_config(config_path, overrides=overrides), device)
+
+
+def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> None:
+    """Train, then print where things are and how good they are. Exits with 128 + signal where a signal ended it."""
+    from llm_jax.training.device import use_device
+    from llm_jax.training.train import train
+
+    use_device(device)
+    outcome = train(task, config)
+    if outcome.signum is not None:
+        name, step = signal.Signals(outcome.signum).name, outcome.progress.step
+        click.echo(f"Stopped by {name} after step {step} of {outcome.total_steps}; saved in {outcome.run.path}.")
+        click.echo("Add --resume to the same command to go on.")
+        raise SystemExit(128 + outcome.signum)
+    _summarize(outcome)
+    if task == "lm":
+        _show_sample(outcome)
+
+
+def _summarize(outcome: Outcome) -> None:
+    progress = outcome.progress
+    stopped = "early, " if progress.step < outcome.total_steps else ""
+    click.echo(f"\nDone {stopped}after {progress.step} steps. Everything is in {outcome.run.path}:")
+    click.echo("  best, last     model directories: weights, architecture" + (", tokenizer" if outcome.is_text else ""))
+    click.echo("  metrics.jsonl  every measurement; loss.png shows them")
+    click.echo("  state          what --resume goes on from")
+    for label, loss in (("best", progress.best.finite), ("final", progress.last_loss)):
+        if loss is not None:
+            perplexity = f", perplexity {math.exp(min(loss, 700)):.2f}" if outcome.is_text else ""
+            click.echo(f"{label} validation loss {loss:.4f}{perplexity}")
+    click.echo(f"{outcome.baseline_name} {outcome.baseline:.4f}")
+
+
+def _show_sample(outcome: Outcome) -> None:
+    from llm_jax.checkpoint import load_model
+    from llm_jax.data import SEPARATOR
+    from llm_jax.inference import generate
+
+    loaded = load_model(outcome.run.path)
+    assert loaded.tokenizer is not None  # saved with the model
+    prompt = SEPARATOR if loaded.tokenizer.bos_token_id is None else ""  # what a document begins after
+    tokens = min(SAMPLE_TOKENS, loaded.model.config.max_seq_len - 4)
+    text = generate(loaded.model, loaded.tokenizer, prompt, tokens, temperature=0.7, top_p=0.9, seed=0)
+    click.echo(f"\nA sample of {loaded.path}:\n{text.strip()}")
+
+
+if __name__ == "__main__":
+    main()

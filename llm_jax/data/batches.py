@@ -1,0 +1,63 @@
+"""Examples -> batches, in an order that depends on (seed, step) alone. The only place that imports grain."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from llm_jax.data.text import Example
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to examples, dicts of arrays of one shape each."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Batches of a source: step s of every run with the same seed is the same batch, whatever came before.
+
+    So the position of a run in its data is one number. Each epoch visits every example once, in an order of its
+    own; the last batch of an epoch is filled up with zeros, whose weights of zero keep them out of the loss.
+
+    Attributes:
+        size: examples per batch.
+        seed: of the shuffle; None keeps the order of the source.
+        workers: threads that prepare batches ahead; 0 for none.
+        prefetch: batches that each worker keeps ready.
+    """
+
+    source: Source
+    size: int
+    seed: int | None = None
+    workers: int = 0
+    prefetch: int = 2
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one epoch."""
+        return -(-len(self.source) // self.size)
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start … stop - 1; steps count on through the epochs."""
+        import grain
+
+        dataset = grain.MapDataset.source(self.source)
+        if self.seed is not None:
+            dataset = dataset.shuffle(seed=self.seed)  # anew in each epoch
+        dataset = dataset.batch(self.size, drop_remainder=False, batch_fn=self._stack).repeat()
+        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=self.workers * self.prefetch)
+        return iter(dataset[start:stop].to_iter_dataset(options))
+
+    def _stack(self, examples: Sequence[Example]) -> Batch:
+        batch = {name: np.zeros((self.size, *value.shape), value.dtype) for name, value in examples[0].items()}
+        for row, example in enumerate(examples):
+            for name, value in example.items():
+                batch[name][row] = value
+        return batch

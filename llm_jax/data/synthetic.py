@@ -1,0 +1,33 @@
+"""The synthetic regression: y = x + 0.1 · noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm_jax.data.text import Example
+
+NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class NoisyLine:
+    """Random access to `count` samples, x and noise both standard normal; the same for the same seed.
+
+    The lowest mean squared error that any model can reach is NOISE² = 0.01.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    @classmethod
+    def sample(cls, count: int, seed: int) -> "NoisyLine":
+        random = np.random.default_rng(seed)
+        x = random.standard_normal(count, np.float32)
+        return cls(x, x + np.float32(NOISE) * random.standard_normal(count, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Example:
+        """inputs float32 [1], targets float32 [1], weights float32 []."""
+        return {"inputs": self.x[index, None], "targets": self.y[index, None], "weights": np.ones((), np.float32)}

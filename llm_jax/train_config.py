@@ -1,0 +1,173 @@
+"""What can be set about a training run: one frozen dataclass per section of the YAML file.
+
+`load_config.load_train_config` fills these from a file, the environment and the command line.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llm_jax.config import ModelConfig, require
+from llm_jax.errors import ConfigError
+
+TaskName = Literal["lm", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where text comes from and how it is cut into windows."""
+
+    tokenizer_type: Literal["simple", "bpe", "hf"] = "simple"  # simple: one token per character
+    tokenizer_path: str | None = None  # a saved tokenizer; hf also takes a Hub name. None: made from the training text
+    vocab_size: int = 1024  # of a BPE tokenizer trained here
+    dataset_path: str | None = None  # a text file, or a directory of *.txt
+    val_dataset_path: str | None = None  # None: the last val_fraction of the documents
+    val_fraction: float = 0.1
+    max_seq_len: int | None = None  # tokens per training window; model.max_seq_len
+    overlap: int = 0  # tokens that a window shares with the one before it
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size >= 258, self, "vocab_size", "at least 258: 256 bytes and two special tokens")
+        require(0.0 < self.val_fraction < 1.0, self, "val_fraction", "above 0 and below 1")
+        require(self.max_seq_len is None or self.max_seq_len >= 1, self, "max_seq_len", "at least 1, or unset")
+        require(self.overlap >= 0, self, "overlap", "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length of the run, learning rate and its schedule, regularisation, stopping early."""
+
+    batch_size: int = 128
+    epochs: int = 10
+    num_samples: int = 20000  # regression only
+    seed: int = 0
+
+    lr: float = 1e-3  # at its peak, after the warm-up
+    min_lr: float = 0.0  # where the cosine ends, and the floor of every schedule
+    scheduler_type: Literal["cosine", "step", "plateau"] = "cosine"
+    warmup_epochs: float = 1.0  # linear from 0; never more than half of the run
+    step_epochs: int = 10  # step: lr is multiplied by lr_decay every step_epochs
+    plateau_patience: int = 2  # plateau: … or after more than this many epochs without a better validation loss
+    lr_decay: float = 0.1
+
+    weight_decay: float = 0.01  # on matrices; never on biases and norms
+    beta1: float = 0.9
+    beta2: float | None = None  # 0.95 for lm, 0.999 for regression
+    gradient_clip_val: float | None = 1.0  # global norm
+
+    run_validation: bool = True
+    early_stopping_patience: int | None = None  # epochs in a row without improvement; None: never stop early
+    early_stopping_min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "num_samples", "step_epochs"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(0 <= self.seed < 2**32, self, "seed", "0 to 4294967295")
+        require(0.0 < self.lr < float("inf"), self, "lr", "above 0")
+        require(0.0 <= self.min_lr <= self.lr, self, "min_lr", f"0 to lr ({self.lr})")
+        require(0.0 < self.lr_decay <= 1.0, self, "lr_decay", "above 0 and at most 1")
+        for name in ("warmup_epochs", "plateau_patience", "weight_decay", "early_stopping_min_delta"):
+            require(getattr(self, name) >= 0, self, name, "at least 0")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
+        clip, patience = self.gradient_clip_val, self.early_stopping_patience
+        require(clip is None or clip > 0, self, "gradient_clip_val", "above 0, or null for no clipping")
+        require(patience is None or patience >= 1, self, "early_stopping_patience", "at least 1, or null")
+        require(patience is None or self.run_validation, self, "early_stopping_patience", "null without run_validation")
+        require(
+            self.scheduler_type != "plateau" or self.run_validation, self, "scheduler_type",
+            "cosine or step without run_validation: plateau watches the validation loss",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """How the step is computed; none of it changes what is learnt, beyond rounding."""
+
+    use_compile: bool = True  # false: operation by operation, to debug; very slow
+    use_amp: bool = False  # compute in amp_dtype; parameters and optimiser stay in float32
+    amp_dtype: Literal["auto", "float16", "bfloat16"] = "auto"  # auto: bfloat16, but float16 on GPUs before Ampere
+    num_workers: int = 4  # threads that prepare batches; 0: none
+    prefetch_factor: int = 2  # batches each of them keeps ready
+    gradient_accumulation_steps: int = 1  # batches of training.batch_size per optimiser step
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 0, self, "num_workers", "at least 0")
+        for name in ("prefetch_factor", "gradient_accumulation_steps"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Where the run is kept, how often it is saved, and whether it continues an earlier one."""
+
+    checkpoint_dir: str = "checkpoints"
+    resume_from_checkpoint: str | None = None  # "auto": checkpoint_dir, if it holds a run; or a run directory
+    save_interval: int = 1  # epochs
+    save_interval_steps: int | None = None  # optimiser steps, besides
+    keep_last_n: int = 5
+    save_best: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("save_interval", "keep_last_n"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
+        steps = self.save_interval_steps
+        require(steps is None or steps >= 1, self, "save_interval_steps", "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is reported, and where TensorBoard finds it."""
+
+    log_interval: int = 10  # optimiser steps
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_dir: str = "logs"
+
+    def __post_init__(self) -> None:
+        require(self.log_interval >= 1, self, "log_interval", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """One process per node; they meet at master_addr:master_port."""
+
+    num_nodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = 29500
+
+    def __post_init__(self) -> None:
+        require(self.num_nodes >= 1, self, "num_nodes", "at least 1")
+        require(0 <= self.node_rank < self.num_nodes, self, "node_rank", f"0 to num_nodes - 1 ({self.num_nodes - 1})")
+        require(0 < self.master_port < 65536, self, "master_port", "1 to 65535")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole training run. `vocab_size_given` false: model.vocab_size follows the tokenizer."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    vocab_size_given: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window > self.model.max_seq_len:
+            raise ConfigError(
+                f"data.max_seq_len is {self.window}, but model.max_seq_len is {self.model.max_seq_len}: "
+                f"make the windows shorter or set model.max_seq_len to {self.window}."
+            )
+        if self.data.overlap >= self.window:
+            raise ConfigError(
+                f"data.overlap is {self.data.overlap}; it must be below the window of {self.window} tokens "
+                "(data.max_seq_len), or windows would never move on."
+            )
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model sees at once in training."""
+        return self.data.max_seq_len or self.model.max_seq_len

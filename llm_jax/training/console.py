@@ -1,0 +1,80 @@
+"""What a person sees of a run: a live bar in a terminal, plain lines anywhere else."""
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class RunConsole:
+    """Prints records as they come, at log_level INFO and below; messages of their own level besides."""
+
+    def __init__(self, log_level: str, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._threshold = LEVELS.index(log_level)
+        self._bar: Progress | None = None
+        self._run: dict[str, Any] = {}
+
+    def say(self, message: str, level: str = "INFO") -> None:
+        if LEVELS.index(level) >= self._threshold:
+            self._console.print(message, markup=False)
+
+    def write(self, record: dict[str, Any]) -> None:
+        match record["event"]:
+            case "run":
+                self._run = record
+                self.say(_describe_run(record))
+                if self._console.is_terminal and self._threshold <= LEVELS.index("INFO"):
+                    self._start_bar(record)
+            case "step":
+                self._step(record)
+            case "epoch":
+                self.say(self._epoch(record))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _start_bar(self, run: dict[str, Any]) -> None:
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]}  {task.fields[speed]}  left"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+        )
+        total = run["epochs"] * run["steps_per_epoch"]
+        self._task = self._bar.add_task("", total=total, completed=run["start"], epoch="", loss="–", speed="")
+        self._bar.start()
+
+    def _step(self, record: dict[str, Any]) -> None:
+        epoch = f"{record['epoch']}/{self._run['epochs']}"
+        speed = f"{record['per_second']:,.0f} {self._run['unit']}/s"
+        if self._bar is not None:
+            loss = f"{record['loss']:.4f}"
+            self._bar.update(self._task, completed=record["step"], epoch=epoch, loss=loss, speed=speed)
+        else:
+            self.say(
+                f"epoch {epoch}  step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"gradient {record['grad_norm']:.2f}  {speed}"
+            )
+
+    def _epoch(self, record: dict[str, Any]) -> str:
+        line = f"epoch {record['epoch']}/{self._run['epochs']} done  training loss {record['train_loss']:.4f}"
+        if record["validation_loss"] is not None:
+            line += f"  validation loss {record['validation_loss']:.4f}"
+            if self._run["unit"] == "tokens":
+                line += f"  perplexity {math.exp(min(record['validation_loss'], 700)):.2f}"
+        return line
+
+
+def _describe_run(run: dict[str, Any]) -> str:
+    lines = [
+        f"{run['parameters']:,} parameters, {run['examples']:,} training and {run['held_out']:,} held-out examples, "
+        f"{run['steps_per_epoch']:,} steps per epoch, {run['dtype']} on {run['device']}",
+        f"{run['baseline_name']}: {run['baseline']:.4f}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""Where measurements go. A record is a flat dict with an "event": run (once), step (every log_interval), epoch."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm_jax.training.plot import draw_losses
+
+Record = dict[str, Any]
+
+
+class Sink(Protocol):
+    def write(self, record: Record) -> None: ...
+
+
+class MetricsFile:
+    """One JSON object per line, on disk as soon as it is written."""
+
+    def __init__(self, path: Path, resume_at: int | None) -> None:
+        """Starts the file anew, or keeps what was recorded up to step `resume_at`: later steps are done again."""
+        kept = [] if resume_at is None else [r for r in read_metrics(path) if r.get("step", 0) <= resume_at]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, record: Record) -> None:
+        self._file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> Iterator[Record]:
+    """The records of a metrics file; a last line that a killed process left half written is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+class LossPlot:
+    """`loss.png`, drawn from the metrics file after every epoch."""
+
+    def __init__(self, metrics: Path, image: Path) -> None:
+        self._metrics, self._image = metrics, image
+
+    def write(self, record: Record) -> None:
+        if record["event"] == "epoch":
+            draw_losses(list(read_metrics(self._metrics)), self._image)
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, by optimiser step."""
+
+    def __init__(self, directory: str, resume_at: int | None) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(directory, purge_step=None if resume_at is None else resume_at + 1)
+
+    def write(self, record: Record) -> None:
+        for name, value in record.items():
+            if record["event"] != "run" and name not in ("event", "step") and isinstance(value, int | float):
+                self._writer.add_scalar(f"{record['event']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,71 @@
+"""Where a run stands: everything but the arrays, as plain numbers that go into the saved state."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_jax.train_config import TrainingConfig
+from llm_jax.training.schedules import Watch, plateau
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The host's half of a run's state; the arrays are the other half.
+
+    Attributes:
+        step: optimiser steps done; also the position in the data and what dropout keys derive from.
+        epoch_loss, epoch_weight: sums over the steps of the epoch under way.
+        best: the best validation loss, which decides what is saved as best.
+        patience: the same with early_stopping_min_delta, which decides when to stop.
+        plateau, lr_factor: of the plateau schedule.
+    """
+
+    step: int = 0
+    epoch_loss: float = 0.0
+    epoch_weight: float = 0.0
+    last_loss: float | None = None  # validation, at the end of the last epoch
+    best: Watch = field(default_factory=Watch)
+    patience: Watch = field(default_factory=Watch)
+    plateau: Watch = field(default_factory=Watch)
+    lr_factor: float = 1.0
+
+    def stepped(self, loss: float, weight: float) -> "Progress":
+        return dataclasses.replace(
+            self,
+            step=self.step + 1,
+            epoch_loss=self.epoch_loss + loss * weight,
+            epoch_weight=self.epoch_weight + weight,
+        )
+
+    @property
+    def train_loss(self) -> float:
+        """Mean over the epoch so far."""
+        return self.epoch_loss / self.epoch_weight if self.epoch_weight else math.nan
+
+    def epoch_done(self, config: TrainingConfig, validation_loss: float | None) -> "Progress":
+        """The epoch's sums cleared, and every watch told the validation loss."""
+        cleared = dataclasses.replace(self, epoch_loss=0.0, epoch_weight=0.0, last_loss=validation_loss)
+        if validation_loss is None:
+            return cleared
+        watch, factor = plateau(config, self.plateau, self.lr_factor, validation_loss)
+        return dataclasses.replace(
+            cleared,
+            best=self.best.seen(validation_loss, self.best.best),
+            patience=self.patience.seen(validation_loss, self.patience.best - config.early_stopping_min_delta),
+            plateau=watch,
+            lr_factor=factor,
+        )
+
+    def exhausted(self, config: TrainingConfig) -> bool:
+        """True where early stopping ends the run."""
+        patience = config.early_stopping_patience
+        return patience is not None and self.patience.stale >= patience
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Progress":
+        watches = {name: Watch(**values[name]) for name in ("best", "patience", "plateau")}
+        return cls(**{**values, **watches})

@@ -1,0 +1,41 @@
+"""A conversation as the model was trained to read it, and where its answer ends."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_jax.errors import RequestError
+from llm_jax.tokenizers import DEFAULT_CHAT_TEMPLATE, Tokenizer, render_chat
+from server.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A tokenizer's chat template.
+
+    Attributes:
+        stop: strings that end an answer beside the end-of-text token.
+        prefix: what stands before an answer's first word and is not part of it.
+    """
+
+    tokenizer: Tokenizer
+    stop: tuple[str, ...] = ()
+    prefix: str = ""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "ChatFormat":
+        if tokenizer.chat_template in (None, DEFAULT_CHAT_TEMPLATE):
+            # One turn per line, "User: …" and "Assistant: …", learned from plain text without an end-of-turn token.
+            return cls(tokenizer, stop=("\nUser:",), prefix=" ")
+        return cls(tokenizer)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt.
+
+        Raises:
+            InvalidRequest: the template refuses these messages.
+        """
+        try:
+            return render_chat(self.tokenizer, messages)
+        except RequestError as error:
+            raise InvalidRequest(str(error), param=error.param, code="invalid_value") from None

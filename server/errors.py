@@ -1,0 +1,114 @@
+"""Every error that a client can be sent, in the one form that OpenAI's SDKs read.
+
+ApiError                 500  a bug of ours
+├── InvalidRequest       400  the request cannot be served as it is asked (422 outside /v1)
+├── Unauthorized         401  the key is missing or wrong
+├── NotFound             404
+├── BodyTooLarge         413
+├── QueueFull            429  too many requests wait already
+├── Unavailable          503  loading, draining, or waited too long for a place
+└── DeadlineExceeded     504  the answer took too long
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Attributes:
+        param: the field of the request that is to blame, where one is.
+        code: a short name of the case, for programs.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or self.code
+
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    code = None
+
+
+class Unauthorized(ApiError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="llm"'}
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class QueueFull(ApiError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+    headers: ClassVar = {"Retry-After": "1"}
+
+
+class Unavailable(ApiError):
+    status = 503
+    code = "unavailable"
+    headers: ClassVar = {"Retry-After": "2"}
+
+
+class DeadlineExceeded(ApiError):
+    status = 504
+    code = "deadline_exceeded"
+
+
+def on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    response = error.response()
+    if isinstance(error, InvalidRequest) and not request.url.path.startswith("/v1/"):
+        response.status_code = 422
+    return response
+
+
+def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own: an unknown path and a wrong method."""
+    assert isinstance(error, HTTPException)
+    path = f"{request.method} {request.url.path}"
+    message, code = {
+        404: (f"There is no {path} here.", "not_found"),
+        405: (f"{path} is not allowed; use {(error.headers or {}).get('Allow')}.", "method_not_allowed"),
+    }.get(error.status_code, (error.detail, None))
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def on_client_gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this answer; the status is for the access log."""
+    return Response(status_code=499)
+
+
+EXCEPTION_HANDLERS = {ApiError: on_api_error, HTTPException: on_http_exception, ClientDisconnect: on_client_gone}

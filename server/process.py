@@ -1,0 +1,125 @@
+"""The server as a process: it listens at once, loads behind the open port, drains at a signal."""
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+import time
+from types import FrameType
+
+import structlog
+import uvicorn
+from prometheus_client import disable_created_metrics
+from starlette.applications import Starlette
+
+from llm_jax.errors import ConfigError
+from server.app import create_app
+from server.lifecycle import Lifecycle
+from server.loading import load_engine
+from server.logs import configure_logging
+from server.settings import Settings
+
+log = structlog.get_logger("server")
+KEEP_ALIVE = 75  # seconds; longer than the 60 after which common load balancers drop an idle connection
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or the device is not there.
+        LLMError: the model cannot be loaded.
+    """
+    configure_logging(settings)
+    disable_created_metrics()  # a second series for every counter, which nobody queries
+    listener = _listen(settings)
+    lifecycle = Lifecycle()
+    server = Server(create_app(settings, lifecycle), settings, lifecycle, listener)
+    server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+    if server.loading.is_alive():  # inside XLA, where an orderly exit of the interpreter would crash
+        sys.stdout.flush()
+        os._exit(0)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which loads the model meanwhile, and which a signal drains before it stops.
+
+    Attributes:
+        loading: the thread that loads the model.
+        failure: why it could not.
+    """
+
+    def __init__(self, app: Starlette, settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, server_header=False, lifespan="off",
+                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=2,
+            )
+        )  # fmt: skip
+        self.failure: BaseException | None = None
+        self._app = app
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._url = _url(listener)
+        self._signals = 0
+        # A daemon, because loading cannot be interrupted and must not hold up an exit.
+        self.loading = threading.Thread(target=self._load, name="llm-load", daemon=True)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        log.info("listening", url=self._url, model=self._settings.model_path or "the bundled demo model")
+        self.loading.start()
+        await super().serve(sockets)
+        await self._lifecycle.close()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second one stops at once. Unlike uvicorn's own, it leaves the exit code 0."""
+        self._signals += 1
+        if self._signals == 1:
+            self._loop.call_soon_threadsafe(self._begin_drain)
+        else:
+            self.should_exit = self.force_exit = True
+
+    def _begin_drain(self) -> None:
+        log.info("draining", grace=self._settings.drain_grace)
+        self._draining = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        await self._lifecycle.drain(self._settings.drain_grace)
+        self.should_exit = True
+
+    def _load(self) -> None:
+        begin = time.perf_counter()
+        try:
+            engine = load_engine(self._settings, self._app.state.metrics)
+        except BaseException as error:
+            self.failure = error
+            self.should_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._lifecycle.become_ready, engine)
+        key = "" if not self._settings.api_keys else " -H 'X-API-Key: …'"
+        log.info(
+            "ready",
+            url=self._url,
+            seconds=round(time.perf_counter() - begin, 2),
+            try_it=f"""curl {self._url}/generate{key} -d '{{"prompt": "Once upon a time"}}'""",
+        )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another --host or --port."
+        ) from None
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,50 @@
+"""/generate and /batch_generate: a prompt and its continuation, without OpenAI's ceremony."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.answers import collect, stream
+from server.lifecycle import engine_of
+from server.schemas.generate import BatchGenerateBody, GenerateBody
+
+if TYPE_CHECKING:
+    from server.generation import Generation, Result
+
+
+async def generate(request: Request) -> Response:
+    body = await GenerateBody.read(request)
+    engine = engine_of(request)
+    generation = engine.generate(await engine.prepare([body.prompt], body), stop=body.stop_strings)
+    if body.stream:
+        return await stream(request, generation, _events)
+    [result] = await collect(request, generation)
+    return JSONResponse(_completed(body.prompt, result))
+
+
+async def batch_generate(request: Request) -> Response:
+    body = await BatchGenerateBody.read(request)
+    engine = engine_of(request)
+    generation = engine.generate(await engine.prepare(body.prompts, body), stop=body.stop_strings)
+    results = await collect(request, generation)
+    return JSONResponse({"results": [_completed(*pair) for pair in zip(body.prompts, results, strict=True)]})
+
+
+async def _events(generation: Generation) -> AsyncIterator[dict[str, Any]]:
+    async for _, piece in generation:
+        if piece.text:
+            yield {"text": piece.text}
+    [choice] = generation.choices
+    yield {"finish_reason": choice.finish_reason, "token_count": choice.token_count}
+
+
+def _completed(prompt: str, result: Result) -> dict[str, Any]:
+    return {
+        "generated_text": prompt + result.text,
+        "token_count": result.token_count,
+        "finish_reason": result.finish_reason,
+    }

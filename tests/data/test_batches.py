@@ -1,0 +1,60 @@
+"""A batch depends on the seed and the step number alone."""
+
+import numpy as np
+import pytest
+
+from llm_jax.data import Batches, NoisyLine
+
+
+class Numbers:
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"inputs": np.array([index + 1], np.int32), "weights": np.ones((), np.float32)}
+
+
+def order(batches, start, stop):
+    return [batch["inputs"][:, 0].tolist() for batch in batches.steps(start, stop)]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_starting_anywhere_gives_the_same_batches(workers):
+    batches = Batches(source=Numbers(10), size=4, seed=7, workers=workers)
+    whole = order(batches, 0, 9)
+    for start in (1, 3, 5, 8):
+        assert order(batches, start, 9) == whole[start:]
+
+
+def test_an_epoch_visits_everything_once_each_in_its_own_order():
+    batches = Batches(source=Numbers(10), size=4, seed=7)
+    assert batches.per_epoch == 3
+    epochs = [sum(order(batches, 3 * e, 3 * e + 3), []) for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == [0, 0, *range(1, 11)], "two rows of padding fill the last batch"
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_padding_rows_weigh_nothing():
+    last = list(Batches(source=Numbers(10), size=4).steps(2, 3))[0]
+    assert last["weights"].tolist() == [1, 1, 0, 0]
+
+
+def test_the_seed_decides():
+    first, again, other = (Batches(source=Numbers(50), size=50, seed=s) for s in (1, 1, 2))
+    assert order(first, 0, 1) == order(again, 0, 1) != order(other, 0, 1)
+
+
+def test_without_a_seed_the_order_is_the_source():
+    assert sum(order(Batches(source=Numbers(6), size=3), 0, 2), []) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_noisy_line_has_the_documented_noise():
+    samples = NoisyLine.sample(20000, seed=3)
+    noise = samples.y - samples.x
+    assert noise.std() == pytest.approx(0.1, rel=0.05)
+    assert abs(np.corrcoef(samples.x, noise)[0, 1]) < 0.03
+    assert (NoisyLine.sample(10, seed=3).x == NoisyLine.sample(10, seed=3).x).all()

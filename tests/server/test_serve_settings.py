@@ -1,0 +1,65 @@
+"""Flags and variables of `llm-serve`."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llm_jax.errors import ConfigError
+from server.settings import Settings, load_settings
+
+
+def test_a_flag_overrides_its_variable_and_an_empty_variable_is_unset() -> None:
+    environ = {"LLM_SERVING_PORT": "9000", "LLM_SERVING_HOST": "", "LLM_SERVING_MAX_QUEUE": "5", "HOME": "/"}
+    assert load_settings(environ, {"port": "9001", "host": None}) == Settings(port=9001, max_queue=5)
+
+
+def test_choices_are_read_in_any_case() -> None:
+    settings = load_settings({"LLM_SERVING_LOG_LEVEL": "debug", "LLM_SERVING_DEVICE": "CPU"}, {})
+    assert (settings.log_level, settings.device) == ("DEBUG", "cpu")
+
+
+def test_several_keys_and_none_of_them_printed() -> None:
+    settings = load_settings({"LLM_SERVING_API_KEY": "alpha, beta"}, {})
+    assert settings.api_keys == ("alpha", "beta")
+    assert "alpha" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "words"),
+    [
+        ({"LLM_SERVING_PROT": "1"}, {}, ["LLM_SERVING_PROT", "LLM_SERVING_PORT"]),
+        ({"LLM_SERVING_PORT": "many"}, {}, ["LLM_SERVING_PORT", "'many'"]),
+        ({"LLM_SERVING_PORT": "70000"}, {}, ["LLM_SERVING_PORT", "65535"]),
+        ({"LLM_SERVING_DEVICE": "cpu"}, {"device": "abacus"}, ["--device", "'abacus'", "cuda"]),
+        ({}, {"max_batch": "0"}, ["--max-batch", "'0'", "1"]),
+        ({"LLM_SERVING_API_KEY": ","}, {}, ["LLM_SERVING_API_KEY"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(
+    environ: dict[str, str], flags: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ, flags)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_help_lists_every_setting_without_loading_a_framework() -> None:
+    check = "import cli.serve, sys; assert not {'jax', 'torch', 'transformers', 'starlette'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        text = subprocess.run([sys.executable, "-m", "cli.serve", "--help"], capture_output=True, text=True).stdout
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 0.3
+    for name in Settings.__dataclass_fields__:
+        assert f"LLM_SERVING_{name.upper()};" in " ".join(text.split())
+
+
+def test_importing_the_application_does_not_import_jax() -> None:
+    """JAX must find the platform in the environment, and the port must be open, before it is imported."""
+    check = "import server.process, sys; assert not {'jax', 'numpy', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,230 @@
+"""A server's life: start, keys, overload, clients that leave, drain, exit codes. Each test has a process of its own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jax
+import openai
+import pytest
+
+from tests.server.live import START, Server, running
+from tests.server.tiny import CONTEXT, RECITED
+
+ENDLESS: dict[str, Any] = {"prompt": "Say", "max_new_tokens": CONTEXT - 10, "logit_bias": {"0": -100}}
+PLACES = 4
+LONG_BATCH = {**{name: ENDLESS[name] for name in ("max_new_tokens", "logit_bias")}, "prompts": ["Say"] * PLACES}
+LONG_STREAM = {"prompt": ["Say"] * PLACES, "max_tokens": 500, "logit_bias": {"0": -100}, "stream": True}
+KEYS = {"X-API-Key": "first"}
+
+
+@pytest.fixture(scope="module")
+def narrow(reciter: Path) -> Iterator[Server]:
+    """One request at a time, three waiting, keys for almost everything."""
+    with running(
+        model_path=reciter, max_batch=1, max_queue=PLACES - 1, api_key="first, second", open_health="false",
+        served_model_name="reciter", metrics_prefix_vllm="true", cors_origins="https://page.example",
+    ) as server:  # fmt: skip
+        yield server
+
+
+@pytest.fixture
+def http(narrow: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=narrow.url, timeout=60, headers=KEYS) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-API-Key": "first"}, {"X-API-Key": "second"}, {"Authorization": "Bearer first"},
+     {"Authorization": "bearer second"}, {"Authorization": "Bearer wrong", "X-API-Key": "first"}],
+)  # fmt: skip
+def test_a_right_key_opens(narrow: Server, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{narrow.url}/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-API-Key": "firs"}, {"X-API-Key": "first, second"}, {"Authorization": "Bearer"},
+     {"Authorization": "Basic first"}, {"Authorization": "first"}, {"X-API-Key": "clé".encode("latin-1")}],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/models", "/generate", "/health", "/metrics", "/nowhere"])
+def test_anything_else_is_a_401(narrow: Server, path: str, headers: Any) -> None:
+    response = httpx.get(narrow.url + path, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
+    assert "x-request-id" in response.headers
+
+
+def test_ready_is_open_by_default(narrow: Server) -> None:
+    assert httpx.get(f"{narrow.url}/ready").status_code == 200
+
+
+def test_a_page_of_an_allowed_origin_may_ask_first(narrow: Server) -> None:
+    ask = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    assert httpx.options(f"{narrow.url}/generate", headers=ask).status_code == 200
+    assert httpx.options(f"{narrow.url}/generate", headers={**ask, "Origin": "https://other"}).status_code == 400
+
+
+def test_metrics_under_vllms_names(http: httpx.Client) -> None:
+    text = http.get("/metrics").text
+    assert 'vllm:num_requests_running{model_name="reciter"} 0.0' in text
+    assert 'vllm:time_to_first_token_seconds_bucket{le="0.001",model_name="reciter"}' in text
+
+
+def test_a_full_queue_is_a_429_that_says_when_to_come_back(narrow: Server, http: httpx.Client) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: http.post("/generate", json=ENDLESS), range(12)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert {answer.status_code for answer in answers if answer not in refused} == {200}
+    for answer in refused:
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "queue_full"
+    assert narrow.metric("llm_admission_rejections_total", **KEYS) == len(refused)
+
+
+def test_a_batch_larger_than_the_queue_can_ever_hold_is_refused(http: httpx.Client) -> None:
+    response = http.post("/batch_generate", json={"prompts": ["a"] * (PLACES + 1)})
+    assert response.status_code == 422
+
+
+def leave_while_waiting(http: httpx.Client) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("/batch_generate", json=LONG_BATCH, timeout=0.5)
+
+
+def leave_a_stream(http: httpx.Client) -> None:
+    with http.stream("POST", "/v1/completions", json=LONG_STREAM) as response:
+        next(response.iter_text())
+
+
+@pytest.mark.parametrize("leave", [leave_while_waiting, leave_a_stream])
+def test_a_client_that_leaves_frees_its_places(
+    narrow: Server, http: httpx.Client, leave: Callable[[httpx.Client], None]
+) -> None:
+    tokens = narrow.metric("llm_generation_tokens_total", **KEYS)
+    leave(http)
+    # Each look is a request of its own, so that this is no busy loop; a place that is never freed ends in the timeout.
+    while narrow.metric("llm_num_requests_running", **KEYS) + narrow.metric("llm_num_requests_waiting", **KEYS):
+        pass
+    assert narrow.metric("llm_generation_tokens_total", **KEYS) - tokens < PLACES * ENDLESS["max_new_tokens"]
+    assert 'llm_request_success_total{finished_reason="abort"}' in http.get("/metrics").text
+    assert http.post("/generate", json={"prompt": "Say", "temperature": 0}).json()["generated_text"] == "Say" + RECITED
+
+
+@pytest.fixture(scope="module")
+def hasty(reciter: Path) -> Iterator[Server]:
+    """A server that has no patience."""
+    with running(model_path=reciter, max_batch=1, queue_timeout=0.15, request_timeout=0.3) as server:
+        yield server
+
+
+def test_a_deadline_for_the_queue(hasty: Server) -> None:
+    response = httpx.post(f"{hasty.url}/batch_generate", json=LONG_BATCH)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "queue_timeout"
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def test_a_deadline_for_the_whole_request(hasty: Server) -> None:
+    response = httpx.post(f"{hasty.url}/generate", json=ENDLESS)
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+
+
+def test_a_stream_past_its_deadline_ends_with_an_error_that_the_sdk_raises(hasty: Server) -> None:
+    client = openai.OpenAI(base_url=f"{hasty.url}/v1", api_key="any", max_retries=0)
+    stream = client.completions.create(model="llm", prompt="Say", max_tokens=500, logit_bias={"0": -100}, stream=True)
+    with client, pytest.raises(openai.APIError, match="longer than"):
+        list(stream)
+
+
+def test_while_it_loads_it_is_alive_and_asks_for_patience(reciter: Path) -> None:
+    server = Server(model_path=reciter)
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    for response in (httpx.post(f"{server.url}/generate", json=ENDLESS), httpx.get(f"{server.url}/ready")):
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.json()["error"]["code"] == "loading"
+    assert server.stop() == 0
+
+
+def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(reciter: Path) -> None:
+    with running(model_path=reciter, max_batch=1) as server:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG_STREAM, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.terminate()
+            server.wait_for("draining")
+            refusal = httpx.post(f"{server.url}/generate", json=ENDLESS)
+            assert refusal.status_code == 503
+            assert "retry-after" in refusal.headers
+            assert refusal.json()["error"]["code"] == "draining"
+            assert httpx.get(f"{server.url}/ready").status_code == 503
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert server.process.wait(timeout=30) == 0
+
+
+def test_after_the_grace_period_streams_end_with_an_error_and_it_exits_0(reciter: Path) -> None:
+    with running("--drain-grace", "0.1", model_path=reciter, max_batch=1, drain_grace=60) as server:  # the flag wins
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG_STREAM, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.terminate()
+            last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+        assert server.process.wait(timeout=30) == 0
+
+
+def refusal_to_start(*flags: str, **variables: str) -> str:
+    """What a server that will not start says on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.serve", "--port", "0", *flags],
+        env={**os.environ, **variables}, capture_output=True, text=True, timeout=START,
+    )  # fmt: skip
+    assert done.returncode not in (0, -15)
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_it_will_not_start_without_a_model(tmp_path: Path) -> None:
+    assert "nowhere" in refusal_to_start("--model-path", str(tmp_path / "nowhere"))
+    (tmp_path / "model.safetensors").write_bytes(b"not one")
+    assert str(tmp_path) in refusal_to_start("--model-path", str(tmp_path))
+
+
+def test_it_will_not_start_without_the_tokenizer(reciter: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((reciter / name).read_bytes())
+    assert "tokenizer.json" in refusal_to_start("--model-path", str(tmp_path))
+
+
+def test_it_will_not_start_on_a_device_that_is_not_there(reciter: Path) -> None:
+    if "cuda" in {device.platform for device in jax.devices()} | {jax.default_backend()}:
+        pytest.skip("there is one here")
+    message = refusal_to_start("--model-path", str(reciter), "--device", "cuda")
+    assert "'cuda'" in message
+    assert "DEVICE=cpu" in message
+
+
+def test_it_will_not_start_on_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert str(port) in refusal_to_start("--port", str(port))
+
+
+def test_it_will_not_start_with_a_setting_that_it_does_not_know() -> None:
+    assert "LLM_SERVING_MODEL_PATH" in refusal_to_start(LLM_SERVING_MODELPATH="x")

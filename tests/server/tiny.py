@@ -1,0 +1,42 @@
+"""A model small enough to make in a test, whose greedy text is known: it recites.
+
+Embeddings are one-hot and every layer is silent, so that the head maps each token straight to its successor.
+"""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.checkpoint import save_model
+from llm_jax.config import ModelConfig
+from llm_jax.model import Model, init_params
+from llm_jax.tokenizers import BPETokenizer
+
+RECITED = " Hi😀,中!"  # no byte of it occurs twice; the emoji is four tokens, the Chinese character three
+TOKENS = len(RECITED.encode()) + 1  # with the end of text
+CONTEXT = 512
+CERTAINTY = 0.5  # the successor's logit is then 8 above the others: sure at temperature 1, hidden in noise at 5
+
+
+def save_reciter(directory: Path) -> Path:
+    """Writes a model that, after any other token, recites RECITED and ends."""
+    tokenizer = BPETokenizer.train([], 258)  # 256 bytes, end of text, padding: one token per byte
+    vocab, width = tokenizer.vocab_size, 264
+    config = ModelConfig(
+        vocab_size=vocab, hidden_size=width, num_layers=1, num_heads=4, intermediate_size=64, max_seq_len=CONTEXT,
+        positions="none", norm="rms_norm", lm_head_bias=False,
+    )  # fmt: skip
+    params = init_params(config)
+    params = {name: jnp.zeros_like(x) if "out_proj" in name or "fc2" in name else x for name, x in params.items()}
+    chain = tokenizer.encode(RECITED)
+    assert len(set(chain)) == len(chain) == TOKENS - 1
+    successor = dict.fromkeys(range(vocab), chain[0])
+    successor.update(zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True))
+    head = np.zeros((vocab, width), np.float32)
+    for token, following in successor.items():
+        head[following, token] = CERTAINTY
+    params["embedding_layer.token_embeddings.weight"] = jnp.eye(vocab, width)
+    params["lm_head.weight"] = jnp.asarray(head)
+    save_model(directory, Model(config, params), tokenizer)
+    return directory
