@@ -94,17 +94,16 @@ def _values(arch: str) -> Section:
     return Section(lambda _: {}, lambda config: {f"{arch}.attention.value_length": config.head_size})
 
 
-def _rope(arch: str) -> Section:
+def _rope(arch: str, *, partial: bool = False) -> Section:
+    """Args: partial: heads may be rotated in part."""
     at = f"{arch}.rope."
 
     def read(theirs: Json) -> Json:
-        head = theirs.get(f"{arch}.attention.key_length") or (
-            theirs[f"{arch}.embedding_length"] // theirs[f"{arch}.attention.head_count"]
-        )
-        ours: Json = {
-            "rope_theta": theirs.get(at + "freq_base", 10000.0),
-            "rope_fraction": theirs.get(at + "dimension_count", head) / head,
-        }
+        ours: Json = {"rope_theta": theirs.get(at + "freq_base", 10000.0)}
+        if partial and at + "dimension_count" in theirs:
+            whole = theirs[f"{arch}.embedding_length"] // theirs[f"{arch}.attention.head_count"]
+            head = theirs.get(f"{arch}.attention.key_length") or whole
+            ours["rope_fraction"] = theirs[at + "dimension_count"] / head
         if f"has {ROPE_FACTORS}" in theirs:
             factors = tuple(map(float, theirs[f"has {ROPE_FACTORS}"]))
             return ours | {"rope_scaling": RopeScaling(kind="longrope", factors=factors)}
@@ -240,7 +239,7 @@ GEMMA3 = _architecture(
     sections=(_rope("gemma3"), _windows("gemma3", 6)),
     keys={"window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0)},
 )  # fmt: skip
-PHI3 = _architecture("phi3", PHI3_TABLE, always=SILU, sections=(_rope("phi3"),))
+PHI3 = _architecture("phi3", PHI3_TABLE, always=SILU, sections=(_rope("phi3", partial=True),))
 GPT2 = _architecture(
     "gpt2", GPT2_TABLE,
     always={

@@ -31,6 +31,7 @@ COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {"rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 0.5}}),
     "gpt2": ("gpt2", {}),
 }  # fmt: skip
+GELU = ("gemma2", "gemma3_text", "gpt2")
 every_computed = pytest.mark.parametrize("name", COMPUTED)
 
 
@@ -126,7 +127,8 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
         assert llama.tokenize(text.encode(), add_bos=False, special=True) == TOKENIZER.encode(text)
     llama.eval(prompt)
     ours = forward(model.config, model.params, np.array([prompt], np.int32))[0]
-    np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=2e-3)
+    # llama.cpp looks GELU up in a table of float16, which is what the three families with GELU differ by.
+    np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 2e-5)
     theirs: list[int] = []
     for _ in range(10):
         theirs.append(int(llama.scores[llama.n_tokens - 1].argmax()))
