@@ -11,6 +11,7 @@ from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.checkpoint import StoredModel
+    from llm_jax.checkpoint.directory import Layout
 
 
 @click.command(cls=Command)
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bfloat16", "float16", "q8_0"]),
     help="What to store; q8_0 in GGUF alone.  [default: as stored]",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["transformers", "documented", "torch"]),
+    default="transformers",
+    show_default=True,
+    help="Names of a model directory: those that transformers knows (where it has the architecture), the documented "
+    "ones, or the documented ones in a torch file.",
+)
 @click.option("--shard-size", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, metavar="GB",
               help="Cut the weights into files of at most this size.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.version_option(__version__)
-def main(source: Path, destination: Path, dtype: str | None, shard_size: float, force: bool) -> None:
+def main(source: Path, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:
     """Turn SOURCE into DESTINATION.
 
     SOURCE is whatever can be loaded: a model directory (ours or Hugging Face's), a training run, a torch file with
@@ -48,7 +57,7 @@ def main(source: Path, destination: Path, dtype: str | None, shard_size: float, 
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(destination.name, total=total)
         written = lambda size: progress.advance(task, size)  # noqa: E731
-        convert(stored, destination, dtype=dtype, max_shard_bytes=int(shard_size * 1e9), written=written)
+        convert(stored, destination, layout=layout, dtype=dtype, max_shard_bytes=int(shard_size * 1e9), written=written)
     _summarise(stored, destination, dtype, time.perf_counter() - started)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from llm_jax.checkpoint.directory import write_directory
+from llm_jax.checkpoint.directory import Layout, write_directory
 from llm_jax.checkpoint.gguf_file import write_gguf
 from llm_jax.checkpoint.load import StoredModel
 from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES
@@ -27,6 +27,7 @@ def convert(
     stored: StoredModel,
     destination: Path,
     *,
+    layout: Layout = "transformers",
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     written: Callable[[int], None] = lambda _: None,
@@ -36,6 +37,7 @@ def convert(
     One tensor at a time is in memory. What is at `destination` is replaced when the new one is complete.
 
     Args:
+        layout: of a model directory, as `write_directory` takes it.
         dtype: float32, bfloat16, float16, or q8_0 (GGUF alone); as stored unless given.
         written: told the bytes of each tensor that is done.
 
@@ -57,7 +59,8 @@ def convert(
     else:
         write_directory(
             destination, stored.config, stored.params, stored.tokenizer, stored.generation,
-            dtype=kept if dtype or name != _widest(stored) else None, max_shard_bytes=max_shard_bytes, written=written,
+            layout=layout, dtype=kept if dtype or name != _widest(stored) else None,
+            max_shard_bytes=max_shard_bytes, written=written,
         )  # fmt: skip
 
 

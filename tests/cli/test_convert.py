@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from click.testing import Result
 from safetensors import safe_open
 
@@ -76,6 +77,30 @@ def test_mistakes_are_explained(call: Call, tmp_path: Path) -> None:
     assert empty.exit_code == 2
     assert str(tmp_path / "empty") in empty.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_torch_file_that_torch_itself_reads(call: Call, tmp_path: Path, dtype: str | None) -> None:
+    options = [] if dtype is None else ["--dtype", dtype]
+    result = call(main, TORCH_CHECKPOINT, tmp_path / "out", "--layout", "torch", *options)
+    assert result.exit_code == 0, result.stderr
+    before = torch.load(TORCH_CHECKPOINT, weights_only=True)["model_state_dict"]
+    after = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor.to(after[name].dtype), after[name]), name
+        assert after[name].dtype == (torch.float32 if dtype is None else torch.bfloat16)
+    assert load_model(tmp_path / "out").model.config == load_model(TORCH_CHECKPOINT).model.config
+
+
+def test_documented_names_for_a_model_of_another_family(call: Call, llama: Path, tmp_path: Path) -> None:
+    result = call(main, llama, tmp_path / "ours", "--layout", "documented")
+    assert result.exit_code == 0, result.stderr
+    with safe_open(tmp_path / "ours" / "model.safetensors", "np") as file:
+        assert "transformer_blocks.7.self_attn.qkv_proj.weight" in file.keys()  # noqa: SIM118 - not a dict
+    before, after = load_model(llama).model, load_model(tmp_path / "ours").model
+    for name, array in before.params.items():
+        np.testing.assert_array_equal(array, after.params[name])
 
 
 LLAMA = ModelConfig(
