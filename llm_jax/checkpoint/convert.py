@@ -39,7 +39,7 @@ def convert(
     Args:
         layout: of a model directory, as `write_directory` takes it.
         dtype: float32, bfloat16, float16, or q8_0 (GGUF alone); as stored unless given.
-        written: told the bytes of each tensor that is done.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
 
     Raises:
         CheckpointError: the form cannot express this model, or the disk has no room for it.

@@ -66,7 +66,7 @@ def write_directory(
         layout: "transformers" means the names of a family that it knows, where one is equivalent; "documented" means
             our own names; "torch" means those in a torch file, model.pt.
         dtype: what to store; as the parameters are unless given.
-        written: told the bytes of each tensor that is done.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
     """
     if target.exists() and not _replaceable(target):
         raise CheckpointError(f"{target} exists and is not a model directory; choose an empty or a new one.")

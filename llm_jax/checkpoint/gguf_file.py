@@ -77,7 +77,7 @@ def write_gguf(
     Args:
         type_name: one of TYPES, for matrices; vectors are f32, and matrices whose rows are no multiple of 32 values
             are f16 where q8_0 is asked for.
-        written: told the bytes of each tensor that is done.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
 
     Raises:
         CheckpointError: llama.cpp has no such architecture, or no such tokenizer.
@@ -109,7 +109,7 @@ def write_gguf(
         for name, tensor in tensors.items():
             data = _encode(gguf, np.asarray(tensor), types[name])
             writer.write_tensor_data(data)
-            written(data.nbytes)
+            written(tensor.nbytes)
         writer.close()
 
 
@@ -164,9 +164,9 @@ def _shortest(value: Any) -> Any:
 
 
 def _read_ids(metadata: dict[str, Any]) -> GenerationDefaults:
-    ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "bos", "padding")}
-    eos = () if ids["eos"] is None else (ids["eos"],)
-    return GenerationDefaults(eos_ids=eos, bos_id=ids["bos"], pad_id=ids["padding"])
+    ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "bos", "padding")}
+    ends = tuple(ids[role] for role in ("eos", "eot") if ids[role] is not None)
+    return GenerationDefaults(eos_ids=ends, bos_id=ids["bos"], pad_id=ids["padding"])
 
 
 def _library() -> "ModuleType":

@@ -38,18 +38,20 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaul
     """
     ids = {
         AT + "bos_token_id": generation.bos_id,
+        # llama.cpp ends a text at two: the end of text, and the end of a turn.
         AT + "eos_token_id": generation.eos_ids[0] if generation.eos_ids else None,
+        AT + "eot_token_id": generation.eos_ids[1] if len(generation.eos_ids) > 1 else None,
         AT + "padding_token_id": generation.pad_id,
     }
     if tokenizer is None:
-        return {AT + "model": "none"}
+        return ids | {AT + "model": "none"}
     files = _files(tokenizer)
     content = json.loads(files.tokenizer)
     template = tokenizer.chat_template
     entries = ids | {
         WHOLE: json.dumps(content, ensure_ascii=False),
         TEMPLATE: template.get("default") if isinstance(template, dict) else template,
-        AT + "add_bos_token": bool(files.config.get("add_bos_token", False)),
+        AT + "add_bos_token": files.backend().encode("").ids[:1] == [tokenizer.bos_token_id],
     }
     if content["model"]["type"] != "BPE":
         return entries | {AT + "model": "none"}  # characters, or whole words: llama.cpp has no such tokenizer
@@ -64,8 +66,6 @@ def read_tokenizer(metadata: dict[str, Any]) -> Tokenizer | None:
         tokens = {token["id"]: token["content"] for token in json.loads(content).get("added_tokens", [])}
         tokens |= {id_: token for token, id_ in _vocabulary(json.loads(content)).items()}
         roles = {role: tokens.get(metadata.get(f"{AT}{name}_token_id")) for role, name in ROLES.items()}
-        if metadata.get(AT + "add_bos_token"):
-            roles["add_bos_token"] = True
     elif AT + "tokens" in metadata:
         content = _by_transformers(metadata)
         tokens = dict(enumerate(metadata[AT + "tokens"]))
@@ -114,14 +114,26 @@ def _bpe(content: dict[str, Any], vocab_size: int) -> dict[str, Any]:
         AT + "tokens": tokens,
         AT + "scores": [-float(rank.get(token, 0)) for token in tokens],
         AT + "token_type": types,
-        AT + "add_space_prefix": "prepend"
-        in json.dumps(content.get("normalizer") or content.get("pre_tokenizer")).lower(),
+        AT + "add_space_prefix": _begins_with_space(content),
     }
 
 
+def _begins_with_space(content: dict[str, Any]) -> bool:
+    """Whether a space is put before a text, so that its first word is like any other."""
+    steps = _steps(content, "normalizer") + _steps(content, "pre_tokenizer")
+    return any(
+        step["type"] == "Prepend" or (step["type"] == "Metaspace" and step.get("prepend_scheme") != "never")
+        for step in steps
+    )
+
+
+def _steps(content: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    step = content.get(part)
+    return [] if step is None else step.get("normalizers") or step.get("pretokenizers") or [step]
+
+
 def _pre_tokenizer(content: dict[str, Any]) -> str:
-    step = content.get("pre_tokenizer") or {}
-    steps = step.get("pretokenizers", [step])
+    steps = _steps(content, "pre_tokenizer")
     patterns = [one["pattern"]["Regex"] for one in steps if "Regex" in one.get("pattern", {})]
     if not patterns and any(one.get("type") == "ByteLevel" and one.get("use_regex", True) for one in steps):
         return "gpt-2"

@@ -34,7 +34,7 @@ def write_torch_file(
 
     Args:
         dtype: what to store; as the tensors are unless given.
-        written: told the bytes of each tensor that is done.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
     """
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", _pickled(tensors, dtype))
@@ -44,7 +44,7 @@ def write_torch_file(
             array = np.asarray(tensor, dtype, order="C")
             with archive.open(f"archive/data/{key}", "w", force_zip64=True) as storage:
                 storage.write(array.reshape(-1).view(np.uint8).data)
-            written(array.nbytes)
+            written(tensor.nbytes)
 
 
 def _pickled(tensors: Mapping[str, Tensor], dtype: np.dtype | None) -> bytes:

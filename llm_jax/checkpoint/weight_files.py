@@ -110,7 +110,7 @@ def write_safetensors(
 
     Args:
         dtype: what to store; as the tensors are unless given.
-        written: told the bytes of each tensor that is done.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
     """
     sizes = {name: t.size * (dtype or t.dtype).itemsize for name, t in tensors.items()}
     shards = _split(sizes, max_shard_bytes)
@@ -159,4 +159,4 @@ def _write(path: Path, tensors: Mapping[str, Tensor], dtype: np.dtype | None, wr
         for name in order:
             array = np.asarray(tensors[name], dtype, order="C")
             file.write(array.reshape(-1).view(np.uint8).data)
-            written(array.nbytes)
+            written(tensors[name].nbytes)

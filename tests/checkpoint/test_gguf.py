@@ -1,17 +1,20 @@
 """GGUF: read back bit for bit, and run by llama.cpp itself with the same greedy tokens."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, trainers
 
 from llm_jax.checkpoint import convert, load_model, open_model, save_model
 from llm_jax.checkpoint.gguf_families import ARCHITECTURES
 from llm_jax.errors import CheckpointError
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward
-from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer
+from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
 from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SHAPES, YARN, make, save
 
 TEXT = ["the quick brown fox jumps over the lazy dog, and the dog sleeps on 🙂 日本 123 times"] * 3
@@ -135,6 +138,42 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
         llama.eval(theirs[-1:])
     llama.close()
     assert theirs == continue_greedily(model, prompt, 10)
+
+
+def sentencepiece_like() -> HFTokenizer:
+    """A tokenizer.json as Llama 2 has it: spaces become ▁, unknown characters become bytes."""
+    backend = Backend(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.train_from_iterator(["the quick brown fox"] * 3, trainers.BpeTrainer(vocab_size=40, show_progress=False))
+    content = json.loads(backend.to_str())
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    content["model"]["vocab"] = {token: i for i, token in enumerate([*first, *content["model"]["vocab"]])}
+    content["model"]["byte_fallback"] = True
+    content["added_tokens"] = [
+        {"id": i, "content": first[i], "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False} for i in range(3)
+    ]  # fmt: skip
+    backend = Backend.from_str(json.dumps(content))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return HFTokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+
+
+def test_llama_cpp_reads_a_tokenizer_like_sentencepiece(tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
+    tokenizer = sentencepiece_like()
+    model = make("llama", {"vocab_size": tokenizer.vocab_size})
+    tokenizer.save_pretrained(save(model, tmp_path / "model"))
+    convert(open_model(tmp_path / "model"), tmp_path / "model.gguf")
+    llama = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=28, n_threads=1, verbose=False, vocab_only=True)
+    for text in ("the quick brown fox", "brown quick", "a 🙂 fox</s>"):
+        assert llama.tokenize(text.encode(), add_bos=False, special=True) == tokenizer.encode(text)
+    assert (llama.token_bos(), llama.token_eos()) == (1, 2)
+    llama.close()
+    back = load_model(tmp_path / "model.gguf").tokenizer
+    assert back is not None
+    assert back.encode("a 🙂 fox</s>") == tokenizer.encode("a 🙂 fox</s>")
 
 
 def continue_greedily(model: Model, prompt: list[int], count: int) -> list[int]:
