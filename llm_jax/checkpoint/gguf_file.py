@@ -59,7 +59,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer | N
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
     params = architecture.read_weights(config, architecture.restored(config, tensors))
-    return config, params, read_tokenizer(metadata), _read_ids(metadata)
+    return config, params, read_tokenizer(path, metadata), _read_ids(metadata)
 
 
 def write_gguf(

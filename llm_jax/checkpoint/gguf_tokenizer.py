@@ -3,7 +3,10 @@
 import json
 import re
 import tempfile
+from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer as Backend
 
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.errors import CheckpointError
@@ -58,20 +61,16 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaul
     return entries | _bpe(content, vocab_size)
 
 
-def read_tokenizer(metadata: dict[str, Any]) -> Tokenizer | None:
+def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     """The tokenizer of a GGUF file: from the tokenizer.json in it, or from llama.cpp's lists, by transformers."""
-    roles: dict[str, Any] = {}
     if WHOLE in metadata:
         content = metadata[WHOLE]
-        tokens = {token["id"]: token["content"] for token in json.loads(content).get("added_tokens", [])}
-        tokens |= {id_: token for token, id_ in _vocabulary(json.loads(content)).items()}
-        roles = {role: tokens.get(metadata.get(f"{AT}{name}_token_id")) for role, name in ROLES.items()}
     elif AT + "tokens" in metadata:
-        content = _by_transformers(metadata)
-        tokens = dict(enumerate(metadata[AT + "tokens"]))
-        roles = {role: tokens.get(metadata.get(f"{AT}{name}_token_id")) for role, name in ROLES.items()}
+        content = _by_transformers(path)
     else:
         return None
+    tokens = {id_: token for token, id_ in Backend.from_str(content).get_vocab(with_added_tokens=True).items()}
+    roles = {role: tokens.get(metadata.get(f"{AT}{name}_token_id")) for role, name in ROLES.items()}
     config = {role: token for role, token in roles.items() if token is not None}
     with tempfile.TemporaryDirectory() as directory:
         TokenizerFiles(content, config, metadata.get(TEMPLATE)).write(directory)
@@ -82,11 +81,6 @@ def _files(tokenizer: Tokenizer) -> TokenizerFiles:
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         return TokenizerFiles.read(directory)
-
-
-def _vocabulary(content: dict[str, Any]) -> dict[str, int]:
-    vocab = content["model"].get("vocab", {})
-    return vocab if isinstance(vocab, dict) else {}
 
 
 def _bpe(content: dict[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -145,23 +139,15 @@ def _pre_tokenizer(content: dict[str, Any]) -> str:
     )
 
 
-def _by_transformers(metadata: dict[str, Any]) -> str:
+def _by_transformers(path: Path) -> str:
     try:
-        from transformers.integrations.ggml import convert_gguf_tokenizer
+        from transformers import AutoTokenizer
     except ImportError as error:
         raise CheckpointError(
-            "This GGUF file has its tokenizer in llama.cpp's lists only; the transformers package reads them: install "
-            "the extra 'hf'."
+            f"{path} has its tokenizer in llama.cpp's lists alone; the transformers package reads them: install the "
+            "extra 'hf'."
         ) from error
-    lists = {name.removeprefix(AT): value for name, value in metadata.items() if name.startswith(AT)}
-    kind = {"gpt2": "gpt2", "llama": "llama"}.get(lists["model"])
-    if kind is None:
-        raise CheckpointError(f"The GGUF file has a tokenizer of the kind {lists['model']!r}; gpt2 and llama work.")
-    lists["tokenizer_type"] = lists["model"]
-    backend, _ = convert_gguf_tokenizer(kind if kind == "llama" else _transformers_name(lists), lists)
-    return backend.to_str()
-
-
-def _transformers_name(lists: dict[str, Any]) -> str:
-    """transformers chooses the cut of words by the architecture."""
-    return {"llama-bpe": "llama", "qwen2": "qwen2"}.get(lists.get("pre", ""), "gpt2")
+    try:
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).backend_tokenizer.to_str()
+    except (ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"The tokenizer in {path} is of a kind that cannot be read: {error}.") from error

@@ -140,6 +140,17 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
     assert theirs == continue_greedily(model, prompt, 10)
 
 
+def test_without_tokenizer_json_the_lists_of_llama_cpp_are_read(model_of: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    convert(open_model(model_of("qwen3")), path)
+    path.write_bytes(path.read_bytes().replace(b"tokenizer.huggingface.json", b"tokenizer.somethingelse.js"))
+    back = load_model(path).tokenizer
+    assert back is not None
+    assert back.eos_token_id == TOKENIZER.eos_token_id
+    for text in [*TEXT, "unseen: ß\n\n  x<|endoftext|>"]:
+        assert back.encode(text) == TOKENIZER.encode(text)
+
+
 def sentencepiece_like() -> HFTokenizer:
     """A tokenizer.json as Llama 2 has it: spaces become ▁, unknown characters become bytes."""
     backend = Backend(models.BPE(unk_token="<unk>"))
