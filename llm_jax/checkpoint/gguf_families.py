@@ -249,7 +249,8 @@ GPT2 = _architecture(
     keys={"norm_eps": Key("gpt2.attention.layer_norm_epsilon")},
 )  # fmt: skip
 
-ARCHITECTURES = (LLAMA, QWEN2, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2)
+# In the order in which they are tried: llama.cpp's llama could say most of what its qwen2 says.
+ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2)
 
 
 def architecture_for(config: ModelConfig) -> tuple[Architecture, ModelConfig]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -12,7 +13,6 @@ from tokenizers import decoders, models, normalizers, trainers
 from llm_jax.checkpoint import convert, load_model, open_model, save_model
 from llm_jax.checkpoint.gguf_families import ARCHITECTURES
 from llm_jax.errors import CheckpointError
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
 from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SHAPES, YARN, make, save
@@ -35,6 +35,7 @@ COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
 }  # fmt: skip
 GELU = ("gemma2", "gemma3_text", "gpt2")
+run = jax.jit(forward, static_argnames="config")
 every_computed = pytest.mark.parametrize("name", COMPUTED)
 
 
@@ -86,9 +87,10 @@ def test_eight_bits_stay_near_and_read_back_as_they_were_written(model_of: Any, 
     once = open_model(tmp_path / "a.gguf")
     name = "transformer_blocks.0.mlp.fc1.weight"
     exact, rounded = np.asarray(source.params[name]), np.asarray(once.params[name])
-    # A block of 32 values shares a scale: its largest over 127, and half a step is lost at most.
+    # A block of 32 values shares a scale: its largest over 127. Rounding loses half a step, and that the scale is
+    # stored in half precision loses 127 steps / 2^11 more.
     step = np.abs(exact.reshape(-1, 32)).max(-1, keepdims=True) / 127
-    assert (np.abs(exact - rounded).reshape(-1, 32) <= 0.51 * step).all()
+    assert (np.abs(exact - rounded).reshape(-1, 32) <= 0.57 * step).all()
     convert(once, tmp_path / "b.gguf", dtype="float32")
     assert_same_bits(once.params, open_model(tmp_path / "b.gguf").params)
 
@@ -99,9 +101,7 @@ def test_a_gguf_becomes_the_directory_that_it_came_from(model_of: Any, tmp_path:
     first, back = load_model(model_of("qwen2, yarn")).model, load_model(tmp_path / "back").model
     assert_same_bits(first.params, back.params)
     tokens = np.arange(20, dtype=np.int32)[None]
-    np.testing.assert_array_equal(
-        forward(first.config, first.params, tokens), forward(back.config, back.params, tokens)
-    )
+    np.testing.assert_array_equal(run(first.config, first.params, tokens), run(back.config, back.params, tokens))
 
 
 def test_every_architecture_is_tested(model_of: Any, tmp_path: Path) -> None:
@@ -129,7 +129,8 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
     if name != "gpt2":
         assert llama.tokenize(text.encode(), add_bos=False, special=True) == TOKENIZER.encode(text)
     llama.eval(prompt)
-    ours = forward(model.config, model.params, np.array([prompt], np.int32))[0]
+    padded = np.array([prompt + [0] * (model.config.max_seq_len - len(prompt))], np.int32)
+    ours = run(model.config, model.params, padded)[0, : len(prompt)]
     # llama.cpp looks GELU up in a table of float16, which is what the three families with GELU differ by.
     np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 2e-5)
     theirs: list[int] = []
@@ -188,13 +189,11 @@ def test_llama_cpp_reads_a_tokenizer_like_sentencepiece(tmp_path: Path) -> None:
 
 
 def continue_greedily(model: Model, prompt: list[int], count: int) -> list[int]:
-    engine = Engine(model, max_batch=1)
-    events: list[TokenEvent | Exception] = []
-    sampling = SamplingParams(max_new_tokens=count, temperature=0.0)
-    engine.submit(Request(prompt_ids=tuple(prompt), sampling=sampling), events.append)
-    while engine.step():
-        pass
-    return [event.token for event in events if isinstance(event, TokenEvent)]
+    tokens = np.zeros((1, model.config.max_seq_len), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    for at in range(len(prompt), len(prompt) + count):
+        tokens[0, at] = run(model.config, model.params, tokens)[0, at - 1].argmax()
+    return tokens[0, len(prompt) : len(prompt) + count].tolist()
 
 
 @pytest.mark.parametrize("tokenizer", [CharacterTokenizer(TEXT), None], ids=["characters", "none"])
