@@ -27,17 +27,16 @@ $(VENV)/installed: pyproject.toml requirements.lock
 
 .PHONY: quickstart
 quickstart: install  ## train a small model, print a sample, serve it (SERVE=0 stops before serving)
-	$(BIN)/llm-train --task lm --config-path configs/quickstart.yaml
-	@echo; echo "Once upon a time … as the model in $(RUN) continues it:"
-	$(BIN)/llm-generate --model $(RUN) --max-new-tokens 80 --temperature 0.7 --seed 1 "Once upon a time"
-	@echo; echo "Metrics: $(RUN)/metrics.jsonl    loss plot: $(RUN)/loss.png    model: $(RUN)/best"
-ifneq ($(SERVE),0)
+	$(BIN)/llm-train --task lm --config-path configs/quickstart.yaml --checkpoint-dir $(RUN)
+ifeq ($(SERVE),0)
+	@echo; echo "To serve it: $(BIN)/llm-serve --model-path $(RUN)"
+else
 	$(BIN)/llm-serve --model-path $(RUN)
 endif
 
 .PHONY: test
 test: install lint  ## install, lint, run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: lint
 lint: install  ## ruff, mypy, and the arrows between the packages
@@ -50,6 +49,10 @@ lint: install  ## ruff, mypy, and the arrows between the packages
 format: install  ## let ruff sort the imports and lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: demo-model
+demo-model: install  ## train the model that ships in llm_jax/demo anew
+	$(BIN)/python scripts/make_demo_model.py
 
 .PHONY: bench
 bench: install  ## measure latency and tokens per second of generation on this machine

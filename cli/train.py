@@ -69,7 +69,8 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
     overrides = [Setting.parse(text, "--set") for text in settings]
     for name, value in flags.items():
         if value is not None:
-            overrides.append(Setting(*FLAGS[name].split("."), value, f"--{name.replace('_', '-')}"))
+            section, field = FLAGS[name].split(".")
+            overrides.append(Setting(section, field, value, f"--{name.replace('_', '-')}"))
     run_training(task, load_train_config(config_path, overrides=overrides), device)
 
 

@@ -150,12 +150,13 @@ class DecoderModel(nn.Module):
             use_cache: return them. They carry no gradient.
 
         Raises:
-            ValueError: longer than max_seq_len, an id outside the vocabulary, a mask of another shape or dtype,
-                or use_cache with gradient_checkpointing.
+            ValueError: longer than max_seq_len, a mask of another shape or dtype, no tokens at all, or use_cache
+                with gradient_checkpointing.
+            IndexError: an id outside the vocabulary.
         """
         past = past_key_values[0][0].shape[2] if past_key_values else 0
+        self._check(input_ids, past, use_cache)
         length = past + input_ids.shape[1]
-        self._check(input_ids, length, use_cache)
         tokens = to_jax(input_ids.to(torch.int32))
         inputs: Inputs = {"dropout_key": self._dropout_key()}
         room = length
@@ -178,14 +179,15 @@ class DecoderModel(nn.Module):
         kept = [x[:, :, :length] for x in kept]
         return logits, list(zip(kept[0::2], kept[1::2], strict=True))
 
-    def _check(self, input_ids: Tensor, length: int, use_cache: bool) -> None:
+    def _check(self, input_ids: Tensor, past: int, use_cache: bool) -> None:
         if use_cache and self.gradient_checkpointing:
             raise ValueError("use_cache with gradient_checkpointing: call disable_gradient_checkpointing() first.")
-        if input_ids.ndim != 2 or input_ids.is_floating_point():
+        if input_ids.ndim != 2 or input_ids.numel() == 0 or input_ids.is_floating_point():
             raise ValueError(f"input_ids is {input_ids.dtype} {list(input_ids.shape)}; ids [B, T] are expected.")
+        length = past + input_ids.shape[1]
         if length > self.max_seq_len:
             raise ValueError(f"{length} tokens are longer than max_seq_len, which is {self.max_seq_len}.")
-        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.vocab_size:
+        if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.vocab_size:
             raise IndexError(f"input_ids holds an id outside 0 to {self.vocab_size - 1}.")
 
     def _dropout_key(self) -> Array | None:

@@ -20,7 +20,9 @@ from cli._errors import Command
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--log-interval", default=10, show_default=True, help="Steps between reports.")
-@click.option("--early-stopping-patience", default=3, show_default=True, help="Epochs without a better validation loss.")
+@click.option(
+    "--early-stopping-patience", default=3, show_default=True, help="Epochs without a better validation loss."
+)
 @click.option("--early-stopping-min-delta", default=0.001, show_default=True, help="What counts as better.")
 @click.option("--save-dir", default="checkpoints/simple_decoder", show_default=True, help="Where the run is kept.")
 @click.option("--resume", is_flag=False, flag_value="auto", metavar="[RUN]", help="Go on with --save-dir, or with RUN.")
@@ -50,9 +52,7 @@ def main(
     from llm_jax.train_config import CheckpointConfig, DataConfig, LoggingConfig, TrainConfig, TrainingConfig
 
     config = TrainConfig(
-        model=ModelConfig(
-            hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, max_seq_len=max_seq_len
-        ),
+        model=ModelConfig(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, max_seq_len=max_seq_len),
         data=DataConfig(
             dataset_path=str(file_path),
             val_dataset_path=None if val_file_path is None else str(val_file_path),

@@ -2,7 +2,15 @@
 
 from llm_jax.data.batches import Batch, Batches, Source
 from llm_jax.data.synthetic import NoisyLine
-from llm_jax.data.text import SEPARATOR, TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
+from llm_jax.data.text import (
+    SEPARATOR,
+    TokenWindows,
+    read_documents,
+    split_documents,
+    tokenize,
+    unigram_entropy,
+    windows,
+)
 
 __all__ = [
     "SEPARATOR",

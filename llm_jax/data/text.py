@@ -41,14 +41,11 @@ def read_documents(path: str | Path) -> list[str]:
 def split_documents(documents: Sequence[str], val_fraction: float) -> tuple[list[str], list[str]]:
     """Training and validation documents: the last ones, about val_fraction of the characters, validate.
 
-    Raises:
-        DataError: there is only one document, so nothing can be held out whole.
+    Documents are held out whole; only a text that is a single document is cut.
     """
-    if len(documents) < 2:
-        raise DataError(
-            "The corpus is a single document, so none can be held out for validation. Separate documents by blank "
-            "lines, give data.val_dataset_path, or set training.run_validation to false."
-        )
+    if len(documents) == 1:
+        cut = int(len(documents[0]) * (1.0 - val_fraction))
+        return [documents[0][:cut]], [documents[0][cut:]]
     ends = np.cumsum([len(document) for document in documents])
     cut = int(np.searchsorted(ends, ends[-1] * (1.0 - val_fraction), side="right"))
     cut = min(max(cut, 1), len(documents) - 1)

@@ -57,9 +57,11 @@ class RunConsole:
             loss = f"{record['loss']:.4f}"
             self._bar.update(self._task, completed=record["step"], epoch=epoch, loss=loss, speed=speed)
         else:
+            norm = record["grad_norm"]
+            gradient = "gradient overflowed, skipped" if norm is None else f"gradient {norm:.2f}"
             self.say(
                 f"epoch {epoch}  step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
-                f"gradient {record['grad_norm']:.2f}  {speed}"
+                f"{gradient}  {speed}"
             )
 
     def _epoch(self, record: dict[str, Any]) -> str:

@@ -48,7 +48,9 @@ class LanguageModelTask:
         if held_out:
             # A short held-out text is one short window; the padding weighs nothing.
             stream = tokenize(tokenizer, held_out)
-            validation = windows(stream, min(T, len(stream) - 1), overlap=0, pad=tokenizer.pad_token_id, name="held-out")
+            validation = windows(
+                stream, max(1, min(T, len(stream) - 1)), overlap=0, pad=tokenizer.pad_token_id, name="held-out"
+            )
         return cls(
             config=model,
             tokenizer=tokenizer,
@@ -68,9 +70,7 @@ class LanguageModelTask:
     def init(self, seed: int) -> Params:
         return init_params(self.config, seed)
 
-    def loss(
-        self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
-    ) -> tuple[Array, Array]:
+    def loss(self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None) -> tuple[Array, Array]:
         logits = forward(self.config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
         return next_token_loss(logits, batch["targets"], batch["weights"])
 

@@ -19,7 +19,7 @@ from llm_jax.training.progress import Progress
 from llm_jax.training.run_directory import RunDirectory, save_state
 from llm_jax.training.schedules import learning_rate
 from llm_jax.training.signals import StopRequest
-from llm_jax.training.step import StepMetrics, TrainState, initial_state, make_eval_step, make_train_step
+from llm_jax.training.step import StepMetrics, initial_state, make_eval_step, make_train_step
 from llm_jax.training.task import Task
 
 

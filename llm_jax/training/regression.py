@@ -1,6 +1,7 @@
 """The synthetic regression: an MLP on y = x + 0.1 · noise. The smallest thing that goes through the whole loop."""
 
 import dataclasses
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import numpy as np
 from jax import Array
 from safetensors.numpy import load_file, save_file
 
-from llm_jax.config import ModelConfig
 from llm_jax.data import NoisyLine
 from llm_jax.data.synthetic import NOISE
 from llm_jax.errors import CheckpointError
@@ -35,7 +35,7 @@ class MLP:
         """float32 weights [out, in], uniform with deviation 1/sqrt(3 · in) (LeCun 1998), and zero biases."""
         sizes = [1, *[self.hidden_size] * self.num_layers, 1]
         params: Params = {}
-        for layer, (size_in, size_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for layer, (size_in, size_out) in enumerate(itertools.pairwise(sizes)):
             key, bound = jax.random.fold_in(jax.random.key(seed), layer), size_in**-0.5
             params[f"layers.{layer}.weight"] = jax.random.uniform(key, (size_out, size_in), minval=-bound, maxval=bound)
             params[f"layers.{layer}.bias"] = jnp.zeros(size_out)
@@ -86,9 +86,7 @@ class RegressionTask:
     def init(self, seed: int) -> Params:
         return self.model.init(seed)
 
-    def loss(
-        self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
-    ) -> tuple[Array, Array]:
+    def loss(self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None) -> tuple[Array, Array]:
         return squared_error(self.model(params, batch["inputs"], dtype), batch["targets"], batch["weights"])
 
     def save(self, directory: Path, params: Params) -> None:

@@ -87,7 +87,9 @@ def run_to_resume(config: CheckpointConfig) -> RunDirectory | None:
     return run
 
 
-def save_state(checkpointer: TrainCheckpointer, state: TrainState, progress: Progress, identity: dict[str, Any]) -> None:
+def save_state(
+    checkpointer: TrainCheckpointer, state: TrainState, progress: Progress, identity: dict[str, Any]
+) -> None:
     """Everything that continuing bit for bit needs; `identity` is what the continuation must agree with."""
     checkpointer.save(progress.step, state._asdict(), {"progress": progress.to_dict(), "identity": identity})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from llm_jax.errors import ConfigError
 from llm_jax.load_config import write_config
 from llm_jax.tokenizers import load_tokenizer
 from llm_jax.train_config import TaskName, TrainConfig
@@ -49,6 +50,10 @@ def train(task_name: TaskName, config: TrainConfig) -> Outcome:
         ConfigError, DataError, TokenizerError, CheckpointError: something is missing or contradicts something else.
         TrainingError: the loss is no longer finite.
     """
+    if config.distributed.num_nodes > 1:
+        raise ConfigError(
+            f"distributed.num_nodes is {config.distributed.num_nodes}; this version trains on one node. Set it to 1."
+        )
     console = RunConsole(config.logging.log_level)
     run, resumed = RunDirectory(Path(config.checkpoint.checkpoint_dir)), run_to_resume(config.checkpoint)
     task = _build_task(task_name, config, resumed)

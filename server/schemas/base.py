@@ -101,7 +101,7 @@ class SamplingFields(Body):
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: int | None = None
-    stop: StopString | list[StopString] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
 
     @property
     def token_limit(self) -> int | None:

@@ -2,14 +2,15 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pexpect
 import pytest
 from click.testing import Result
+from pexpect.fdpexpect import fdspawn
 
 from cli.generate import main
 from llm_jax.checkpoint import load_model, save_model
@@ -100,86 +101,89 @@ def test_mistakes_are_explained(call: Call, talker: Path) -> None:
     assert (result.exit_code, "add --chat" in result.stderr) == (2, True)
 
 
-@pytest.fixture
-def terminal(talker: Path) -> Iterator[Callable[..., pexpect.spawn]]:
-    """`llm-generate --chat` on a real pseudo-terminal."""
-    opened: list[pexpect.spawn] = []
+class Terminal:
+    """`llm-generate --chat` on a pseudo-terminal of its own, at its first prompt."""
 
-    def open_terminal(*options: str, count: int = 6) -> pexpect.spawn:
-        code = "from cli.generate import main; main()"
-        arguments = ["-c", code, "--model", str(talker), "--chat", "--temperature", "0", "--max-new-tokens", str(count)]
-        child = pexpect.spawn(
-            sys.executable, [*arguments, *options], encoding="utf-8", timeout=TIMEOUT, echo=False, dimensions=(40, 200),
-            env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
+    # Forking this process, as pexpect.spawn does, is not safe beside JAX's threads; so the child takes the terminal.
+    CODE = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from cli.generate import main; main()"
+
+    def __init__(self, talker: Path, *options: str, count: int = 6) -> None:
+        ours, theirs = pty.openpty()
+        arguments = ["--model", str(talker), "--chat", "--temperature", "0", "--max-new-tokens", str(count), *options]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+            start_new_session=True, env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
         )  # fmt: skip
-        opened.append(child)
-        child.expect_exact("> ")
-        return child
+        os.close(theirs)
+        self._screen = fdspawn(ours, encoding="utf-8", timeout=TIMEOUT)
+        self.expect("> ")
 
-    yield open_terminal
-    for child in opened:
-        child.close(force=True)
+    def expect(self, text: str) -> str:
+        """What is printed before `text`."""
+        self._screen.expect_exact(text)
+        return str(self._screen.before).replace("\r\n", "\n")
+
+    def say(self, line: str) -> str:
+        """Type a line; what is printed before the next prompt."""
+        self._screen.sendline(line)
+        return self.expect("\n> ").removesuffix("\r")
+
+    def begin(self, line: str) -> None:
+        """Type a line that does not end the message."""
+        self._screen.sendline(line)
+        self.expect("\n. ")
+
+    def press(self, key: str) -> None:
+        self._screen.send(key)
+
+    def wait_for(self, pattern: str) -> None:
+        self._screen.expect(pattern)
+
+    def close(self) -> int:
+        status = self.process.wait(TIMEOUT)
+        self._screen.close()
+        return status
 
 
-def reply(child: pexpect.spawn) -> str:
-    """What is printed before the next prompt."""
-    child.expect("\r\n> ")
-    return child.before.replace("\r\n", "\n")
+CTRL_C, CTRL_D = "\x03", "\x04"
 
 
-def test_a_conversation_on_a_terminal(terminal: Callable[..., pexpect.spawn], talker: Path) -> None:
+def test_a_conversation_on_a_terminal(talker: Path) -> None:
     chat = conversation(talker, system="be kind")
-    child = terminal("--system", "be kind")
-    child.sendline("hi there")
-    assert reply(child).endswith(said(chat, "hi there"))
-    child.sendline("two lines\\")
-    child.expect_exact(". ")
-    child.sendline("in one")
-    assert reply(child).endswith(said(chat, "two lines\nin one"))
-    child.sendline('"""a block')
-    child.expect_exact(". ")
-    child.sendline("")
-    child.expect_exact(". ")
-    child.sendline('of three"""')
-    assert reply(child).endswith(said(chat, "a block\n\nof three"))
-    child.sendline("/clear")
-    child.expect_exact("> ")
+    terminal = Terminal(talker, "--system", "be kind")
+    assert terminal.say("hi there").endswith(said(chat, "hi there"))
+    terminal.begin("two lines\\")
+    assert terminal.say("in one").endswith(said(chat, "two lines\nin one"))
+    terminal.begin('"""a block')
+    terminal.begin("")
+    assert terminal.say('of three"""').endswith(said(chat, "a block\n\nof three"))
+    terminal.say("/clear")
     chat.clear()
-    child.sendline("hi again")
-    assert reply(child).endswith(said(chat, "hi again"))
-    child.sendeof()
-    child.expect(pexpect.EOF)
-    child.wait()
-    assert child.exitstatus == 0
+    assert terminal.say("hi again").endswith(said(chat, "hi again"))
+    terminal.press(CTRL_D)
+    assert terminal.close() == 0
 
 
-def test_mistakes_and_interruptions_do_not_end_it(terminal: Callable[..., pexpect.spawn]) -> None:
-    child = terminal()
-    child.sendline("HI")
-    assert "'H'" in reply(child)
-    child.send("half a line")
-    child.sendintr()
-    child.expect_exact("> ")
-    child.sendline("/help")
-    assert "Ctrl-D" in reply(child)
-    child.sendline("hi")
-    assert reply(child)
-    child.sendline("/exit")
-    child.expect(pexpect.EOF)
-    child.wait()
-    assert child.exitstatus == 0
+def test_mistakes_and_interruptions_do_not_end_it(talker: Path) -> None:
+    terminal = Terminal(talker)
+    assert "'H'" in terminal.say("HI")
+    terminal.press("half a line" + CTRL_C)
+    terminal.expect("> ")
+    assert "Ctrl-D" in terminal.say("/help")
+    assert terminal.say("hi")
+    terminal.press("/exit\n")
+    assert terminal.close() == 0
 
 
-def test_an_interrupted_answer_ends_and_the_talk_goes_on(terminal: Callable[..., pexpect.spawn]) -> None:
-    child = terminal(count=110)
-    child.sendline("hi")
-    child.expect("[a-zA-Z]")  # the answer has begun
-    child.sendintr()
-    child.expect_exact("> ")
-    child.sendline("/exit")
-    child.expect(pexpect.EOF)
-    child.wait()
-    assert child.exitstatus == 0
+def test_an_interrupted_answer_ends_and_the_talk_goes_on(talker: Path) -> None:
+    terminal = Terminal(talker, count=110)
+    terminal.press("hi\n")
+    terminal.wait_for("hi\r*\n")
+    terminal.wait_for("[a-zA-Z]")  # the answer has begun
+    terminal.press(CTRL_C)
+    terminal.expect("\n> ")
+    terminal.press("/exit\n")
+    assert terminal.close() == 0
 
 
 def test_it_needs_no_server_libraries(talker: Path) -> None:

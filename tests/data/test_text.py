@@ -1,5 +1,7 @@
 """Text becomes windows in which every token is predicted once, and nothing held out is seen in training."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,9 @@ def test_documents_are_what_blank_lines_separate(tmp_path):
     assert read_documents(tmp_path) == ["A story.", "Another 🙂.", "User: hi\nAssistant: hello", "An end."]
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), (b"\xff\xfe", "not UTF-8"), (b"\n \n", "no text")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "no such file"), (b"\xff\xfe", "not UTF-8"), (b"\n \n", "no text")]
+)
 def test_unusable_files_are_named(tmp_path, content, says):
     path = tmp_path / "corpus.txt"
     if content is not None:
@@ -37,8 +41,7 @@ def test_the_split_holds_out_the_last_documents_whole():
 def test_the_split_leaves_something_on_either_side():
     assert split_documents(["a" * 1000, "b"], 0.1) == (["a" * 1000], ["b"])
     assert split_documents(["a", "b" * 1000], 0.9) == (["a"], ["b" * 1000])
-    with pytest.raises(DataError, match="single document"):
-        split_documents(["alone"], 0.1)
+    assert split_documents(["0123456789"], 0.2) == (["01234567"], ["89"]), "a single document is cut"
 
 
 def test_bpe_merges_are_learnt_from_training_text_alone():
@@ -49,8 +52,16 @@ def test_bpe_merges_are_learnt_from_training_text_alone():
 
 
 def test_hf_needs_a_path():
-    with pytest.raises(ConfigError, match="data.tokenizer_path"):
+    with pytest.raises(ConfigError, match=r"data.tokenizer_path"):
         make_tokenizer(DataConfig(tokenizer_type="hf"), ["text"], [])
+
+
+@pytest.mark.parametrize("kind", ["bpe", "hf", "simple"])
+def test_a_saved_tokenizer_is_taken_as_it_is(tmp_path, kind):
+    saved = CharacterTokenizer(["abc the cat"]) if kind == "simple" else BPETokenizer.train(["the cat"] * 9, 270)
+    saved.save_pretrained(tmp_path)
+    made = make_tokenizer(DataConfig(tokenizer_type=kind, tokenizer_path=str(tmp_path)), ["other text"], [])
+    assert made.encode("the cat") == saved.encode("the cat")
 
 
 @pytest.mark.parametrize(("count", "length"), [(21, 5), (22, 5), (25, 5), (6, 5), (100, 7)])
@@ -70,7 +81,7 @@ def test_overlapping_windows_share_tokens_and_reach_the_end():
     tokens = np.arange(30, dtype=np.int32)
     source = TokenWindows(tokens, 8, overlap=3)
     rows = [source[i] for i in range(len(source))]
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         assert before["inputs"][-3:].tolist() == after["inputs"][:3].tolist()
     assert rows[-1]["targets"][rows[-1]["weights"] == 1][-1] == 29
     assert sum(row["weights"].sum() for row in rows[:-1]) < 8 * len(rows)

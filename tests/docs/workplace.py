@@ -6,7 +6,8 @@ cannot have them:
 
 - port 8000, if something else listens there: the port in the code becomes a free one;
 - the Hub: the name "gpt2" becomes a tokenizer made here;
-- time: training is made small by the documented environment variables in `SMALL`.
+- time: training is made small by the documented environment variables in `SMALL`, and by a corpus that is only the
+  beginning of the bundled one.
 
 `make` makes a dry run, which fails where a target does not exist.
 """
@@ -27,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTED_PORT = 8000
 ADDRESS = re.compile(rf"(?<=127\.0\.0\.1:){DOCUMENTED_PORT}\b|(?<=localhost:){DOCUMENTED_PORT}\b")
 STARTS_SERVER = re.compile(r"^llm-serve\b(?!.*--(help|version))", re.M)
+CORPUS = Path("data", "dummy_corpus.txt")
+CORPUS_LENGTH = 20_000  # characters
 SMALL = {
     "LLM_TRAINING__EPOCHS": "1",
     "LLM_TRAINING__NUM_SAMPLES": "256",
@@ -48,10 +51,12 @@ class Workplace:
         self._log = folder / "server.log"
 
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("Makefile", "pyproject.toml", "requirements.lock", "configs", "data", "scripts", "benchmarks"):
+        for name in ("Makefile", "pyproject.toml", "requirements.lock", "configs", "scripts", "benchmarks"):
             (folder / name).symlink_to(ROOT / name)
         (folder / ".venv").symlink_to(sys.prefix)
-        corpus = (ROOT / "data" / "dummy_corpus.txt").read_text(encoding="utf-8")
+        corpus = (ROOT / CORPUS).read_text(encoding="utf-8")[:CORPUS_LENGTH]
+        (folder / CORPUS).parent.mkdir()
+        (folder / CORPUS).write_text(corpus, encoding="utf-8")
         BPETokenizer.train([corpus], vocab_size=300).save_pretrained(folder / "local-tokenizer")
         (folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")  # an HTTP error is a failure
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "VIRTUAL_ENV"))}

@@ -18,7 +18,7 @@ def reciter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(reciter: Path) -> Iterator[Server]:
     """One server for all tests that only ask it things."""
-    with running(model_path=reciter, max_batch=4) as server:
+    with running(model_path=reciter) as server:
         yield server
 
 

@@ -5,7 +5,6 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,8 @@ from typing import Any
 
 import httpx
 
-# Servers of one test session compile the same programs; all but the first read them from here.
-CACHE = {"JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-START = 120  # seconds within which a server must be ready, on a busy machine
+MAX_BATCH = 4  # the same for all, so that all but the first find their programs in the session's cache
+START = 240  # seconds within which a server must be ready, on a machine that is busy with other tests
 
 
 class Server:
@@ -23,10 +21,9 @@ class Server:
 
     def __init__(self, *flags: str, **settings: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli.serve", "--port", "0", "--device", "cpu", *flags],
+            [sys.executable, "-m", "cli.serve", "--port=0", "--device=cpu", f"--max-batch={MAX_BATCH}", *flags],
             env={
                 **os.environ,
-                **CACHE,
                 **{f"LLM_SERVING_{name.upper()}": str(value) for name, value in settings.items()},
             },
             stdout=subprocess.PIPE,

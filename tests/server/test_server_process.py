@@ -15,11 +15,11 @@ import jax
 import openai
 import pytest
 
-from tests.server.live import START, Server, running
+from tests.server.live import MAX_BATCH, START, Server, running
 from tests.server.tiny import CONTEXT, RECITED
 
 ENDLESS: dict[str, Any] = {"prompt": "Say", "max_new_tokens": CONTEXT - 10, "logit_bias": {"0": -100}}
-PLACES = 4
+PLACES = 12
 LONG_BATCH = {**{name: ENDLESS[name] for name in ("max_new_tokens", "logit_bias")}, "prompts": ["Say"] * PLACES}
 LONG_STREAM = {"prompt": ["Say"] * PLACES, "max_tokens": 500, "logit_bias": {"0": -100}, "stream": True}
 KEYS = {"X-API-Key": "first"}
@@ -27,9 +27,9 @@ KEYS = {"X-API-Key": "first"}
 
 @pytest.fixture(scope="module")
 def narrow(reciter: Path) -> Iterator[Server]:
-    """One request at a time, three waiting, keys for almost everything."""
+    """A short queue, and keys for almost everything."""
     with running(
-        model_path=reciter, max_batch=1, max_queue=PLACES - 1, api_key="first, second", open_health="false",
+        model_path=reciter, max_queue=PLACES - MAX_BATCH, api_key="first, second", open_health="false",
         served_model_name="reciter", metrics_prefix_vllm="true", cors_origins="https://page.example",
     ) as server:  # fmt: skip
         yield server
@@ -83,8 +83,8 @@ def test_metrics_under_vllms_names(http: httpx.Client) -> None:
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(narrow: Server, http: httpx.Client) -> None:
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: http.post("/generate", json=ENDLESS), range(12)))
+    with ThreadPoolExecutor(2 * PLACES) as pool:
+        answers = list(pool.map(lambda _: http.post("/generate", json=ENDLESS), range(2 * PLACES)))
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert {answer.status_code for answer in answers if answer not in refused} == {200}
@@ -101,7 +101,7 @@ def test_a_batch_larger_than_the_queue_can_ever_hold_is_refused(http: httpx.Clie
 
 def leave_while_waiting(http: httpx.Client) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        http.post("/batch_generate", json=LONG_BATCH, timeout=0.5)
+        http.post("/batch_generate", json=LONG_BATCH, timeout=0.4)
 
 
 def leave_a_stream(http: httpx.Client) -> None:
@@ -126,7 +126,7 @@ def test_a_client_that_leaves_frees_its_places(
 @pytest.fixture(scope="module")
 def hasty(reciter: Path) -> Iterator[Server]:
     """A server that has no patience."""
-    with running(model_path=reciter, max_batch=1, queue_timeout=0.15, request_timeout=0.3) as server:
+    with running(model_path=reciter, queue_timeout=0.15, request_timeout=0.25) as server:
         yield server
 
 
@@ -161,7 +161,7 @@ def test_while_it_loads_it_is_alive_and_asks_for_patience(reciter: Path) -> None
 
 
 def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(reciter: Path) -> None:
-    with running(model_path=reciter, max_batch=1) as server:
+    with running(model_path=reciter) as server:
         with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG_STREAM, timeout=60) as response:
             lines = response.iter_lines()
             next(lines)
@@ -178,7 +178,7 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(reciter: Path
 
 
 def test_after_the_grace_period_streams_end_with_an_error_and_it_exits_0(reciter: Path) -> None:
-    with running("--drain-grace", "0.1", model_path=reciter, max_batch=1, drain_grace=60) as server:  # the flag wins
+    with running("--drain-grace", "0.1", model_path=reciter, drain_grace=60) as server:  # the flag wins
         with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG_STREAM, timeout=60) as response:
             lines = response.iter_lines()
             next(lines)

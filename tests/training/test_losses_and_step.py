@@ -104,11 +104,16 @@ def test_weight_decay_spares_biases_and_norms():
     assert not {name for name in decayed if name.endswith("bias") or "norm" in name}
 
 
-def run_steps(count, *, batch, config=TINY, dtype="float32", clip=1.0, seed=0):
-    loss = functools.partial(decoder_loss, config=config)
+@functools.cache
+def compiled(config, dtype, clip, seed):
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=clip)
+    loss = functools.partial(decoder_loss, config=config)
+    return optimizer, make_train_step(loss, optimizer, dtype=jnp.dtype(dtype), seed=seed)
+
+
+def run_steps(count, *, batch, config=TINY, dtype="float32", clip=1.0, seed=0):
+    optimizer, step = compiled(config, dtype, clip, seed)
     state = initial_state(init_params(config), optimizer, jnp.dtype(dtype))
-    step = make_train_step(loss, optimizer, dtype=jnp.dtype(dtype), seed=seed)
     losses = []
     for i in range(count):
         state, metrics = step(state, batch, i, 3e-3)

@@ -21,7 +21,7 @@ def test_the_warm_up_is_linear_and_never_zero():
 
 
 def test_cosine_ends_at_the_floor():
-    settings = dict(epochs=11, warmup_epochs=1, min_lr=0.1)
+    settings = {"epochs": 11, "warmup_epochs": 1, "min_lr": 0.1}
     assert rate(10, **settings) == 1.0
     assert rate(60, **settings) == pytest.approx(0.55)
     assert rate(110, **settings) == pytest.approx(0.1)
@@ -29,7 +29,14 @@ def test_cosine_ends_at_the_floor():
 
 
 def test_step_decays_every_step_epochs():
-    settings = dict(scheduler_type="step", epochs=20, warmup_epochs=0, step_epochs=5, lr_decay=0.5, min_lr=0.2)
+    settings = {
+        "scheduler_type": "step",
+        "epochs": 20,
+        "warmup_epochs": 0,
+        "step_epochs": 5,
+        "lr_decay": 0.5,
+        "min_lr": 0.2,
+    }
     assert [rate(step, **settings) for step in (0, 49, 50, 100, 150)] == [1.0, 1.0, 0.5, 0.25, 0.2]
 
 

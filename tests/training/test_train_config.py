@@ -18,22 +18,20 @@ def load(text="", environ=None, flags=(), *, tmp_path):
 def test_documented_defaults(tmp_path):
     config = load(tmp_path=tmp_path)
     assert config == TrainConfig() == load_train_config(environ={})
-    documented = {
-        "model": dict(hidden_size=512, num_heads=8, num_layers=2, dropout=0.1, vocab_size=50257, max_seq_len=512),
-        "training": dict(
-            batch_size=128, epochs=10, lr=1e-3, weight_decay=0.01, num_samples=20000, scheduler_type="cosine",
-            warmup_epochs=1, gradient_clip_val=1.0, run_validation=True,
-        ),
-        "optimization": dict(amp_dtype="auto", num_workers=4, prefetch_factor=2, gradient_accumulation_steps=1),
-        "checkpoint": dict(
-            checkpoint_dir="checkpoints", resume_from_checkpoint=None, save_interval=1, keep_last_n=5, save_best=True
-        ),
-        "logging": dict(log_interval=10, log_dir="logs"),
-        "distributed": dict(num_nodes=1, node_rank=0),
-    }  # fmt: skip
-    for section, fields in documented.items():
-        for name, value in fields.items():
-            assert getattr(getattr(config, section), name) == value, f"{section}.{name}"
+    documented = """
+        model: hidden_size 512, num_heads 8, num_layers 2, dropout 0.1, vocab_size 50257, max_seq_len 512
+        training: batch_size 128, epochs 10, lr 1e-3, weight_decay 0.01, num_samples 20000, scheduler_type cosine
+        training: warmup_epochs 1, gradient_clip_val 1.0, run_validation true
+        optimization: amp_dtype auto, num_workers 4, prefetch_factor 2, gradient_accumulation_steps 1
+        checkpoint: checkpoint_dir checkpoints, resume_from_checkpoint null, save_interval 1, keep_last_n 5
+        checkpoint: save_best true
+        logging: log_interval 10, log_dir logs
+        distributed: num_nodes 1, node_rank 0
+    """
+    for line in documented.strip().splitlines():
+        section, fields = line.strip().split(": ")
+        flags = [f"{section}.{name}={value}" for name, value in (field.split() for field in fields.split(", "))]
+        assert getattr(load(flags=flags, tmp_path=tmp_path), section) == getattr(config, section), line
     assert config.window == 512
 
 
@@ -90,7 +88,7 @@ def test_mistakes_in_the_file(tmp_path, text, says):
 
 
 def test_mistakes_elsewhere_name_the_variable_or_the_flag(tmp_path):
-    with pytest.raises(ConfigError, match="environment variable LLM_MODEL__HIDEN_SIZE.*model.hidden_size"):
+    with pytest.raises(ConfigError, match=r"environment variable LLM_MODEL__HIDEN_SIZE.*model.hidden_size"):
         load(environ={"LLM_MODEL__HIDEN_SIZE": "8"}, tmp_path=tmp_path)
     with pytest.raises(ConfigError, match=r"--set: section model has no field 'layers'"):
         load(flags=["model.layers=8"], tmp_path=tmp_path)

@@ -1,0 +1,89 @@
+"""Safetensors: sharding, and what is refused."""
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from llm_jax.checkpoint.weight_files import INDEX, SINGLE, open_weights, write_safetensors
+from llm_jax.errors import CheckpointError
+
+TENSORS = {
+    "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not in rows: the writer has to lay it out
+    "c": np.ones(5, ml_dtypes.bfloat16),
+    "d": np.float32(3) * np.ones(()),
+}
+
+
+@pytest.mark.parametrize("limit", [10, 50, 10**6])
+def test_written_tensors_are_read_back_bit_for_bit(tmp_path: Path, limit: int) -> None:
+    write_safetensors(tmp_path, TENSORS, max_shard_bytes=limit)
+    assert (tmp_path / INDEX).exists() == (limit < 100)
+    read = open_weights(tmp_path)
+    assert set(read) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert read[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(read[name], tensor)
+
+
+def test_the_index_names_every_shard_and_the_size(tmp_path: Path) -> None:
+    write_safetensors(tmp_path, TENSORS, max_shard_bytes=50)
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in TENSORS.values())
+    for name, shard in index["weight_map"].items():
+        with safe_open(tmp_path / shard, framework="numpy") as file:
+            assert name in file.keys()  # noqa: SIM118 (no mapping)
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "..\\x"])
+def test_an_index_cannot_leave_its_directory(tmp_path: Path, shard: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    write_safetensors(tmp_path, {"a": TENSORS["a"]})
+    (tmp_path / SINGLE).rename(tmp_path / "secret.safetensors")
+    (model / INDEX).write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(CheckpointError, match="outside its directory"):
+        open_weights(model)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    write_safetensors(tmp_path, TENSORS, max_shard_bytes=50)
+    gone = next(tmp_path.glob("model-*-of-*.safetensors"))
+    gone.unlink()
+    with pytest.raises(CheckpointError, match=gone.name):
+        open_weights(tmp_path)
+
+
+def test_an_index_that_promises_too_much_is_refused(tmp_path: Path) -> None:
+    write_safetensors(tmp_path, TENSORS, max_shard_bytes=50)
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["weight_map"]["z"] = index["weight_map"]["a"]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="does not hold z"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', "{}"])
+def test_a_broken_index_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / INDEX).write_text(content)
+    with pytest.raises(CheckpointError, match="not an index"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, 0.5, -1])
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+    write_safetensors(tmp_path, TENSORS)
+    whole = (tmp_path / SINGLE).read_bytes()
+    cut = int(len(whole) * kept) if isinstance(kept, float) else kept
+    (tmp_path / SINGLE).write_bytes(whole[:cut])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or cut short"):
+        open_weights(tmp_path)
+
+
+def test_a_directory_without_weights_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"expected model\.safetensors"):
+        open_weights(tmp_path)
