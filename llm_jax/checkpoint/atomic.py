@@ -25,9 +25,6 @@ def written_beside(target: Path) -> Iterator[Path]:
         new.mkdir()
         yield new
         for file in new.iterdir():
-            file.chmod(
-                new.stat().st_mode & 0o666
-            )  # safetensors keeps its files to their owner; a server may be another
             _flush(file)
         if not target.exists():
             new.rename(target)
