@@ -64,15 +64,17 @@ class Conversation:
     def _fitting_prompt(self) -> str:
         room = self._model.config.max_seq_len - self._sampling.max_new_tokens
         oldest = len(self._system)
+        kept = list(self.messages)
         while True:
-            prompt = render_chat(self._tokenizer, self.messages)
+            prompt = render_chat(self._tokenizer, kept)
             length = len(self._tokenizer.encode(prompt))
             if length <= room:
+                self.messages = kept
                 return prompt
-            if len(self.messages) == oldest + 1:
+            if len(kept) == oldest + 1:
                 raise ContextLengthExceeded(
                     f"The message has {length} tokens with the chat format, and this model's context leaves {room} "
                     f"beside an answer of {self._sampling.max_new_tokens}. Shorten it or ask for fewer.",
                     "prompt",
                 )
-            del self.messages[oldest : oldest + 2]  # a question and its answer
+            del kept[oldest : oldest + 2]  # a question and its answer
