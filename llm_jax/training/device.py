@@ -20,7 +20,7 @@ def use_device(name: DeviceName) -> None:
     jax.config.update("jax_platforms", name)
     try:
         jax.devices()
-    except RuntimeError:
+    except (RuntimeError, AssertionError):  # JAX asserts that some platform came up
         raise ConfigError(
             f"There is no {name} device here, or JAX is installed without support for it. "
             "Use --device cpu, or install jax[cuda13]."

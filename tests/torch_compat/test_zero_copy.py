@@ -10,7 +10,7 @@ from torch import nn
 from llm import DecoderModel
 from llm_torch_compat.views import to_jax, to_torch
 
-SIZES = {"vocab_size": 41, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_seq_len": 24}
+SIZES = {"vocab_size": 41, "hidden_size": 32, "num_layers": 1, "num_heads": 4, "max_seq_len": 24}
 IDS = torch.arange(8)[None]
 
 

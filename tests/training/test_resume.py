@@ -93,7 +93,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(config, flags, number):
 
 def test_stopping_early_then_going_on_equals_going_through(config):
     """More epochs are added with a schedule that does not depend on them; a run directory of another name."""
-    constant = ["training.scheduler_type=step", "training.step_epochs=100"]
+    constant = ["training.scheduler_type=step", "training.step_epochs=100", "training.warmup_epochs=0"]
     through = train("lm", config(*constant, "training.epochs=4", directory="through"))
     half = train("lm", config(*constant, "training.epochs=2", directory="half"))
     more = [*constant, "training.epochs=4", f"checkpoint.resume_from_checkpoint={half.run.path}"]
@@ -105,7 +105,7 @@ def test_stopping_early_then_going_on_equals_going_through(config):
 
 def test_float16_resumes_with_its_loss_scale(config):
     settings = ["optimization.use_amp=true", "optimization.amp_dtype=float16", "training.num_samples=200"]
-    constant = ["training.scheduler_type=step", "training.step_epochs=100"]
+    constant = ["training.scheduler_type=step", "training.step_epochs=100", "training.warmup_epochs=0"]
     through = train("regression", config(*settings, *constant, "training.epochs=2", directory="through"))
     train("regression", config(*settings, *constant, "training.epochs=1", directory="parts"))
     parts = train("regression", config(*settings, *constant, "training.epochs=2", RESUME, directory="parts"))

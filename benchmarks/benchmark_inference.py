@@ -1,0 +1,213 @@
+"""How fast one prompt is continued: latency, time to first token, tokens per second, share of memory bandwidth.
+
+Decoding one sequence reads every weight once per token and does little else, so that the machine's memory bandwidth
+sets its limit (weights / bandwidth = seconds per token). The bandwidth is measured first, with the same library.
+"""
+
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli._errors import Command
+
+if TYPE_CHECKING:
+    from llm_jax.inference import Engine, Request
+    from llm_jax.model import Model
+
+# The shape of the usage guide's larger example, with random weights: what is measured does not depend on them.
+DEFAULT_SHAPE = {"vocab_size": 50257, "hidden_size": 768, "num_layers": 12, "num_heads": 12, "max_seq_len": 1024}
+PROBE_BYTES = 2**28  # beyond any cache
+
+
+@dataclass(frozen=True)
+class Run:
+    """One continuation. Seconds; `tokens` counts generated ones alone."""
+
+    latency: float
+    first_token: float
+    tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.latency
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Of the steps behind the first token, which the prompt's pass gives."""
+        return (self.latency - self.first_token) / max(self.tokens - 1, 1)
+
+
+@click.command(cls=Command)
+@click.option("--prompt", default="Hello, world", show_default=True)
+@click.option("--max-new-tokens", "--max_new_tokens", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Measured runs, after one warm-up."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--compile/--no-compile", "compiled", default=True, help="--no-compile runs operation by operation. Slow."
+)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--model-path", type=Path, help="Any model that llm-serve takes. [default: random weights, 12 x 768]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def main(
+    prompt: str,
+    max_new_tokens: int,
+    runs: int,
+    device: str,
+    compiled: bool,
+    dtype: str,
+    model_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how fast one prompt is continued greedily."""
+    import jax
+
+    from llm_jax.inference import Engine
+    from llm_jax.training.device import use_device
+
+    use_device(device)
+    say = partial(click.echo, err=as_json)
+    bandwidth = memory_bandwidth()
+    model, prompt_ids, description = _model_and_prompt(model_path, prompt)
+    say(f"{description}, {dtype}, on {jax.devices()[0].device_kind}; memory reads at {bandwidth / 1e9:.1f} GB/s")
+
+    with jax.disable_jit(not compiled):
+        engine = Engine(model, max_batch=1, dtype=dtype)
+        request = _request(prompt_ids, max_new_tokens, engine)
+        measure(engine, request)
+        measured = []
+        for number in range(1, runs + 1):
+            run = measure(engine, request)
+            measured.append(run)
+            say(
+                f"run {number}: {run.tokens} tokens in {run.latency:.3f} s, "
+                f"first after {run.first_token * 1e3:.1f} ms, {run.tokens_per_second:.1f} tokens/s"
+            )
+    report = summarise(measured, bytes_per_step(model, dtype), bandwidth)
+    if as_json:
+        setting = {"model": description, "dtype": dtype, "prompt_tokens": len(prompt_ids), "compiled": compiled}
+        click.echo(json.dumps(setting | report | {"runs": [asdict(run) for run in measured]}))
+        return
+    rate = report["tokens_per_second"]
+    click.echo(f"Time to first token: {report['first_token']['mean'] * 1e3:.1f} ms")
+    click.echo(f"Tokens per second: mean {rate['mean']:.1f}, p50 {rate['p50']:.1f}, p95 {rate['p95']:.1f}")
+    click.echo(
+        f"Share of memory bandwidth: {report['bandwidth_share']:.0%} ({report['bytes_per_step'] / 1e6:.1f} MB a step)"
+    )
+    click.echo(f"Average latency: {report['latency']['mean']:.3f} s")
+    click.echo(f"Average tokens per second: {rate['mean']:.1f}")
+
+
+def measure(engine: "Engine", request: "Request") -> Run:
+    """Continue the prompt once, and take the time of the first token and of the last."""
+    from llm_jax.inference import TokenEvent
+
+    arrivals: list[float] = []
+
+    def on_event(event: TokenEvent | Exception) -> None:
+        if isinstance(event, Exception):
+            raise event
+        arrivals.append(time.perf_counter())
+
+    start = time.perf_counter()
+    engine.submit(request, on_event)
+    while engine.step():
+        pass
+    return Run(latency=arrivals[-1] - start, first_token=arrivals[0] - start, tokens=len(arrivals))
+
+
+def summarise(runs: list[Run], weights: int, bandwidth: float) -> dict[str, Any]:
+    """Mean, median and 95th percentile (by rank) of each figure, and the share of the bandwidth that decoding uses."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        ordered = sorted(values)
+        rank = min(round(0.95 * len(ordered) + 0.5), len(ordered)) - 1
+        return {"mean": statistics.fmean(values), "p50": statistics.median(values), "p95": ordered[rank]}
+
+    step = statistics.fmean(run.seconds_per_step for run in runs)
+    return {
+        "latency": spread([run.latency for run in runs]),
+        "first_token": spread([run.first_token for run in runs]),
+        "tokens_per_second": spread([run.tokens_per_second for run in runs]),
+        "bytes_per_step": weights,
+        "bandwidth": bandwidth,
+        "bandwidth_share": weights / step / bandwidth if step else 0.0,
+    }
+
+
+def bytes_per_step(model: "Model", dtype: str) -> int:
+    """What decoding one token reads: every parameter, but of lookup tables a row, and of the experts the chosen."""
+    config = model.config
+    tables = {"embedding_layer.positional_encoding.pos_embedding.weight"}
+    if not config.tie_embeddings:
+        tables.add("embedding_layer.token_embeddings.weight")
+    read = 0
+    for name, value in model.params.items():
+        if ".experts." in name:
+            read += value.size * config.top_k // config.num_experts
+        elif name not in tables:
+            read += value.size
+    return read * (2 if dtype == "bfloat16" else 4)
+
+
+def memory_bandwidth(attempts: int = 5) -> float:
+    """Bytes per second at which a large matrix is read on JAX's device; the best of some attempts."""
+    import jax
+    import jax.numpy as jnp
+
+    matrix = jnp.ones((2**13, PROBE_BYTES // 4 // 2**13), jnp.float32)
+    vector = jnp.ones(matrix.shape[1], jnp.float32)
+    best = 0.0
+    for read in (jax.jit(lambda w, v: w @ v), jax.jit(lambda w, _: w.sum(1))):
+        read(matrix, vector).block_until_ready()
+        for _ in range(attempts):
+            start = time.perf_counter()
+            read(matrix, vector).block_until_ready()
+            best = max(best, PROBE_BYTES / (time.perf_counter() - start))
+    return best
+
+
+def _model_and_prompt(path: Path | None, prompt: str) -> tuple["Model", list[int], str]:
+    """The model, the prompt as ids (bytes, where there is no tokenizer), and a line that says what is measured."""
+    from llm_jax.checkpoint import load_model
+    from llm_jax.config import ModelConfig
+    from llm_jax.model import Model
+
+    tokenizer = None
+    if path is None:
+        model, name = Model.init(ModelConfig(**DEFAULT_SHAPE)), "random weights in the documented shape"
+    else:
+        loaded = load_model(path)
+        model, tokenizer, name = loaded.model, loaded.tokenizer, str(path)
+    ids = tokenizer.encode(prompt) if tokenizer else [byte % model.config.vocab_size for byte in prompt.encode()]
+    config = model.config
+    parameters = sum(value.size for value in model.params.values())
+    return (
+        model,
+        ids,
+        f"{name}: {config.num_layers} layers of {config.hidden_size}, {parameters / 1e6:.1f} M parameters",
+    )
+
+
+def _request(prompt_ids: list[int], max_new_tokens: int, engine: "Engine") -> "Request":
+    """No end-of-text: every run generates the same number of tokens."""
+    from llm_jax.errors import RequestError
+    from llm_jax.inference import Request, SamplingParams
+
+    if not prompt_ids:
+        raise RequestError("The prompt is empty; give at least one character.", param="prompt")
+    sampling = SamplingParams(max_new_tokens=max_new_tokens, temperature=0.0)
+    request = Request(prompt_ids=tuple(prompt_ids), sampling=sampling)
+    engine.validate(request)
+    return request
+
+
+if __name__ == "__main__":
+    main()
