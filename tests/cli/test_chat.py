@@ -35,7 +35,9 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
         positions="rotary",
     )  # fmt: skip
     path = tmp_path_factory.mktemp("models") / "talker"
-    save_model(path, Model.init(config, seed=3), tokenizer)
+    model = Model.init(config, seed=3)
+    # Larger than at initialisation, so that what it answers depends on what it was told.
+    save_model(path, Model(config, {name: 8 * array for name, array in model.params.items()}), tokenizer)
     return path
 
 
