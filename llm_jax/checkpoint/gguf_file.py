@@ -87,8 +87,7 @@ def write_gguf(
     tensors = architecture.stored(config, architecture.write_weights(config, params))
     metadata = architecture.write_config(spelled) | tokenizer_metadata(tokenizer, generation, config.vocab_size)
     if f"has {ROPE_FACTORS}" in metadata:
-        factors = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
-        tensors = {ROPE_FACTORS: factors} | tensors
+        tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
     with file_written_beside(path) as new:
         writer = gguf.GGUFWriter(new, architecture.model_type)
         writer.add_file_type(
@@ -164,9 +163,12 @@ def _shortest(value: Any) -> Any:
 
 
 def _read_ids(metadata: dict[str, Any]) -> GenerationDefaults:
-    ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "bos", "padding")}
-    ends = tuple(ids[role] for role in ("eos", "eot") if ids[role] is not None)
-    return GenerationDefaults(eos_ids=ends, bos_id=ids["bos"], pad_id=ids["padding"])
+    roles = ("eos", "eot", "bos", "padding")
+    ids: dict[str, int] = {
+        role: metadata[key] for role in roles if (key := f"tokenizer.ggml.{role}_token_id") in metadata
+    }
+    ends = tuple(ids[role] for role in ("eos", "eot") if role in ids)
+    return GenerationDefaults(eos_ids=ends, bos_id=ids.get("bos"), pad_id=ids.get("padding"))
 
 
 def _library() -> "ModuleType":

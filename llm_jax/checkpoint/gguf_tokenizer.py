@@ -70,7 +70,7 @@ def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     else:
         return None
     tokens = {id_: token for token, id_ in Backend.from_str(content).get_vocab(with_added_tokens=True).items()}
-    roles = {role: tokens.get(metadata.get(f"{AT}{name}_token_id")) for role, name in ROLES.items()}
+    roles = {role: tokens.get(metadata.get(f"{AT}{name}_token_id", -1)) for role, name in ROLES.items()}
     config = {role: token for role, token in roles.items() if token is not None}
     with tempfile.TemporaryDirectory() as directory:
         TokenizerFiles(content, config, metadata.get(TEMPLATE)).write(directory)
