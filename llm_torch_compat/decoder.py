@@ -164,7 +164,7 @@ class DecoderModel(nn.Module):
             room = self._capacity(length)
             inputs["cache"] = self._cache(input_ids.shape[0], past_key_values or [], past, room)
         if attn_mask is not None:
-            inputs["mask"] = _allowed(attn_mask, length, room)
+            inputs["mask"] = _allowed(attn_mask, (*input_ids.shape, length), room)
 
         views = self._views.of(self)
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad and torch.is_grad_enabled()}
@@ -206,24 +206,31 @@ class DecoderModel(nn.Module):
         config = self._config
         empty = torch.zeros(batch, config.kv_heads, 0, config.head_size, dtype=dtype, device=device)
         pairs = past_key_values or [(empty, empty)] * config.num_layers
+        expected = (batch, config.kv_heads, past, config.head_size)
+        if len(pairs) != config.num_layers or any(x.shape != expected for pair in pairs for x in pair):
+            raise ValueError(
+                f"past_key_values must be (k, v) of shape {list(expected)} for each of {config.num_layers} layers: "
+                "pass what an earlier call returned, for the same number of rows."
+            )
         keys, values = (
             [to_jax(nn.functional.pad(pair[i].to(dtype), (0, 0, 0, capacity - past))) for pair in pairs] for i in (0, 1)
         )
         return KVCache(keys=keys, values=values, length_B=jnp.full(batch, past, jnp.int32))
 
 
-def _allowed(attn_mask: Tensor, length: int, room: int) -> Array:
-    """JAX's mask (True = may attend) [B or 1, 1, T or 1, room] from torch's (True = hidden)."""
-    if attn_mask.dtype != torch.bool or not 2 <= attn_mask.ndim <= 4 or attn_mask.shape[-1] not in (1, length):
-        raise ValueError(
-            f"attn_mask is {attn_mask.dtype} {list(attn_mask.shape)}; a bool mask (True = hidden) [T, S], [B, T, S] "
-            f"or [B, 1, T, S] with S = {length} is expected."
-        )
-    if attn_mask.ndim == 4 and attn_mask.shape[1] != 1:
-        raise ValueError(f"attn_mask has {attn_mask.shape[1]} heads; one mask for all heads is what can be computed.")
+def _allowed(attn_mask: Tensor, expected: tuple[int, int, int], room: int) -> Array:
+    """JAX's mask (True = may attend) [B, 1, T, room] from torch's (True = hidden), which fits B, T, S = expected."""
+    B, T, S = expected
     mask = attn_mask.unsqueeze(1) if attn_mask.ndim == 3 else attn_mask
-    mask = mask.expand(*mask.shape[:-1], length)
-    return to_jax(nn.functional.pad(~mask, (0, room - length), value=True))
+    fits = mask.ndim <= 4 and all(
+        size in (1, wanted) for size, wanted in zip(mask.shape[::-1], (S, T, 1, B), strict=False)
+    )
+    if mask.dtype != torch.bool or not fits:
+        raise ValueError(
+            f"attn_mask is {attn_mask.dtype} {list(attn_mask.shape)}; expected is a bool mask (True = hidden) "
+            f"[T, S], [B, T, S] or [B, 1, T, S], with B = {B}, T = {T}, S = {S} or 1 each, and one for all heads."
+        )
+    return to_jax(nn.functional.pad(~mask.expand(B, 1, T, S), (0, room - S), value=True))
 
 
 def _check_norm(norm: nn.Module, hidden_size: int) -> float:

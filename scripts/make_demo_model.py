@@ -34,7 +34,7 @@ def install(run: Path) -> None:
     small = run / "bfloat16"
     save_model(small, trained.model, trained.tokenizer)
     for file in small.iterdir():
-        shutil.copy(file, PATH / file.name)
+        shutil.copyfile(file, PATH / file.name)
     print(f"{PATH}: {sum(file.stat().st_size for file in PATH.iterdir() if file.is_file()):,} bytes")
 
 

@@ -5,11 +5,12 @@ the rest of a command to the reader.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.docs.workplace import Workplace
+from tests.docs.workplace import DOCUMENTED_PORT, Workplace, free_port
 
 EXAMPLES = sorted(Path(__file__).with_name("promised_examples").iterdir())
 LANGUAGES = {".py": "python", ".sh": "bash"}
@@ -28,7 +29,13 @@ PRINTS = {
 }
 
 
-@pytest.mark.parametrize("workplace", ["usage-guide"], indirect=True, scope="module")
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """Here alone the server has the documented port, unless something outside of the tests has it."""
+    with Workplace(tmp_path_factory.mktemp("guide"), free_port(DOCUMENTED_PORT)) as place:
+        yield place
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_promised_example(workplace: Workplace, example: Path) -> None:
     code = example.read_text(encoding="utf-8")

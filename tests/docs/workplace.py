@@ -4,7 +4,7 @@ Code runs as it is printed, from the top of a document to its end, as a reader w
 `llm-serve` starts the server, which then stays up for the blocks behind it. Three things are changed, because a test
 cannot have them:
 
-- port 8000, if something else listens there: the port in the code becomes a free one;
+- port 8000, where something else may listen: the port in the code becomes a free one;
 - the Hub: the name "gpt2" becomes a tokenizer made here;
 - time: training is made small by the documented environment variables in `SMALL`, and by a corpus that is only the
   beginning of the bundled one.
@@ -44,9 +44,9 @@ SMALL = {
 class Workplace:
     """A folder, and the server that the blocks run so far have started in it. Leave it to end the server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = port
         self._server: subprocess.Popen[bytes] | None = None
         self._log = folder / "server.log"
 
@@ -125,9 +125,9 @@ class Workplace:
         assert code == 0, f"llm-serve ended with {code}:\n{self._log.read_text()}"
 
 
-def _free_port() -> int:
-    """The documented port if nobody has it, another one otherwise."""
-    for port in (DOCUMENTED_PORT, 0):
+def free_port(wish: int = 0) -> int:
+    """The wished port if nobody has it, another one otherwise."""
+    for port in (wish, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
