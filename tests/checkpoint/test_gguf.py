@@ -132,7 +132,7 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
     padded = np.array([prompt + [0] * (model.config.max_seq_len - len(prompt))], np.int32)
     ours = run(model.config, model.params, padded)[0, : len(prompt)]
     # llama.cpp looks GELU up in a table of float16, which is what the three families with GELU differ by.
-    np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 2e-5)
+    np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 1e-4)
     theirs: list[int] = []
     for _ in range(10):
         theirs.append(int(llama.scores[llama.n_tokens - 1].argmax()))
