@@ -89,7 +89,9 @@ def test_a_torch_file_that_torch_itself_reads(call: Call, tmp_path: Path, dtype:
     after = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
-        assert torch.equal(tensor.to(after[name].dtype), after[name]), name
+        # The sinusoidal table is no parameter: it is computed anew, and differs in its last bit.
+        within = 1e-6 if name.endswith(".pe") else 0.0
+        assert torch.allclose(tensor.to(after[name].dtype), after[name], atol=within, rtol=0.0), name
         assert after[name].dtype == (torch.float32 if dtype is None else torch.bfloat16)
     assert load_model(tmp_path / "out").model.config == load_model(TORCH_CHECKPOINT).model.config
 
