@@ -9,7 +9,7 @@ from llm_jax.checkpoint.names import Rule, qkv_rows, same
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
 
-# Their name -> ours. Where two of theirs are one of ours, the last is the one that is written.
+# Their name -> ours. Where several of theirs are one of ours, a family's default is written, or else the last.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -24,12 +24,8 @@ ACTIVATIONS = {
 
 
 def activation_key(name: str, default: str) -> Key:
-    return Key(
-        name,
-        default,
-        read=lambda theirs: ACTIVATIONS.get(theirs, theirs),
-        write=lambda ours: {ours: theirs for theirs, ours in ACTIVATIONS.items()}[ours],
-    )
+    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()} | {ACTIVATIONS[default]: default}
+    return Key(name, default, read=lambda theirs: ACTIVATIONS.get(theirs, theirs), write=lambda ours: names[ours])
 
 
 # ---- rotary positions ----
