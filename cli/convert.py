@@ -1,44 +1,87 @@
-"""`llm-convert`: any checkpoint that can be loaded becomes a model directory."""
+"""`llm-convert`: a model from one form into another."""
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli._errors import Command
 from llm_jax import __version__
 
+if TYPE_CHECKING:
+    from llm_jax.checkpoint import StoredModel
+    from llm_jax.checkpoint.directory import Layout
+
 
 @click.command(cls=Command)
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: as stored]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16", "q8_0"]),
+    help="What to store; q8_0 in GGUF alone.  [default: as stored]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["transformers", "documented", "torch"]),
+    default="transformers",
+    show_default=True,
+    help="Names of a model directory: those that transformers knows (where it has the architecture), the documented "
+    "ones, or the documented ones in a torch file.",
+)
+@click.option("--shard-size", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, metavar="GB",
+              help="Cut the weights into files of at most this size.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.version_option(__version__)
-def main(source: Path, destination: Path, dtype: str | None, force: bool) -> None:
-    """Turn SOURCE into the model directory DESTINATION.
+def main(source: Path, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:
+    """Turn SOURCE into DESTINATION.
 
-    SOURCE is whatever can be loaded: a model directory, a training run, its training state, a torch file with its
-    model.json beside it. DESTINATION is laid out as Hugging Face lays out a model: config.json, model.safetensors,
-    tokenizer.json.
+    SOURCE is whatever can be loaded: a model directory (ours or Hugging Face's), a training run, a torch file with
+    its model.json beside it, a GGUF file. DESTINATION becomes a GGUF file for llama.cpp where its name ends in .gguf,
+    and else a model directory: config.json, model.safetensors, tokenizer.json. It appears when it is complete.
     """
     if destination.exists() and not force:
         raise click.UsageError(f"{destination} exists already; choose another name, or replace it with --force.")
 
-    from llm_jax.checkpoint import load_model, save_model
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    loaded = load_model(source, dtype=dtype)
-    save_model(destination, loaded.model, loaded.tokenizer, loaded.generation)
+    from llm_jax.checkpoint import convert, open_model
 
-    arrays = loaded.model.params.values()
-    config = loaded.model.config
+    started = time.perf_counter()
+    stored = open_model(source)
+    total = sum(tensor.nbytes for tensor in stored.params.values())
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(destination.name, total=total)
+        written = lambda size: progress.advance(task, size)  # noqa: E731
+        convert(stored, destination, layout=layout, dtype=dtype, max_shard_bytes=int(shard_size * 1e9), written=written)
+    _summarise(stored, destination, dtype, time.perf_counter() - started)
+
+
+def _summarise(stored: "StoredModel", destination: Path, dtype: str | None, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from llm_jax.checkpoint.convert import stored_dtype
+
+    config, tensors = stored.config, stored.params.values()
+    files = [file for file in destination.rglob("*") if file.is_file()] if destination.is_dir() else [destination]
     rows = {
-        "from": source,
-        "to": destination,
+        "from": str(stored.path),
+        "to": str(destination),
         "shape": f"{config.num_layers} layers, hidden size {config.hidden_size}, context {config.max_seq_len}",
-        "parameters": f"{sum(array.size for array in arrays):,}",
-        "dtype": ", ".join(sorted({str(array.dtype) for array in arrays})),
-        "tokenizer": "none" if loaded.tokenizer is None else f"{loaded.tokenizer.vocab_size:,} tokens",
-        "size": f"{sum(file.stat().st_size for file in destination.rglob('*') if file.is_file()):,} bytes",
+        "parameters": f"{sum(tensor.size for tensor in tensors):,}",
+        "dtype": f"{', '.join(sorted({str(tensor.dtype) for tensor in tensors}))} -> {dtype or stored_dtype(stored)}",
+        "tokenizer": "none" if stored.tokenizer is None else f"{stored.tokenizer.vocab_size:,} tokens",
+        "size": f"{sum(file.stat().st_size for file in files):,} bytes in {len(files)} files",
+        "time": f"{seconds:.1f} s",
     }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
     for name, value in rows.items():
-        click.echo(f"{name:<10}  {value}")
+        table.add_row(name, value)
+    Console(highlight=False).print(table)

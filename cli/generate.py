@@ -1,14 +1,18 @@
-"""`llm-generate`: continue a text on the terminal."""
+"""`llm-generate`: continue a text on the terminal, or talk."""
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli._errors import Command
 from llm_jax import __version__
+
+if TYPE_CHECKING:
+    from llm_jax.inference import TextPiece
 
 
 @click.command(cls=Command)
@@ -30,6 +34,8 @@ from llm_jax import __version__
 @click.option("--stop", multiple=True, help="Text to stop before; may be given several times.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of a stream.")
+@click.option("--chat", is_flag=True, help="Answer PROMPT by the model's chat format; without one, talk in turns.")
+@click.option("--system", help="With --chat: what the model should keep in mind throughout.")
 @click.version_option(__version__)
 def main(
     prompt: str | None,
@@ -37,30 +43,50 @@ def main(
     model_path: Path | None,
     stop: tuple[str, ...],
     as_json: bool,
+    chat: bool,
+    system: str | None,
     **sampling: Any,
 ) -> None:
     """Continue PROMPT: print it, then what the model writes, as it writes it.
 
-    Without PROMPT, the text of --file or of standard input is continued (less one newline at its end).
+    Without PROMPT, the text of --file or of standard input is continued (less one newline at its end). With --chat it
+    is answered instead, and on a terminal without PROMPT a conversation begins.
     """
+    interactive = prompt is None and prompt_file is None and sys.stdin.isatty()
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("Give a PROMPT or --file, not both.")
-    if prompt is None and prompt_file is None and sys.stdin.isatty():
+    if interactive and not chat:
         raise click.UsageError("Give a PROMPT, --file, or text on standard input.")
+    if interactive and as_json:
+        raise click.UsageError("--json prints one answer; give a PROMPT, --file, or text on standard input.")
+    if system is not None and not chat:
+        raise click.UsageError("--system is for conversations; add --chat.")
 
+    from cli._chat import talk
     from cli._model import load_with_tokenizer, read_text
     from llm_jax.inference import SamplingParams, continue_prompts
+    from llm_jax.inference.chat import Conversation
 
-    if prompt is None:
+    if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
     loaded, tokenizer = load_with_tokenizer(model_path)
     settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
+    conversation = Conversation(loaded.model, tokenizer, settings, system=system, stop=stop)
+    if prompt is None:
+        talk(conversation)
+    elif chat:
+        _print(conversation.answer(prompt), "", as_json)
+    else:
+        stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop)
+        _print((piece for _, piece in stream), prompt, as_json)
 
-    text, token_count, finish_reason = prompt, 0, None
-    stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop)
+
+def _print(pieces: "Iterable[TextPiece]", text: str, as_json: bool) -> None:
+    """The text that is there, and each piece as it comes; or one JSON object when all have come."""
+    token_count, finish_reason = 0, None
     if not as_json:
-        click.echo(prompt, nl=False)
-    for _, piece in stream:
+        click.echo(text, nl=False)
+    for piece in pieces:
         text += piece.text
         token_count += len(piece.tokens)
         finish_reason = piece.finish_reason

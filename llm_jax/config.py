@@ -1,6 +1,7 @@
 """An architecture, as data. How a training run is set stands in `train_config`."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,15 +16,28 @@ Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "sigm
 class RopeScaling:
     """How rotary frequencies are stretched beyond the context a model was first trained on.
 
-    kind "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595); "llama3" stretches
-    only wavelengths longer than the original context, with a ramp between the two frequency factors (Llama 3.1).
+    "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). "llama3" stretches only
+    wavelengths longer than the original context, with a ramp between the two frequency factors (Llama 3.1). "yarn"
+    (Peng et al. 2023, arXiv:2309.00071) has its ramp between the pairs that turn `beta_fast` and `beta_slow` times
+    within the original context. "longrope" (Ding et al. 2024, arXiv:2402.13753) divides each by a factor of its own.
+    The latter two also lengthen the rotated vectors, by `magnitude`.
     """
 
-    kind: Literal["linear", "llama3"]
-    factor: float
+    kind: Literal["linear", "llama3", "yarn", "longrope"]
+    factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_seq_len: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    factors: tuple[float, ...] = ()  # longrope: one for each rotated pair
+    attention_factor: float | None = None  # yarn: 0.1 ln(factor) + 1, others: 1
+
+    @property
+    def magnitude(self) -> float:
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return 0.1 * math.log(self.factor) + 1.0 if self.kind == "yarn" and self.factor > 1.0 else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +118,9 @@ class ModelConfig:
         if self.positions == "rotary":
             require(0.0 < self.rope_fraction <= 1.0, self, "rope_fraction", "above 0 and at most 1")
             require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions turn pairs")
+            scaling, pairs = self.rope_scaling, self.rotary_dim // 2
+            fits = scaling is None or scaling.kind != "longrope" or len(scaling.factors) == pairs
+            require(fits, self, "rope_scaling", f"with {pairs} factors, one for each rotated pair")
         if self.positions == "sinusoidal":
             require(self.hidden_size % 2 == 0, self, "hidden_size", "even, because sinusoidal positions use pairs")
         if self.use_moe:

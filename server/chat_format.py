@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_jax.errors import RequestError
-from llm_jax.tokenizers import DEFAULT_CHAT_TEMPLATE, Tokenizer, render_chat
+from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
 from server.errors import InvalidRequest
 
 
@@ -24,10 +24,7 @@ class ChatFormat:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "ChatFormat":
-        if tokenizer.chat_template in (None, DEFAULT_CHAT_TEMPLATE):
-            # One turn per line, "User: …" and "Assistant: …", learned from plain text without an end-of-turn token.
-            return cls(tokenizer, stop=("\nUser:",), prefix=" ")
-        return cls(tokenizer)
+        return cls(tokenizer, *answer_bounds(tokenizer))
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt.

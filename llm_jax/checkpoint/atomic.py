@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all."""
+"""A directory or a file that appears whole or not at all."""
 
 import ctypes
 import os
@@ -25,7 +25,6 @@ def written_beside(target: Path) -> Iterator[Path]:
         new.mkdir()
         yield new
         for file in new.iterdir():
-            file.chmod(new.stat().st_mode & 0o666)  # safetensors writes for its owner alone; a server may be another
             _flush(file)
         if not target.exists():
             new.rename(target)
@@ -37,6 +36,18 @@ def written_beside(target: Path) -> Iterator[Path]:
             except OSError:
                 aside.rename(target)
                 raise
+        _flush(target.parent)
+
+
+@contextmanager
+def file_written_beside(target: Path) -> Iterator[Path]:
+    """The path of a new file that takes the place of `target` when the block ends, and vanishes if it raises."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        new = Path(scratch) / target.name
+        yield new
+        _flush(new)
+        new.replace(target)
         _flush(target.parent)
 
 

@@ -1,17 +1,20 @@
 """The model directory, laid out as Hugging Face lays it out: one that says by itself what it holds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from llm_jax.checkpoint.atomic import written_beside
-from llm_jax.checkpoint.families import family_for, family_of_config
+from llm_jax.checkpoint.documented import documented_buffers
+from llm_jax.checkpoint.families import OWN, family_for, family_of_config
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.names import own_table, read_names
+from llm_jax.checkpoint.tensors import Tensor
+from llm_jax.checkpoint.torch_writer import write_torch_file
 from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES, write_safetensors
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
@@ -20,6 +23,7 @@ from llm_jax.tokenizers import Tokenizer
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+Layout = Literal["transformers", "documented", "torch"]
 
 
 def save_model(
@@ -38,18 +42,46 @@ def save_model(
     Raises:
         CheckpointError: the place is taken by something that is not a model, or a parameter is missing or misshaped.
     """
-    target = Path(directory)
+    write_directory(
+        Path(directory), model.config, {name: np.asarray(value) for name, value in model.params.items()},
+        tokenizer, generation, max_shard_bytes=max_shard_bytes,
+    )  # fmt: skip
+
+
+def write_directory(
+    target: Path,
+    config: ModelConfig,
+    params: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    generation: GenerationDefaults | None,
+    *,
+    layout: Layout = "transformers",
+    dtype: np.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    written: Callable[[int], None] = lambda _: None,
+) -> None:
+    """`save_model` for tensors that may still be on disk: one at a time is in memory.
+
+    Args:
+        layout: "transformers" means the names of a family that it knows, where one is equivalent; "documented" means
+            our own names; "torch" means those in a torch file, model.pt.
+        dtype: what to store; as the parameters are unless given.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
+    """
     if target.exists() and not _replaceable(target):
         raise CheckpointError(f"{target} exists and is not a model directory; choose an empty or a new one.")
-    params = {name: np.asarray(value) for name, value in model.params.items()}
-    check_params(model.config, params)
-    family = family_for(model.config)
+    check_params(config, params)
+    family = family_for(config) if layout == "transformers" else OWN
     generation = generation or GenerationDefaults.of_tokenizer(tokenizer)
-    dtype = str(params["embedding_layer.token_embeddings.weight"].dtype)
+    stored = dtype or params["embedding_layer.token_embeddings.weight"].dtype
+    tensors = family.write_weights(config, params)
     with written_beside(target) as new:
-        _write_json(new / CONFIG, family.write_config(model.config) | {"dtype": dtype} | generation.to_json())
+        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(stored)} | generation.to_json())
         _write_json(new / GENERATION, generation.to_json())
-        write_safetensors(new, dict(family.write_weights(model.config, params)), max_shard_bytes=max_shard_bytes)
+        if layout == "torch":
+            write_torch_file(new / "model.pt", tensors | documented_buffers(config), dtype=dtype, written=written)
+        else:
+            write_safetensors(new, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes, written=written)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
 
@@ -64,7 +96,7 @@ def read_architecture(directory: Path) -> tuple[Family, ModelConfig, dict[str, A
     return family, family.read_config(raw), raw
 
 
-def check_params(config: ModelConfig, params: Mapping[str, np.ndarray]) -> None:
+def check_params(config: ModelConfig, params: Mapping[str, Tensor]) -> None:
     """Raises one CheckpointError that lists all missing, unexpected and misshaped names."""
     read_names(own_table(config), config, params)
 

@@ -111,6 +111,13 @@ def _activation(name: Any) -> Any:
     return ACTIVATIONS[name]
 
 
+def documented_buffers(config: ModelConfig) -> dict[str, np.ndarray]:
+    """What a state_dict of DecoderModel holds beside its parameters: the sinusoidal table [1, S, D]."""
+    if config.positions != "sinusoidal":
+        return {}
+    return {PE: sinusoidal_table(config.max_seq_len, config.hidden_size)[None]}
+
+
 def check_positions(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
     """Raises CheckpointError if the stored sinusoidal table [1, S, D] is not the one that this model computes."""
     if PE not in tensors or config.positions != "sinusoidal":

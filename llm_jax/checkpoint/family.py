@@ -5,13 +5,12 @@ it can, if reading back what the family writes gives the same architecture.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from llm_jax.checkpoint.names import Rule, read_names, write_names
+from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError
 
@@ -22,12 +21,19 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of config.json: its name, what its absence means, and how it becomes our value and back."""
+    """One entry of config.json: its name, what its absence means, and how it becomes our value and back.
+
+    `aliases` are other names under which it has been written.
+    """
 
     name: str
     default: Any = REQUIRED
     read: Callable[[Any], Any] = lambda value: value
     write: Callable[[Any], Any] = lambda value: value
+    aliases: tuple[str, ...] = ()
+
+    def find(self, theirs: Json) -> Any:
+        return next((theirs[name] for name in (self.name, *self.aliases) if name in theirs), self.default)
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,14 @@ class Family:
     def read_config(self, theirs: Json) -> ModelConfig:
         """Raises CheckpointError about an entry that is missing, unsupported or out of range."""
         for name, allowed in self.unsupported.items():
-            if theirs.get(name, allowed) != allowed:
+            if theirs.get(name) not in (None, allowed):
                 raise CheckpointError(
                     f"config.json says {name}: {theirs[name]!r}, which this decoder does not compute "
                     f"(only {allowed!r})."
                 )
         ours = dict(self.always)
         for name, key in self.keys.items():
-            value = theirs.get(key.name, key.default)
+            value = key.find(theirs)
             if value is REQUIRED:
                 raise CheckpointError(f"config.json lacks {key.name}, which every {self.model_type} model has.")
             ours[name] = key.read(value)
@@ -101,33 +107,20 @@ class Family:
         except (CheckpointError, KeyError):
             return False
 
-    def read_weights(self, config: ModelConfig, theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Our parameters. Raises one CheckpointError about all tensors that are missing, unexpected or misshaped."""
+    def read_weights(self, config: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our parameters, of which none is read yet.
+
+        Raises one CheckpointError about all tensors that are missing, unexpected or misshaped.
+        """
         prefix = "" if any(name.startswith(self.prefix) for name in theirs) else self.prefix
         names = {prefix + name: name for name in theirs if not self.ignored.search(prefix + name)}
         if config.tie_embeddings:
             names.pop("lm_head.weight", None)  # some writers store the tied table twice
-        return read_names(self.table(config), config, _Renamed(theirs, names))
+        return read_names(self.table(config), config, {name: theirs[stored] for name, stored in names.items()})
 
-    def write_weights(self, config: ModelConfig, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    def write_weights(self, config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Their names and tensors."""
         return write_names(self.table(config), config, params)
-
-
-class _Renamed(Mapping[str, np.ndarray]):
-    """A mapping under other names that stays lazy."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]) -> None:
-        self._tensors, self._names = tensors, names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def resolved(config: ModelConfig) -> ModelConfig:
@@ -149,16 +142,22 @@ def resolved(config: ModelConfig) -> ModelConfig:
 def canonical(config: ModelConfig) -> ModelConfig:
     """Equal for two configurations exactly when they compute the same function: idle fields stand at a default."""
     rotary = config.positions == "rotary"
-    windowed = config.window_size is not None
+    scaling = config.rope_scaling
+    # Unset means rope_theta with its scaling; where there is no scaling, the two spellings are one.
+    window_theta = config.window_rope_theta or (config.rope_theta if scaling is None else None)
+    windows = tuple(config.window(i) is not None for i in range(config.num_layers))
     return replace(
         resolved(config),
         lm_head_bias=config.lm_head_bias and not config.tie_embeddings,
         rope_theta=config.rope_theta if rotary else 10000.0,
-        rope_scaling=config.rope_scaling if rotary else None,
+        rope_scaling=replace(scaling, attention_factor=scaling.magnitude) if rotary and scaling else None,
         rope_fraction=config.rope_fraction if rotary else 1.0,
-        window_layers=tuple(config.window(i) is not None for i in range(config.num_layers)) if windowed else None,
+        window_size=config.window_size if any(windows) else None,
+        window_layers=windows if any(windows) else None,
+        window_rope_theta=window_theta if rotary and any(windows) else None,
         num_experts=config.num_experts if config.use_moe else 0,
         top_k=config.top_k if config.use_moe else 0,
+        moe_renormalize=config.moe_renormalize or not config.use_moe,
         # What only training sees.
         padding_idx=None,
         dropout=0.0,

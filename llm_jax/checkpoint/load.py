@@ -14,6 +14,8 @@ from llm_jax.checkpoint.documented import advice, check_positions, decoder_kwarg
 from llm_jax.checkpoint.families import OWN
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.generation import GenerationDefaults
+from llm_jax.checkpoint.gguf_file import is_gguf, read_gguf
+from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.checkpoint.weight_files import open_safetensors, open_weights
 from llm_jax.config import ModelConfig
@@ -39,12 +41,24 @@ class LoadedModel:
     path: Path
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk: its description, and tensors that are read when they are used."""
+
+    config: ModelConfig
+    params: dict[str, Tensor]
+    tokenizer: Tokenizer | None
+    generation: GenerationDefaults
+    path: Path
+
+
 def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None) -> LoadedModel:
     """The model at a path, which may be
 
     - a model directory (ours or Hugging Face's: config.json with safetensors or pytorch_model.bin);
     - the directory of a training run (its best model, or its last), or the `state` directory in it (its last);
-    - a torch file (.pt, .pth, .bin) or a safetensors file, with model.json or config.json beside it.
+    - a torch file (.pt, .pth, .bin) or a safetensors file, with model.json or config.json beside it;
+    - a GGUF file, for which the gguf package must be installed.
 
     Args:
         dtype: cast the parameters; as stored unless given (float64 becomes float32).
@@ -53,22 +67,31 @@ def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None) -> Loa
         CheckpointError: nothing is there, it is damaged, or its parts contradict each other.
         TokenizerError: the tokenizer beside the weights is damaged.
     """
+    stored = open_model(path)
+    # Copied, because files are mapped: whoever overwrites one must not change this model.
+    params = {name: jnp.array(np.asarray(stored.params.pop(name)), dtype) for name in list(stored.params)}
+    return LoadedModel(Model(stored.config, params), stored.tokenizer, stored.generation, stored.path)
+
+
+def open_model(path: str | Path) -> StoredModel:
+    """What `load_model` loads, without reading the weights."""
     source = _recognise(Path(path))
+    if is_gguf(source):
+        config, params, tokenizer, generation = read_gguf(source)
+        return StoredModel(config, params, tokenizer, generation, source)
     directory = source if source.is_dir() else source.parent
     tensors = open_weights(source) if source.is_dir() else _open_file(source)
     family, config, raw = _architecture(directory, tensors)
     if family is OWN:
         check_positions(config, tensors)
-    weights = family.read_weights(config, tensors)
-    # Copied, because a torch file is mapped: whoever overwrites it must not change this model.
-    params = {name: jnp.array(weights.pop(name), dtype) for name in list(weights)}
+    params = family.read_weights(config, tensors)
     tokenizer = _tokenizer(directory, config)
     generation = GenerationDefaults.of_tokenizer(tokenizer)
     if (directory / GENERATION).is_file():
         generation = GenerationDefaults.from_json(read_json(directory / GENERATION), raw)
     elif "eos_token_id" in raw:
         generation = GenerationDefaults.from_json(raw)
-    return LoadedModel(Model(config, params), tokenizer, generation, source)
+    return StoredModel(config, params, tokenizer, generation, source)
 
 
 def _recognise(path: Path) -> Path:

@@ -7,15 +7,12 @@ cut ours into q, k and v.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
-import numpy as np
-
+from llm_jax.checkpoint import tensors
+from llm_jax.checkpoint.tensors import Shape, Tensor, cut, join, reshaped, stack
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 from llm_jax.model import param_shapes
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,14 @@ def own_table(config: ModelConfig) -> tuple[Rule, ...]:
     return tuple(same(name, name) for name in param_shapes(config))
 
 
-def read_names(table: Sequence[Rule], config: ModelConfig, theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our parameters from their tensors.
+def read_names(table: Sequence[Rule], config: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our parameters from their tensors; nothing is read until it is used.
 
     Raises:
         CheckpointError: lists every tensor of theirs that is missing, that no rule uses, or whose shape is not what
             `config` says.
     """
-    params: dict[str, np.ndarray] = {}
+    params: dict[str, Tensor] = {}
     missing: list[str] = []
     misshaped: list[str] = []
     used: set[str] = set()
@@ -76,27 +73,27 @@ def read_names(table: Sequence[Rule], config: ModelConfig, theirs: Mapping[str, 
         missing += absent
         if absent:
             continue
-        tensors = [theirs[name] for name in their_names]
-        expected = _their_shapes(rule, config, list(our_shapes.values()), len(tensors))
+        found = [theirs[name] for name in their_names]
+        expected = _their_shapes(rule, config, list(our_shapes.values()), len(found))
         wrong = [
             f"{name} is {_show(tensor.shape)} where {_show(shape)} is expected"
-            for name, tensor, shape in zip(their_names, tensors, expected, strict=True)
+            for name, tensor, shape in zip(their_names, found, expected, strict=True)
             if tensor.shape != shape
         ]
         misshaped += wrong
         if not wrong:
-            params |= _to_ours(rule, our_shapes, tensors)
+            params |= _to_ours(rule, our_shapes, found)
     _report(missing=missing, unexpected=[name for name in theirs if name not in used], misshaped=misshaped)
     return params
 
 
-def write_names(
-    table: Sequence[Rule], config: ModelConfig, params: Mapping[str, np.ndarray]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Their names and tensors from our parameters, rule by rule."""
+def write_names(table: Sequence[Rule], config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their names and tensors from our parameters, rule by rule; nothing is read until it is used."""
+    theirs: dict[str, Tensor] = {}
     for rule, our_shapes, their_names in _spelled_out(table, config):
-        ours = [np.asarray(params[name]) for name in our_shapes]
-        yield from zip(their_names, _to_theirs(rule, config, ours, len(their_names)), strict=True)
+        pieces = _to_theirs(rule, config, [params[name] for name in our_shapes], len(their_names))
+        theirs |= zip(their_names, pieces, strict=True)
+    return theirs
 
 
 def _report(**complaints: Iterable[str]) -> None:
@@ -130,28 +127,20 @@ def _their_shapes(rule: Rule, config: ModelConfig, ours: list[Shape], pieces: in
     return [(count, *rest) for count in (rule.rows(config) if rule.rows else (rows,))]
 
 
-def _to_ours(rule: Rule, our_shapes: dict[str, Shape], tensors: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _to_ours(rule: Rule, our_shapes: dict[str, Shape], theirs: list[Tensor]) -> dict[str, Tensor]:
     if rule.per_expert:
-        return dict.fromkeys(our_shapes, np.stack(tensors))
-    whole = tensors[0].T if rule.transpose else _join(tensors)
-    return dict(zip(our_shapes, _cut(whole, [shape[0] for shape in our_shapes.values()]), strict=True))
+        return dict.fromkeys(our_shapes, stack(theirs))
+    whole = tensors.transposed(theirs[0]) if rule.transpose else join(theirs)
+    return dict(zip(our_shapes, cut(whole, [shape[0] for shape in our_shapes.values()]), strict=True))
 
 
-def _to_theirs(rule: Rule, config: ModelConfig, ours: list[np.ndarray], pieces: int) -> list[np.ndarray]:
+def _to_theirs(rule: Rule, config: ModelConfig, ours: list[Tensor], pieces: int) -> list[Tensor]:
     if rule.per_expert:
-        return list(ours[0])
-    whole = _join(ours)
+        return [reshaped(one, one.shape[1:]) for one in cut(ours[0], [1] * pieces)]
+    whole = join(ours)
     if rule.transpose:
-        return [whole.T]
-    return _cut(whole, rule.rows(config)) if rule.rows else [whole]
-
-
-def _join(tensors: list[np.ndarray]) -> np.ndarray:
-    return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-
-
-def _cut(whole: np.ndarray, rows: Sequence[int]) -> list[np.ndarray]:
-    return np.split(whole, list(accumulate(rows))[:-1])
+        return [tensors.transposed(whole)]
+    return cut(whole, rule.rows(config)) if rule.rows else [whole]
 
 
 def _show(shape: Shape) -> str:

@@ -1,14 +1,16 @@
 """Safetensors on disk: one file, or shards with an index. Read lazily, one tensor at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.errors import CheckpointError
 
@@ -16,33 +18,22 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_FILES = ("pytorch_model.bin", "pytorch_model.pt", "model.pt", "model.pth")
 MAX_SHARD_BYTES = 4 * 2**30
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class SafetensorsFiles(Mapping[str, np.ndarray]):
-    """The tensors of some safetensors files as a mapping that reads a tensor when it is asked for.
-
-    Raises CheckpointError when a file is missing, cut short or damaged, or lacks what the index promises.
-    """
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        """Args: files: tensor name -> the file that holds it."""
-        self._file_of = dict(files)
-        self._open = {path: _open(path) for path in set(files.values())}
-        for name, path in files.items():
-            if name not in self._open[path].keys():  # noqa: SIM118 (safe_open is no mapping)
-                raise CheckpointError(f"{path} does not hold {name}, which the index says it does.")
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._open[self._file_of[name]].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-
-def open_weights(directory: Path) -> Mapping[str, np.ndarray]:
+def open_weights(directory: Path) -> dict[str, np.ndarray]:
     """Whatever weights a model directory holds: model.safetensors, its shards, or a torch file.
 
     Raises CheckpointError when there are none or they are damaged.
@@ -57,19 +48,45 @@ def open_weights(directory: Path) -> Mapping[str, np.ndarray]:
     raise CheckpointError(f"{directory} holds no weights: expected {SINGLE}, {INDEX} or {TORCH_FILES[0]}.")
 
 
-def open_safetensors(path: Path) -> SafetensorsFiles:
-    """One safetensors file as a lazy mapping."""
-    return SafetensorsFiles(dict.fromkeys(_open(path).keys(), path))
+def open_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of one file as read-only views of the mapped file: opening reads nothing but the header.
+
+    Raises CheckpointError when it is missing, damaged or cut short.
+    """
+    try:
+        with safe_open(path, framework="numpy"):  # the library checks the header, and the file's length against it
+            pass
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        data = np.memmap(path, np.uint8, "r", offset=8 + length) if path.stat().st_size > 8 + length else np.empty(0)
+        header.pop("__metadata__", None)
+        return {name: _view(data, **entry) for name, entry in header.items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short: {error}. Copy or download it again.") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path} holds tensors of the type {error}; {', '.join(DTYPES)} can be read.") from None
 
 
-def _open_shards(directory: Path) -> SafetensorsFiles:
+def _view(data: np.ndarray, dtype: str, shape: list[int], data_offsets: tuple[int, int]) -> np.ndarray:
+    start, end = data_offsets
+    return data[start:end].view(np.ndarray).view(DTYPES[dtype]).reshape(shape)
+
+
+def _open_shards(directory: Path) -> dict[str, np.ndarray]:
     index = directory / INDEX
     try:
         shard_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        shards = {shard: _inside(directory, shard) for shard in set(shard_of.values())}
-        return SafetensorsFiles({name: shards[shard] for name, shard in shard_of.items()})
+        paths = {shard: _inside(directory, shard) for shard in set(shard_of.values())}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of shards: it needs a weight_map of names to files.") from error
+    shards = {shard: open_safetensors(path) for shard, path in paths.items()}
+    for name, shard in shard_of.items():
+        if name not in shards[shard]:
+            raise CheckpointError(f"{paths[shard]} does not hold {name}, which {index.name} says it does.")
+    return {name: shards[shard][name] for name, shard in shard_of.items()}
 
 
 def _inside(directory: Path, shard: str) -> Path:
@@ -79,39 +96,41 @@ def _inside(directory: Path, shard: str) -> Path:
     return directory / shard
 
 
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="numpy")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short: {error}. Copy or download it again.") from error
-
-
 def write_safetensors(
-    directory: Path, tensors: Mapping[str, np.ndarray], *, max_shard_bytes: int = MAX_SHARD_BYTES
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: np.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    written: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the tensors as model.safetensors, or as numbered shards with an index when they exceed a shard."""
-    shards = _split(tensors, max_shard_bytes)
+    """Write the tensors as model.safetensors, or as numbered shards with an index when they exceed a shard.
+
+    One tensor at a time is in memory.
+
+    Args:
+        dtype: what to store; as the tensors are unless given.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
+    """
+    sizes = {name: t.size * (dtype or t.dtype).itemsize for name, t in tensors.items()}
+    shards = _split(sizes, max_shard_bytes)
     if len(shards) == 1:
-        _save(directory / SINGLE, tensors, shards[0])
+        _write(directory / SINGLE, tensors, dtype, written)
         return
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save(directory / file, tensors, names)
+        _write(directory / file, {name: tensors[name] for name in names}, dtype, written)
         weight_map.update(dict.fromkeys(names, file))
-    total = sum(tensors[name].nbytes for name in tensors)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _split(tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> list[list[str]]:
+def _split(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
     """Names in order, cut wherever the next tensor would exceed the limit."""
     shards: list[list[str]] = [[]]
     filled = 0
-    for name in tensors:
-        size = tensors[name].nbytes
+    for name, size in sizes.items():
         if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0
@@ -120,7 +139,24 @@ def _split(tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> list[list
     return shards
 
 
-def _save(path: Path, tensors: Mapping[str, np.ndarray], names: list[str]) -> None:
-    # safetensors writes the raw buffer, so a transposed view has to be laid out in rows first. transformers opens
-    # only files whose metadata names the framework.
-    save_file({name: np.asarray(tensors[name], order="C") for name in names}, path, metadata={"format": "pt"})
+def _write(path: Path, tensors: Mapping[str, Tensor], dtype: np.dtype | None, written: Callable[[int], None]) -> None:
+    """One file. The library's own writer wants all tensors in memory; the format is a header and their bytes.
+
+    transformers opens only files whose metadata names the framework.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    # Widest type first, so that every tensor is aligned in the file.
+    order = sorted(tensors, key=lambda name: -(dtype or tensors[name].dtype).itemsize)
+    for name in order:
+        stored, start = dtype or tensors[name].dtype, end
+        end += tensors[name].size * stored.itemsize
+        header[name] = {"dtype": NAMES[stored], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            array = np.asarray(tensors[name], dtype, order="C")
+            file.write(array.reshape(-1).view(np.uint8).data)
+            written(tensors[name].nbytes)

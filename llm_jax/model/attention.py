@@ -10,7 +10,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.model.layers import Linear, RMSNorm, dropout, residual_std, softcap
-from llm_jax.model.positions import alibi_slopes, layer_frequencies, rotate
+from llm_jax.model.positions import alibi_slopes, layer_rotation, rotate
 
 # Finite, so that a row with nothing to attend to gives an average instead of NaN.
 HIDDEN = -1e30
@@ -61,9 +61,9 @@ class SelfAttention(nnx.Module):
         q, k, v = qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        frequencies = layer_frequencies(config, self.layer)
-        if frequencies is not None:
-            q, k = rotate(q, positions_BT, frequencies), rotate(k, positions_BT, frequencies)
+        rotation = layer_rotation(config, self.layer)
+        if rotation is not None:
+            q, k = rotate(q, positions_BT, *rotation), rotate(k, positions_BT, *rotation)
         return q, k, v
 
     def attend(

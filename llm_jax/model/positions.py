@@ -29,6 +29,11 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None 
         return frequency
     if scaling.kind == "linear":
         return frequency / scaling.factor
+    if scaling.kind == "longrope":
+        return (frequency / np.array(scaling.factors, np.float32)).astype(np.float32)
+    if scaling.kind == "yarn":
+        kept = _yarn_kept(rotary_dim, theta, scaling)
+        return (kept * frequency + (1 - kept) * frequency / scaling.factor).astype(np.float32)
     # Llama 3.1: wavelengths well inside the original context stay, those beyond it are stretched by `factor`,
     # and between the two bounds the scale is interpolated linearly in (context / wavelength).
     turns = scaling.original_max_seq_len * frequency / (2 * math.pi)
@@ -37,14 +42,30 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None 
     return ((1 - ramp) * frequency / scaling.factor + ramp * frequency).astype(np.float32)
 
 
-def rotate(x_BTNH: Array, positions_BT: Array, frequencies: np.ndarray) -> Array:
+def _yarn_kept(rotary_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """The share of each pair's frequency that YaRN keeps, [rotary_dim / 2]: section 3.2 of the paper.
+
+    Pairs are counted from the fastest; the ramp runs over their index, its ends widened to whole numbers.
+    """
+
+    def pair_turning(times: float) -> float:
+        return rotary_dim * math.log(scaling.original_max_seq_len / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_turning(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair_turning(scaling.beta_slow)), rotary_dim - 1)
+    pair = np.arange(rotary_dim // 2, dtype=np.float32)
+    return 1 - np.clip((pair - first) / max(last - first, 1e-3), 0.0, 1.0)
+
+
+def rotate(x_BTNH: Array, positions_BT: Array, frequencies: np.ndarray, magnitude: float = 1.0) -> Array:
     """Turns each head by its position. Pairs are (i, i + rotary_dim / 2), the layout of Hugging Face's weights.
 
-    Dimensions beyond the rotated ones pass through. Angles are computed in float32 whatever x's dtype is.
+    The rotated dimensions are lengthened by `magnitude`, those beyond them pass through. Angles are computed in
+    float32 whatever x's dtype is.
     """
     half = frequencies.shape[0]
     angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+    cos, sin = magnitude * jnp.cos(angle_BT1h), magnitude * jnp.sin(angle_BT1h)
     first, second, rest = x_BTNH[..., :half], x_BTNH[..., half : 2 * half], x_BTNH[..., 2 * half :]
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return jnp.concatenate([turned.astype(x_BTNH.dtype), rest], axis=-1)
@@ -62,10 +83,12 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     return np.array(geometric(power) + extra, np.float32)
 
 
-def layer_frequencies(config: ModelConfig, layer: int) -> np.ndarray | None:
-    """The rotary frequencies of one layer, None where the model does not rotate."""
+def layer_rotation(config: ModelConfig, layer: int) -> tuple[np.ndarray, float] | None:
+    """The frequencies and the magnitude by which one layer rotates, None where the model does not."""
     if config.positions != "rotary":
         return None
     if config.window(layer) is not None and config.window_rope_theta is not None:
-        return rope_frequencies(config.rotary_dim, config.window_rope_theta)
-    return rope_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
+        return rope_frequencies(config.rotary_dim, config.window_rope_theta), 1.0
+    scaling = config.rope_scaling
+    magnitude = 1.0 if scaling is None else scaling.magnitude
+    return rope_frequencies(config.rotary_dim, config.rope_theta, scaling), magnitude

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llm_jax.tokenizers.base import Tokenizer
     from llm_jax.tokenizers.bpe import BPETokenizer
     from llm_jax.tokenizers.character import CharacterTokenizer
-    from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, render_chat
+    from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, answer_bounds, render_chat
     from llm_jax.tokenizers.huggingface import HFTokenizer
     from llm_jax.tokenizers.load import load_tokenizer
     from llm_jax.tokenizers.stream import IncrementalDecoder
@@ -23,6 +23,7 @@ __all__ = [
     "HFTokenizer",
     "IncrementalDecoder",
     "Tokenizer",
+    "answer_bounds",
     "load_tokenizer",
     "render_chat",
 ]
@@ -35,6 +36,7 @@ _MODULES = {
     "IncrementalDecoder": "stream",
     "Tokenizer": "base",
     "load_tokenizer": "load",
+    "answer_bounds": "chat",
     "render_chat": "chat",
 }
 

@@ -54,6 +54,14 @@ def render_chat(
         raise RequestError(f"The chat template cannot render these messages: {error}", param="messages") from error
 
 
+def answer_bounds(tokenizer: Tokenizer) -> tuple[tuple[str, ...], str]:
+    """Strings that end an answer beside the end-of-text token, and what stands before its first word."""
+    if tokenizer.chat_template in (None, DEFAULT_CHAT_TEMPLATE):
+        # Learned from plain text, one turn per line, without an end-of-turn token.
+        return ("\nUser:",), " "
+    return (), ""
+
+
 def _choose(template: str | dict[str, str] | None, tools: Sequence[Mapping[str, Any]] | None) -> str:
     if isinstance(template, dict):
         template = template.get("tool_use") if tools and "tool_use" in template else template.get("default")

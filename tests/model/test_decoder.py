@@ -31,6 +31,10 @@ SHAPES = {
         "positions": "rotary", "norm": "rms_norm", "norm_offset": 1.0, "sandwich_norm": True, "attention_softcap": 5.0,
         "logit_softcap": 3.0, "head_dim": 8, "attention_scale": 0.3, "use_glu": True, "activation": "gelu_tanh",
     },
+    "longrope": {
+        "positions": "rotary", "rope_fraction": 0.5,
+        "rope_scaling": RopeScaling(kind="longrope", factors=(3.0,), attention_factor=1.2),
+    },
     "experts": {"use_moe": True, "num_experts": 4, "top_k": 2, "use_glu": True},
     "experts_not_renormalized": {"use_moe": True, "num_experts": 3, "top_k": 2, "moe_renormalize": False},
 }  # fmt: skip
@@ -76,6 +80,9 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
         for i in range(dims // 2):
             angle = position / config.rope_theta ** (2 * i / dims)
             a, b = x[i], x[i + dims // 2]
+            if config.rope_scaling is not None:
+                angle /= config.rope_scaling.factors[i]
+                a, b = a * config.rope_scaling.magnitude, b * config.rope_scaling.magnitude
             out[i], out[i + dims // 2] = (
                 a * math.cos(angle) - b * math.sin(angle),
                 b * math.cos(angle) + a * math.sin(angle),
@@ -281,6 +288,18 @@ def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones() -> None:
     np.testing.assert_allclose(scaled[wavelength > 8192], plain[wavelength > 8192] / 8, rtol=1e-6)
 
 
+def test_yarn_keeps_what_turns_often_and_stretches_what_hardly_turns() -> None:
+    """Within 4096 positions: pairs of at least 32 turns stay, pairs of at most one are stretched (give or take one)."""
+    scaling = RopeScaling(kind="yarn", factor=8.0, original_max_seq_len=4096)
+    plain, scaled = rope_frequencies(64, 10000.0), rope_frequencies(64, 10000.0, scaling)
+    turns = 4096 * plain / (2 * np.pi)
+    often, hardly = np.flatnonzero(turns >= 32), np.flatnonzero(turns <= 1)
+    np.testing.assert_allclose(scaled[often[:-1]], plain[often[:-1]], rtol=1e-6)
+    np.testing.assert_allclose(scaled[hardly[1:]], plain[hardly[1:]] / 8, rtol=1e-6)
+    assert (np.diff(scaled / plain) <= 1e-6).all()
+    assert scaling.magnitude == pytest.approx(0.1 * math.log(8) + 1)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -293,6 +312,7 @@ def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones() -> None:
         ({"use_moe": True, "num_experts": 2, "top_k": 3}, "top_k is 3; it must be 1 to num_experts"),
         ({"padding_idx": 37}, "padding_idx is 37; it must be 0 to 36"),
         ({"positions": "rotary", "head_dim": 5}, "head_dim is 5; it must be even"),
+        ({"positions": "rotary", "rope_scaling": RopeScaling(kind="longrope")}, "with 2 factors"),
     ],
 )
 def test_an_impossible_architecture_is_refused(change: dict, words: str) -> None:

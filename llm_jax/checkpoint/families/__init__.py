@@ -1,0 +1,33 @@
+"""The families themselves, as data: one file per group. A new one is a Family there and a place in FAMILIES."""
+
+from llm_jax.checkpoint.families.gemma import GEMMA2, GEMMA3
+from llm_jax.checkpoint.families.gpt2 import GPT2
+from llm_jax.checkpoint.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from llm_jax.checkpoint.families.mixture import MIXTRAL, QWEN3_MOE
+from llm_jax.checkpoint.families.own import OWN
+from llm_jax.checkpoint.families.parts import ACTIVATIONS
+from llm_jax.checkpoint.families.phi3 import PHI3
+from llm_jax.checkpoint.family import Family, Json
+from llm_jax.config import ModelConfig
+from llm_jax.errors import CheckpointError
+
+# The order in which a home is looked for when a model is saved: where several fit, the plainest is the first.
+FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2, OWN)
+
+
+def family_of_config(theirs: Json) -> Family:
+    """The family that a config.json names. Raises CheckpointError if it is none of ours."""
+    model_type = theirs.get("model_type")
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in FAMILIES)
+    raise CheckpointError(f"config.json has the model_type {model_type!r}; known families are {known}.")
+
+
+def family_for(config: ModelConfig) -> Family:
+    """The first family that can express this architecture; our own expresses all."""
+    return next(family for family in FAMILIES if family.expresses(config))
+
+
+__all__ = ["ACTIVATIONS", "FAMILIES", "OWN", "family_for", "family_of_config"]

@@ -1,0 +1,122 @@
+"""Gemma 2 and the text half of Gemma 3: norms around each block, scaled embeddings, windows on most layers."""
+
+from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
+from llm_jax.checkpoint.families.parts import (
+    ATTENTION,
+    BLOCK,
+    ENDS,
+    FEED_FORWARD,
+    FULL,
+    LAYER,
+    SLIDING,
+    activation_key,
+    read_layer_types,
+    read_rope,
+    rope_section,
+    write_layer_types,
+    write_rope,
+)  # fmt: skip
+from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.names import same
+from llm_jax.config import ModelConfig
+from llm_jax.errors import CheckpointError
+
+TABLE = (
+    *ENDS,
+    *ATTENTION,
+    *FEED_FORWARD,
+    same(BLOCK + "norm1.weight", LAYER + "input_layernorm.weight"),
+    same(BLOCK + "post_attn_norm.weight", LAYER + "post_attention_layernorm.weight"),
+    same(BLOCK + "norm2.weight", LAYER + "pre_feedforward_layernorm.weight"),
+    same(BLOCK + "post_mlp_norm.weight", LAYER + "post_feedforward_layernorm.weight"),
+)
+
+GEMMA_KEYS = KEYS | {
+    "head_dim": Key("head_dim", 256),
+    "activation": activation_key("hidden_activation", "gelu_pytorch_tanh"),
+    "tie_embeddings": Key("tie_word_embeddings", True),
+    "qkv_bias": Key("attention_bias", False),
+    # Attention is scaled by 1 / sqrt of this whole number, which need not be the head size.
+    "attention_scale": Key(
+        "query_pre_attn_scalar", 256, read=lambda scalar: scalar**-0.5, write=lambda scale: round(scale**-2)
+    ),
+}
+
+GEMMA_ALWAYS = {name: value for name, value in ALWAYS.items() if name != "embedding_scale"} | {
+    "norm_offset": 1.0,
+    "sandwich_norm": True,
+}
+
+UNSUPPORTED = {"use_bidirectional_attention": False}
+
+
+def _window_section(pattern: int) -> Section:
+    """Every `pattern`-th layer sees everything, unless config.json says otherwise; the others have the window."""
+
+    def read(theirs: Json) -> Json:
+        step = theirs.get("sliding_window_pattern") or theirs.get("_sliding_window_pattern") or pattern
+        layers = read_layer_types(theirs, lambda i: (i + 1) % step != 0)
+        return {"window_size": theirs.get("sliding_window", 4096) if any(layers) else None, "window_layers": layers}
+
+    def write(config: ModelConfig) -> Json:
+        return {"sliding_window": config.window_size, "layer_types": write_layer_types(config)}
+
+    return Section(read, write)
+
+
+def _read_two_ropes(theirs: Json) -> Json:
+    ropes = theirs.get("rope_parameters") or {}
+    full = ropes.get(FULL) or theirs.get("rope_scaling") or {}
+    windowed = ropes.get(SLIDING) or {}
+    context = theirs.get("max_position_embeddings", 131072)
+    local = read_rope(windowed, theirs.get("rope_local_base_freq") or 10_000.0, context)
+    if "rope_scaling" in local:
+        raise CheckpointError(
+            "config.json scales the rotary positions of windowed layers, which this decoder does not compute."
+        )
+    return read_rope(full, theirs.get("rope_theta") or 1_000_000.0, context) | {
+        "window_rope_theta": local["rope_theta"]
+    }
+
+
+def _write_two_ropes(config: ModelConfig) -> Json:
+    local = config.rope_theta if config.window_rope_theta is None else config.window_rope_theta
+    return {
+        "rope_parameters": {
+            FULL: write_rope(config.rope_theta, config.rope_scaling),
+            SLIDING: write_rope(local, None),
+        }
+    }
+
+
+GEMMA2 = Family(
+    model_type="gemma2",
+    architecture="Gemma2ForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: TABLE,
+    keys=GEMMA_KEYS
+    | {
+        "attention_softcap": Key("attn_logit_softcapping", 50.0),
+        "logit_softcap": Key("final_logit_softcapping", 30.0),
+    },
+    always=GEMMA_ALWAYS,
+    sections=(rope_section(), _window_section(2)),
+    unsupported=UNSUPPORTED,
+)
+
+GEMMA3 = Family(
+    model_type="gemma3_text",
+    architecture="Gemma3ForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: TABLE,
+    keys=GEMMA_KEYS
+    | {
+        "attention_softcap": Key("attn_logit_softcapping", None),
+        "logit_softcap": Key("final_logit_softcapping", None),
+    },
+    always=GEMMA_ALWAYS | {"qk_norm": True},
+    sections=(Section(_read_two_ropes, _write_two_ropes), _window_section(6)),
+    unsupported=UNSUPPORTED,
+)

@@ -1,0 +1,113 @@
+"""Llama and those that changed little: Mistral (a window), Qwen 2 (biases), Qwen 3 (norms on query and key heads)."""
+
+import re
+
+from llm_jax.checkpoint.families.parts import (
+    ATTENTION,
+    ENDS,
+    FEED_FORWARD,
+    PRE_NORMS,
+    WINDOW,
+    activation_key,
+    read_layer_types,
+    rope_section,
+    write_layer_types,
+)  # fmt: skip
+from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.config import ModelConfig
+
+TABLE = (*ENDS, *PRE_NORMS, *ATTENTION, *FEED_FORWARD)
+
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$")
+
+KEYS = {
+    "vocab_size": Key("vocab_size"),
+    "hidden_size": Key("hidden_size"),
+    "num_layers": Key("num_hidden_layers"),
+    "num_heads": Key("num_attention_heads"),
+    "num_kv_heads": Key("num_key_value_heads", None),
+    "head_dim": Key("head_dim", None),
+    "intermediate_size": Key("intermediate_size"),
+    "max_seq_len": Key("max_position_embeddings", 2048),
+    "activation": activation_key("hidden_act", "silu"),
+    "norm_eps": Key("rms_norm_eps", 1e-6),
+    "tie_embeddings": Key("tie_word_embeddings", False),
+}
+
+ALWAYS = {
+    "positions": "rotary",
+    "norm": "rms_norm",
+    "use_glu": True,
+    "qkv_bias": False,
+    "mlp_bias": False,
+    "lm_head_bias": False,
+    "embedding_scale": 1.0,
+    "dropout": 0.0,
+}
+
+
+def _read_qwen_window(theirs: Json) -> Json:
+    if not theirs.get("use_sliding_window") or theirs.get("sliding_window") is None:
+        return {}
+    first = theirs.get("max_window_layers", 28)
+    return {
+        "window_size": theirs["sliding_window"],
+        "window_layers": read_layer_types(theirs, lambda i: i >= first),
+    }
+
+
+def _write_qwen_window(config: ModelConfig) -> Json:
+    windowed = [config.window(i) is not None for i in range(config.num_layers)]
+    return {
+        "use_sliding_window": any(windowed),
+        "sliding_window": config.window_size,
+        "layer_types": write_layer_types(config),
+        "max_window_layers": windowed.index(True) if any(windowed) else config.num_layers,
+    }
+
+
+QWEN_WINDOW = Section(_read_qwen_window, _write_qwen_window)
+
+LLAMA = Family(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: TABLE,
+    keys=KEYS | {"qkv_bias": Key("attention_bias", False), "mlp_bias": Key("mlp_bias", False)},
+    always=ALWAYS,
+    sections=(rope_section(),),
+)
+
+MISTRAL = Family(
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: TABLE,
+    keys=KEYS,
+    always=ALWAYS,
+    sections=(rope_section(), WINDOW),
+)
+
+QWEN2 = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: TABLE,
+    keys=KEYS,
+    always=ALWAYS | {"qkv_bias": True, "out_bias": False},
+    sections=(rope_section(), QWEN_WINDOW),
+)
+
+QWEN3 = Family(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: TABLE,
+    keys=KEYS | {"head_dim": Key("head_dim", 128), "qkv_bias": Key("attention_bias", False)},
+    always=ALWAYS | {"qk_norm": True},
+    sections=(rope_section(), QWEN_WINDOW),
+)

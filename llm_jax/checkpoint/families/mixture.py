@@ -1,0 +1,65 @@
+"""Mixtures of experts on Llama's frame: Mixtral and Qwen 3 MoE."""
+
+from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
+from llm_jax.checkpoint.families.parts import ATTENTION, BLOCK, ENDS, LAYER, PRE_NORMS, WINDOW, rope_section
+from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.names import Rule, same
+from llm_jax.config import ModelConfig
+
+
+def _experts(at: str, fc1: str, gate_proj: str, fc2: str) -> tuple[Rule, ...]:
+    """The router and the experts, which stand one by one under `at`."""
+    return (
+        same(BLOCK + "mlp.router.weight", LAYER + at + "gate.weight"),
+        *(
+            same(BLOCK + f"mlp.experts.{ours}.weight", LAYER + at + f"experts.{{e}}.{theirs}.weight")
+            for ours, theirs in (("fc1", fc1), ("gate_proj", gate_proj), ("fc2", fc2))
+        ),
+    )
+
+
+def _read_window(theirs: Json) -> Json:
+    return {"window_size": theirs.get("sliding_window") if theirs.get("use_sliding_window") else None}
+
+
+def _write_window(config: ModelConfig) -> Json:
+    return {"use_sliding_window": config.window_size is not None, "sliding_window": config.window_size}
+
+
+MIXTRAL_TABLE = (*ENDS, *PRE_NORMS, *ATTENTION, *_experts("block_sparse_moe.", "w1", "w3", "w2"))
+QWEN3_MOE_TABLE = (*ENDS, *PRE_NORMS, *ATTENTION, *_experts("mlp.", "gate_proj", "up_proj", "down_proj"))
+
+MIXTRAL = Family(
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: MIXTRAL_TABLE,
+    keys=KEYS
+    | {
+        "num_experts": Key("num_local_experts", 8),
+        "top_k": Key("num_experts_per_tok", 2),
+        "norm_eps": Key("rms_norm_eps", 1e-5),
+    },
+    always=ALWAYS | {"use_moe": True},
+    sections=(rope_section(1e6), WINDOW),
+)
+
+QWEN3_MOE = Family(
+    model_type="qwen3_moe",
+    architecture="Qwen3MoeForCausalLM",
+    prefix="model.",
+    ignored=BUFFERS,
+    table=lambda _: QWEN3_MOE_TABLE,
+    keys=KEYS
+    | {
+        "intermediate_size": Key("moe_intermediate_size", 768),
+        "num_experts": Key("num_experts", 128, aliases=("num_local_experts",)),
+        "top_k": Key("num_experts_per_tok", 8),
+        "moe_renormalize": Key("norm_topk_prob", False),
+        "qkv_bias": Key("attention_bias", False),
+    },
+    always=ALWAYS | {"use_moe": True, "qk_norm": True},
+    sections=(rope_section(), Section(_read_window, _write_window)),
+    unsupported={"decoder_sparse_step": 1, "mlp_only_layers": []},
+)

@@ -1,0 +1,289 @@
+"""The architectures of llama.cpp as families: metadata of a GGUF file instead of config.json, its tensor names.
+
+What config.json spells out, a GGUF file leaves to the presence of tensors. Such entries are written here as
+"has <tensor>", and come and go with the tensors themselves.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llm_jax.checkpoint.families.llama import ALWAYS
+from llm_jax.checkpoint.families.parts import BLOCK
+from llm_jax.checkpoint.family import Family, Json, Key, Section, canonical
+from llm_jax.checkpoint.names import Rule, qkv_rows, same
+from llm_jax.checkpoint.tensors import Tensor, mapped
+from llm_jax.config import ModelConfig, RopeScaling
+from llm_jax.errors import CheckpointError
+from llm_jax.model.positions import rope_frequencies
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+ROPE_FACTORS = "rope_freqs.weight"
+LAYER = "blk.{i}."
+
+
+def _both(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    return (
+        same(BLOCK + ours + ".weight", LAYER + theirs + ".weight"),
+        same(BLOCK + ours + ".bias", LAYER + theirs + ".bias"),
+    )
+
+
+FRAME = (
+    same("embedding_layer.token_embeddings.weight", "token_embd.weight"),
+    same("embedding_layer.positional_encoding.pos_embedding.weight", "position_embd.weight"),
+    *_both("norm1", "attn_norm"),
+    same(BLOCK + "self_attn.q_norm.weight", LAYER + "attn_q_norm.weight"),
+    same(BLOCK + "self_attn.k_norm.weight", LAYER + "attn_k_norm.weight"),
+    *_both("self_attn.out_proj", "attn_output"),
+    same(BLOCK + "post_attn_norm.weight", LAYER + "post_attention_norm.weight"),
+    *_both("norm2", "ffn_norm"),
+    *_both("mlp.fc2", "ffn_down"),
+    same(BLOCK + "post_mlp_norm.weight", LAYER + "post_ffw_norm.weight"),
+    same("final_norm.weight", "output_norm.weight"),
+    same("final_norm.bias", "output_norm.bias"),
+    same("lm_head.weight", "output.weight"),
+)
+QKV = tuple(
+    Rule((BLOCK + f"self_attn.qkv_proj.{part}",), tuple(LAYER + f"attn_{x}.{part}" for x in "qkv"), rows=qkv_rows)
+    for part in ("weight", "bias")
+)
+FUSED_QKV = _both("self_attn.qkv_proj", "attn_qkv")
+GATED = (*_both("mlp.fc1", "ffn_gate"), *_both("mlp.gate_proj", "ffn_up"))
+EXPERTS = (
+    same(BLOCK + "mlp.router.weight", LAYER + "ffn_gate_inp.weight"),
+    same(BLOCK + "mlp.experts.fc1.weight", LAYER + "ffn_gate_exps.weight"),
+    same(BLOCK + "mlp.experts.gate_proj.weight", LAYER + "ffn_up_exps.weight"),
+    same(BLOCK + "mlp.experts.fc2.weight", LAYER + "ffn_down_exps.weight"),
+)
+FUSED_GATED = (Rule((BLOCK + "mlp.fc1.weight", BLOCK + "mlp.gate_proj.weight"), (LAYER + "ffn_up.weight",)),)
+
+LLAMA_TABLE = (*FRAME, *QKV, *GATED, *EXPERTS)
+PHI3_TABLE = (*FRAME, *FUSED_QKV, *FUSED_GATED)
+GPT2_TABLE = (*FRAME, *FUSED_QKV, *_both("mlp.fc1", "ffn_up"))
+
+
+def _keys(arch: str) -> dict[str, Key]:
+    return {
+        "vocab_size": Key(f"{arch}.vocab_size"),
+        "hidden_size": Key(f"{arch}.embedding_length"),
+        "num_layers": Key(f"{arch}.block_count"),
+        "num_heads": Key(f"{arch}.attention.head_count"),
+        "num_kv_heads": Key(f"{arch}.attention.head_count_kv", None),
+        "head_dim": Key(f"{arch}.attention.key_length", None),
+        "intermediate_size": Key(f"{arch}.feed_forward_length"),
+        "max_seq_len": Key(f"{arch}.context_length"),
+        "norm_eps": Key(f"{arch}.attention.layer_norm_rms_epsilon"),
+        "tie_embeddings": Key("has output.weight", False, read=lambda has: not has, write=lambda tied: not tied),
+    }
+
+
+BIASES = {
+    "qkv_bias": Key("has blk.0.attn_q.bias", False),
+    "out_bias": Key("has blk.0.attn_output.bias", False),
+    "mlp_bias": Key("has blk.0.ffn_up.bias", False),
+}
+
+
+def _values(arch: str) -> Section:
+    """Value heads are as long as key heads."""
+    return Section(lambda _: {}, lambda config: {f"{arch}.attention.value_length": config.head_size})
+
+
+def _rope(arch: str, *, partial: bool = False) -> Section:
+    """Args: partial: heads may be rotated in part."""
+    at = f"{arch}.rope."
+
+    def read(theirs: Json) -> Json:
+        ours: Json = {"rope_theta": theirs.get(at + "freq_base", 10000.0)}
+        if partial and at + "dimension_count" in theirs:
+            whole = theirs[f"{arch}.embedding_length"] // theirs[f"{arch}.attention.head_count"]
+            head = theirs.get(f"{arch}.attention.key_length") or whole
+            ours["rope_fraction"] = theirs[at + "dimension_count"] / head
+        if f"has {ROPE_FACTORS}" in theirs:
+            factors = tuple(map(float, theirs[f"has {ROPE_FACTORS}"]))
+            return ours | {"rope_scaling": RopeScaling(kind="longrope", factors=factors)}
+        kind = theirs.get(at + "scaling.type", "none")
+        if kind == "none":
+            return ours
+        if kind not in ("linear", "yarn"):
+            raise CheckpointError(f"The GGUF file scales rotary positions by {kind!r}; linear and yarn work.")
+        scaling = RopeScaling(kind=kind, factor=theirs[at + "scaling.factor"])
+        if kind == "yarn":
+            scaling = replace(scaling, original_max_seq_len=theirs[at + "scaling.original_context_length"])
+        return ours | {"rope_scaling": scaling}
+
+    def write(config: ModelConfig) -> Json:
+        theirs: Json = {at + "freq_base": config.rope_theta, at + "dimension_count": config.rotary_dim}
+        scaling = config.rope_scaling
+        if scaling is None:
+            return theirs
+        if scaling.kind == "longrope":
+            return theirs | {f"has {ROPE_FACTORS}": scaling.factors}
+        theirs |= {at + "scaling.type": scaling.kind, at + "scaling.factor": scaling.factor}
+        if scaling.kind == "yarn":
+            theirs |= {at + "scaling.original_context_length": scaling.original_max_seq_len}
+        return theirs
+
+    return Section(read, write)
+
+
+def _experts(arch: str) -> Section:
+    def read(theirs: Json) -> Json:
+        count = theirs.get(f"{arch}.expert_count", 0)
+        top_k = theirs.get(f"{arch}.expert_used_count", 0)
+        return {"use_moe": True, "num_experts": count, "top_k": top_k} if count else {}
+
+    def write(config: ModelConfig) -> Json:
+        if not config.use_moe:
+            return {}
+        return {f"{arch}.expert_count": config.num_experts, f"{arch}.expert_used_count": config.top_k}
+
+    return Section(read, write)
+
+
+def _windows(arch: str, every: int) -> Section:
+    """All layers but every so-manieth have the window; llama.cpp knows this by the architecture."""
+
+    def read(theirs: Json) -> Json:
+        layers = range(theirs[f"{arch}.block_count"])
+        return {
+            "window_size": theirs[f"{arch}.attention.sliding_window"],
+            "window_layers": tuple((i + 1) % every != 0 for i in layers),
+        }
+
+    return Section(read, lambda config: {f"{arch}.attention.sliding_window": config.window_size})
+
+
+@dataclass(frozen=True)
+class Architecture(Family):
+    """A family as llama.cpp stores it.
+
+    Attributes:
+        pairs: it rotates neighbouring rows of a query or key head as pairs, where Hugging Face's layout pairs the
+            first half of a head with the second: the rows are stored in another order.
+        offset_norms: scales are stored whole, not less norm_offset.
+    """
+
+    pairs: bool = False
+    offset_norms: bool = False
+
+    def stored(self, config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Their tensors as the file holds them."""
+        return self._changed(config, tensors, _interleave, lambda scale: scale.astype(np.float32) + config.norm_offset)
+
+    def restored(self, config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of `stored`."""
+        return self._changed(config, tensors, _separate, lambda scale: scale.astype(np.float32) - config.norm_offset)
+
+    def _changed(
+        self, config: ModelConfig, tensors: dict[str, Tensor], order: Callable[[int], Change], offset: Change
+    ) -> dict[str, Tensor]:
+        changed = dict(tensors)
+        for name, tensor in tensors.items():
+            if self.pairs and (head := re.search(r"\.attn_([qk])\.", name)):
+                changed[name] = mapped(tensor, order(config.num_heads if head[1] == "q" else config.kv_heads))
+            if self.offset_norms and name.endswith("norm.weight"):
+                changed[name] = replace(mapped(tensor, offset), dtype=np.dtype(np.float32))
+        return changed
+
+
+def _interleave(heads: int) -> Change:
+    return lambda rows: rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _separate(heads: int) -> Change:
+    return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _architecture(
+    name: str, table: tuple[Rule, ...], *, sections: tuple[Section, ...] = (), **rest: Any
+) -> Architecture:
+    rest["keys"] = _keys(name) | rest.get("keys", {})
+    return Architecture(
+        model_type=name, architecture=name, table=lambda _: table, sections=(_values(name), *sections), **rest
+    )
+
+
+SILU = ALWAYS | {"activation": "silu"}
+GEMMA = {name: value for name, value in SILU.items() if name != "embedding_scale"} | {
+    "activation": "gelu_tanh",
+    "norm_offset": 1.0,
+    "sandwich_norm": True,
+}
+
+LLAMA = _architecture(
+    "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), pairs=True
+)
+QWEN2 = _architecture(
+    "qwen2", LLAMA_TABLE, always=SILU | {"qkv_bias": True, "out_bias": False}, sections=(_rope("qwen2"),)
+)
+QWEN3 = _architecture("qwen3", LLAMA_TABLE, always=SILU | {"qk_norm": True}, sections=(_rope("qwen3"),))
+QWEN3_MOE = _architecture(
+    "qwen3moe", LLAMA_TABLE, always=SILU | {"qk_norm": True}, sections=(_rope("qwen3moe"), _experts("qwen3moe")),
+    keys={"intermediate_size": Key("qwen3moe.expert_feed_forward_length")},
+)  # fmt: skip
+GEMMA2 = _architecture(
+    "gemma2", LLAMA_TABLE, always=GEMMA, offset_norms=True, sections=(_rope("gemma2"), _windows("gemma2", 2)),
+    keys={
+        "attention_softcap": Key("gemma2.attn_logit_softcapping", 50.0),
+        "logit_softcap": Key("gemma2.final_logit_softcapping", 30.0),
+    },
+)  # fmt: skip
+GEMMA3 = _architecture(
+    "gemma3", LLAMA_TABLE, always=GEMMA | {"qk_norm": True}, offset_norms=True,
+    sections=(_rope("gemma3"), _windows("gemma3", 6)),
+    keys={"window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0)},
+)  # fmt: skip
+PHI3 = _architecture("phi3", PHI3_TABLE, always=SILU, sections=(_rope("phi3", partial=True),))
+GPT2 = _architecture(
+    "gpt2", GPT2_TABLE,
+    always={
+        "positions": "learned", "activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0,
+        "dropout": 0.0,
+    },
+    keys={"norm_eps": Key("gpt2.attention.layer_norm_epsilon")},
+)  # fmt: skip
+
+# In the order in which they are tried: llama.cpp's llama could say most of what its qwen2 says.
+ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2)
+
+
+def architecture_for(config: ModelConfig) -> tuple[Architecture, ModelConfig]:
+    """The architecture of llama.cpp that computes what `config` says, and `config` as that architecture says it.
+
+    Raises CheckpointError when there is none.
+    """
+    spelled = replace(config, rope_scaling=_as_factors(config))
+    for architecture in ARCHITECTURES:
+        if architecture.expresses(spelled):
+            return architecture, spelled
+    near, lost = min(((a, _lost(a, spelled)) for a in ARCHITECTURES), key=lambda candidate: len(candidate[1]))
+    raise CheckpointError(
+        f"llama.cpp has no architecture that computes this model. The nearest, {near.model_type}, differs in "
+        f"{', '.join(f'{name} (here {value!r})' for name, value in lost.items())}."
+    )
+
+
+def _lost(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """Our fields that read back differently from what this architecture writes."""
+    ours = asdict(canonical(config))
+    try:
+        theirs = asdict(canonical(architecture.read_config(architecture.write_config(config))))
+    except CheckpointError:
+        return ours
+    return {name: value for name, value in ours.items() if theirs[name] != value}
+
+
+def _as_factors(config: ModelConfig) -> RopeScaling | None:
+    """llama.cpp stores the scaling of Llama 3 as one divisor for each pair."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind != "llama3":
+        return scaling
+    plain = rope_frequencies(config.rotary_dim, config.rope_theta)
+    factors = plain / rope_frequencies(config.rotary_dim, config.rope_theta, scaling)
+    return RopeScaling(kind="longrope", factors=tuple(map(float, factors)))

@@ -1,0 +1,179 @@
+"""GGUF, the file of llama.cpp: a whole model with its tokenizer. The gguf library reads and writes the format."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from llm_jax.checkpoint.atomic import file_written_beside
+from llm_jax.checkpoint.generation import GenerationDefaults
+from llm_jax.checkpoint.gguf_families import ARCHITECTURES, ROPE_FACTORS, architecture_for
+from llm_jax.checkpoint.gguf_tokenizer import read_tokenizer, tokenizer_metadata
+from llm_jax.checkpoint.tensors import LazyTensor, Tensor
+from llm_jax.config import ModelConfig
+from llm_jax.errors import CheckpointError
+from llm_jax.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from gguf import ReaderTensor
+
+MAGIC = b"GGUF"
+TYPES = ("f32", "f16", "bf16", "q8_0")
+KEPT_WHOLE = ("ffn_gate_inp.", "position_embd.")  # llama.cpp wants these, and all vectors, in float32
+Q8_0_BLOCK = 32  # values of a row that share a scale
+
+
+def is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == MAGIC
+
+
+def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer | None, GenerationDefaults]:
+    """A GGUF file of f32, f16, bf16 and q8_0 tensors (the last are given as float32, when they are read).
+
+    Raises CheckpointError when it is damaged, or of an architecture or a type that is not known here.
+    """
+    gguf = _library()
+    try:
+        reader = gguf.GGUFReader(path)
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+        tensors = {tensor.name: _open(gguf, path, tensor) for tensor in reader.tensors}
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short: {error}. Copy or download it again.") from error
+    name = metadata.get("general.architecture")
+    architecture = next((a for a in ARCHITECTURES if a.model_type == name), None)
+    if architecture is None:
+        known = ", ".join(a.model_type for a in ARCHITECTURES)
+        raise CheckpointError(f"{path} is of the architecture {name!r}; known ones are {known}.")
+    raw = {key: _shortest(value) for key, value in metadata.items()}
+    raw |= {f"has {tensor}": True for tensor in tensors}
+    if ROPE_FACTORS in tensors:
+        raw[f"has {ROPE_FACTORS}"] = np.asarray(tensors.pop(ROPE_FACTORS)).tolist()
+    if "token_embd.weight" in tensors:
+        raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
+    config = architecture.read_config(raw)
+    params = architecture.read_weights(config, architecture.restored(config, tensors))
+    return config, params, read_tokenizer(path, metadata), _read_ids(metadata)
+
+
+def write_gguf(
+    path: Path,
+    config: ModelConfig,
+    params: dict[str, Tensor],
+    tokenizer: Tokenizer | None,
+    generation: GenerationDefaults,
+    *,
+    type_name: str,
+    written: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write a GGUF file, whole or not at all; one tensor at a time is in memory.
+
+    Args:
+        type_name: one of TYPES, for matrices; vectors are f32, and matrices whose rows are no multiple of 32 values
+            are f16 where q8_0 is asked for.
+        written: told of each tensor that is done, by its bytes before a change of dtype.
+
+    Raises:
+        CheckpointError: llama.cpp has no such architecture, or no such tokenizer.
+    """
+    gguf = _library()
+    architecture, spelled = architecture_for(config)
+    tensors = architecture.stored(config, architecture.write_weights(config, params))
+    metadata = architecture.write_config(spelled) | tokenizer_metadata(tokenizer, generation, config.vocab_size)
+    if f"has {ROPE_FACTORS}" in metadata:
+        tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
+    with file_written_beside(path) as new:
+        writer = gguf.GGUFWriter(new, architecture.model_type)
+        writer.add_file_type(
+            {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
+             "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[type_name]
+        )  # fmt: skip
+        for name, value in metadata.items():
+            if value is not None and "." in name and not name.startswith("has "):
+                _add(gguf, writer, name, value)
+        types = {name: _type_of(name, tensor, type_name) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            kind = gguf.GGMLQuantizationType[types[name].upper()]
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.size // block * size, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, tensor in tensors.items():
+            data = _encode(gguf, np.asarray(tensor), types[name])
+            writer.write_tensor_data(data)
+            written(tensor.nbytes)
+        writer.close()
+
+
+def _open(gguf: "ModuleType", path: Path, tensor: "ReaderTensor") -> Tensor:
+    """A tensor of the mapped file, with its rows first (GGUF counts dimensions from the last)."""
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    kind, data = tensor.tensor_type.name, tensor.data
+    if kind in ("F32", "F16"):
+        return data.view(np.ndarray).reshape(shape)
+    if kind == "BF16":
+        return data.view(np.ndarray).view(ml_dtypes.bfloat16).reshape(shape)
+    if kind == "Q8_0":
+        return LazyTensor(shape, np.dtype(np.float32), lambda: gguf.dequantize(data, tensor.tensor_type).reshape(shape))
+    raise CheckpointError(
+        f"{path} holds {tensor.name} as {kind.lower()}; {', '.join(TYPES)} can be read. Convert the model it was "
+        "quantised from instead."
+    )
+
+
+def _type_of(name: str, tensor: Tensor, wanted: str) -> str:
+    if len(tensor.shape) == 1 or any(part in name for part in KEPT_WHOLE):
+        return "f32"
+    if wanted == "q8_0" and tensor.shape[-1] % Q8_0_BLOCK:
+        return "f16"
+    return wanted
+
+
+def _encode(gguf: "ModuleType", array: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "q8_0":
+        return gguf.quantize(array.astype(np.float32, copy=False), gguf.GGMLQuantizationType.Q8_0)
+    dtype = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}[kind]
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+
+
+def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(name, value)
+        case int():
+            writer.add_uint32(name, value)
+        case float():
+            writer.add_float32(name, value)
+        case str():
+            writer.add_string(name, value)
+        case list():
+            writer.add_array(name, value)
+
+
+def _shortest(value: Any) -> Any:
+    """A float32 entry as the decimal that was meant: 1e-06, not 9.999999974752427e-07."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _read_ids(metadata: dict[str, Any]) -> GenerationDefaults:
+    roles = ("eos", "eot", "bos", "padding")
+    ids: dict[str, int] = {
+        role: metadata[key] for role in roles if (key := f"tokenizer.ggml.{role}_token_id") in metadata
+    }
+    ends = tuple(ids[role] for role in ("eos", "eot") if role in ids)
+    return GenerationDefaults(eos_ids=ends, bos_id=ids.get("bos"), pad_id=ids.get("padding"))
+
+
+def _library() -> "ModuleType":
+    try:
+        import gguf
+    except ImportError as error:
+        raise CheckpointError("A GGUF file needs the gguf package: install the extra 'gguf'.") from error
+    return gguf

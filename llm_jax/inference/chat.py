@@ -1,0 +1,80 @@
+"""A conversation: the model answers with all that was said before in mind."""
+
+from collections.abc import Iterator, Sequence
+
+from llm_jax.errors import LLMError
+from llm_jax.inference.generate import continue_prompts
+from llm_jax.inference.sampling import SamplingParams
+from llm_jax.inference.text import ContextLengthExceeded, TextPiece
+from llm_jax.model import Model
+from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
+
+
+class Conversation:
+    """Messages that grow turn by turn. When they outgrow the context, the oldest are forgotten, the system message not.
+
+    Attributes:
+        messages: dicts with role and content, as the chat template takes them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        sampling: SamplingParams,
+        *,
+        system: str | None = None,
+        stop: Sequence[str] = (),
+    ) -> None:
+        self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._system = [] if system is None else [{"role": "system", "content": system}]
+        ending, self._prefix = answer_bounds(tokenizer)
+        self._stop = (*ending, *stop)
+        self.messages: list[dict[str, str]] = list(self._system)
+
+    def clear(self) -> None:
+        """Forgets all but the system message."""
+        self.messages = list(self._system)
+
+    def answer(self, message: str) -> Iterator[TextPiece]:
+        """The answer, piece by piece. One that is broken off is remembered as far as it went.
+
+        Raises:
+            ContextLengthExceeded: this message alone leaves no room for an answer.
+            RequestError: the chat template refuses the messages, or a setting is out of range.
+            UnknownToken: the tokenizer does not know a character of the message.
+        """
+        self.messages.append({"role": "user", "content": message})
+        try:
+            pieces = continue_prompts(
+                self._model, self._tokenizer, [self._fitting_prompt()], self._sampling, stop=self._stop
+            )
+        except LLMError:
+            self.messages.pop()  # as if it had not been said
+            raise
+        said = ""
+        try:
+            for _, piece in pieces:
+                text = piece.text.removeprefix(self._prefix) if not said else piece.text
+                said += text
+                yield TextPiece(text, piece.tokens, piece.finish_reason)
+        finally:
+            self.messages.append({"role": "assistant", "content": said})
+
+    def _fitting_prompt(self) -> str:
+        room = self._model.config.max_seq_len - self._sampling.max_new_tokens
+        oldest = len(self._system)
+        kept = list(self.messages)
+        while True:
+            prompt = render_chat(self._tokenizer, kept)
+            length = len(self._tokenizer.encode(prompt))
+            if length <= room:
+                self.messages = kept
+                return prompt
+            if len(kept) == oldest + 1:
+                raise ContextLengthExceeded(
+                    f"The message has {length} tokens with the chat format, and this model's context leaves {room} "
+                    f"beside an answer of {self._sampling.max_new_tokens}. Shorten it or ask for fewer.",
+                    "prompt",
+                )
+            del kept[oldest : oldest + 2]  # a question and its answer

@@ -1,0 +1,203 @@
+"""Every family: the same logits and tokens as transformers, and the way there and back without loss."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llm_jax.checkpoint import load_model, save_model
+from llm_jax.checkpoint.families import FAMILIES, OWN, family_for, family_of_config
+from llm_jax.checkpoint.family import canonical
+from llm_jax.errors import CheckpointError
+from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
+from llm_jax.model import Model, forward, init_cache
+from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, save
+
+run = jax.jit(forward, static_argnames="config")
+every_shape = pytest.mark.parametrize(("model_type", "shape"), SHAPES, ids=[" ".join(key) for key in SHAPES])
+FIRST_SHAPES = dict(reversed(SHAPES))
+every_family = pytest.mark.parametrize("model_type", FIRST_SHAPES)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(transformers' model, the directory that it saved) of a shape, made once."""
+    made: dict[tuple[str, str], tuple[PreTrainedModel, Path]] = {}
+
+    def get(model_type: str, shape: str) -> tuple[PreTrainedModel, Path]:
+        if (model_type, shape) not in made:
+            model = make(model_type, SHAPES[model_type, shape])
+            made[model_type, shape] = model, save(model, tmp_path_factory.mktemp(model_type) / "model")
+        return made[model_type, shape]
+
+    return get
+
+
+def logits_of(model: PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.numpy()
+
+
+def random_tokens(vocab: int, rows: int = 2, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, vocab, (rows, CONTEXT)).astype(np.int32)
+
+
+@every_shape
+def test_logits_equal_those_of_transformers(saved: Any, model_type: str, shape: str) -> None:
+    """Rows of 17 and 11 tokens are prefilled together, then decoded token by token, the first to the full context."""
+    theirs, directory = saved(model_type, shape)
+    model = load_model(directory).model
+    config = model.config
+    assert config.max_seq_len == CONTEXT
+    tokens = random_tokens(config.vocab_size)
+    expected = logits_of(theirs, tokens)
+
+    lengths = np.array([17, 11])
+    cache = init_cache(config, 2, CONTEXT)
+    logits, cache = run(config, model.params, tokens[:, :17], cache=cache)
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(logits[row, :length], expected[row, :length], atol=1e-4, err_msg="prefill")
+    cache = dataclasses.replace(cache, length_B=jnp.asarray(lengths, jnp.int32))
+    for step in range(CONTEXT - 17):
+        at = lengths + step
+        logits, cache = run(config, model.params, tokens[[0, 1], at][:, None], cache=cache)
+        np.testing.assert_allclose(logits[:, 0], expected[[0, 1], at], atol=1e-4, err_msg=f"step {step}")
+
+
+@every_family
+def test_greedy_tokens_equal_those_of_transformers(saved: Any, model_type: str) -> None:
+    """Prompts of unequal length in one batch of the engine; each alone in transformers."""
+    theirs, directory = saved(model_type, FIRST_SHAPES[model_type])
+    model = load_model(directory).model
+    prompts = [
+        row[:length].tolist() for row, length in zip(random_tokens(model.config.vocab_size), (9, 4), strict=True)
+    ]
+    count = 12
+    for prompt, tokens in zip(prompts, continue_greedily(model, prompts, count), strict=True):
+        expected = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=count)[0, len(prompt) :]
+        assert tokens == expected.tolist()
+
+
+def continue_greedily(model: Model, prompts: list[list[int]], count: int) -> list[list[int]]:
+    engine = Engine(model, max_batch=len(prompts))
+    tokens: list[list[int]] = [[] for _ in prompts]
+
+    def collect(row: int, event: TokenEvent | Exception) -> None:
+        assert isinstance(event, TokenEvent)
+        tokens[row].append(event.token)
+
+    for row, prompt in enumerate(prompts):
+        sampling = SamplingParams(max_new_tokens=count, temperature=0.0)
+        engine.submit(Request(prompt_ids=tuple(prompt), sampling=sampling), lambda event, row=row: collect(row, event))
+    while engine.step():
+        pass
+    return tokens
+
+
+@every_shape
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
+def test_there_and_back_loses_nothing(saved: Any, tmp_path: Path, model_type: str, shape: str, sharded: bool) -> None:
+    theirs, directory = saved(model_type, shape)
+    if sharded:
+        directory = save(theirs, tmp_path / "sharded", max_shard_size="10KB")
+        assert len(list(directory.glob("*.safetensors"))) > 1
+    loaded = load_model(directory)
+    save_model(tmp_path / "back", loaded.model, max_shard_bytes=10_000 if sharded else 2**30)
+
+    before, after = read_all(directory), read_all(tmp_path / "back")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype
+        assert tensor.tobytes() == after[name].tobytes(), name
+    assert canonical(load_model(tmp_path / "back").model.config) == canonical(loaded.model.config)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
+    tokens = random_tokens(loaded.model.config.vocab_size)
+    np.testing.assert_array_equal(logits_of(again, tokens), logits_of(theirs, tokens))
+
+
+def read_all(directory: Path) -> dict[str, np.ndarray]:
+    return {name: array for path in directory.glob("*.safetensors") for name, array in load_file(path).items()}
+
+
+@every_family
+def test_a_family_is_written_as_itself(saved: Any, model_type: str) -> None:
+    config = load_model(saved(model_type, FIRST_SHAPES[model_type])[1]).model.config
+    assert family_for(config).model_type == model_type
+
+
+def test_every_family_is_tested() -> None:
+    assert {family.model_type for family in FAMILIES if family is not OWN} == set(FIRST_SHAPES)
+
+
+def older(config: dict[str, Any]) -> dict[str, Any]:
+    """The same config.json as transformers 4 wrote it."""
+    config = copy.deepcopy(config)
+    rope = config.pop("rope_parameters", {})
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    config |= {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    kind = rope.pop("rope_type", "default")
+    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    config["torch_dtype"] = config.pop("dtype")
+    return config
+
+
+@every_shape
+def test_configurations_of_transformers_4_say_the_same(saved: Any, model_type: str, shape: str) -> None:
+    raw = json.loads((saved(model_type, shape)[1] / "config.json").read_text())
+    family = family_of_config(raw)
+    assert family.read_config(older(raw)) == family.read_config(raw)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change", "words"),
+    [
+        ("llama", {"model_type": "bert"}, "model_type 'bert'; known families are llama, mistral, "),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic'"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "lacks 'factor'"),
+        ("llama", {"hidden_act": "mish"}, "activation is 'mish'; it must be one of gelu"),
+        ("llama", {"num_key_value_heads": 3}, "num_kv_heads is 3; it must be a divisor of num_heads"),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, r"mlp_only_layers: \[1\], which this decoder does not compute"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True"),
+        ("gemma2", {"layer_types": ["sliding_attention", "linear_attention"]}, "layer of the type 'linear_attention'"),
+        ("phi3", {"original_max_position_embeddings": 8}, "LongRoPE beyond 8 tokens.*attention_factor to 1.3"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_computed_is_refused(
+    saved: Any, tmp_path: Path, model_type: str, change: dict[str, Any], words: str
+) -> None:
+    shape = "longrope" if model_type == "phi3" else FIRST_SHAPES[model_type]
+    raw = json.loads((saved(model_type, shape)[1] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | change))
+    (tmp_path / "model.safetensors").symlink_to(saved(model_type, shape)[1] / "model.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        load_model(tmp_path)
+
+
+def test_a_configuration_that_contradicts_the_weights_is_refused(saved: Any, tmp_path: Path) -> None:
+    directory = saved("llama", "plain")[1]
+    raw = json.loads((directory / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"num_hidden_layers": 3, "intermediate_size": 41}))
+    (tmp_path / "model.safetensors").symlink_to(directory / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_model(tmp_path)
+    message = str(caught.value)
+    assert "missing: model.layers.2.input_layernorm.weight" in message
+    assert "model.layers.0.mlp.gate_proj.weight is [40, 32] where [41, 32] is expected" in message
+
+
+def test_the_weights_of_another_family_are_refused(saved: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to(saved("llama", "plain")[1] / "config.json")
+    (tmp_path / "model.safetensors").symlink_to(saved("gemma2", "soft caps")[1] / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"unexpected: .*pre_feedforward_layernorm"):
+        load_model(tmp_path)

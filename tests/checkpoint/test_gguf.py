@@ -1,0 +1,252 @@
+"""GGUF: read back bit for bit, and run by llama.cpp itself with the same greedy tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, trainers
+
+from llm_jax.checkpoint import convert, load_model, open_model, save_model
+from llm_jax.checkpoint.gguf_families import ARCHITECTURES
+from llm_jax.errors import CheckpointError
+from llm_jax.model import Model, forward
+from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
+from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SHAPES, YARN, make, save
+
+TEXT = ["the quick brown fox jumps over the lazy dog, and the dog sleeps on 🙂 日本 123 times"] * 3
+TOKENIZER = BPETokenizer.train(TEXT, 300, chat_template="{{ messages }}")
+GEMMA_HEADS = GEMMA | {"query_pre_attn_scalar": 12}
+# What llama.cpp can compute, in its shapes: each of its architectures, and what each may add.
+COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True}),
+    "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3}),
+    "mistral": ("mistral", SHAPES["mistral", "no window"]),
+    "mixtral": ("mixtral", SHAPES["mixtral", "one expert a token"]),
+    "qwen2, yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "qwen3_moe": ("qwen3_moe", SHAPES["qwen3_moe", "renormalised"]),
+    "gemma2": ("gemma2", GEMMA_HEADS | {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}),
+    "gemma3_text": ("gemma3_text", GEMMA_HEADS | {"num_hidden_layers": 6}),
+    "phi3": ("phi3", {"rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 0.5}}),
+    "gpt2": ("gpt2", {}),
+}  # fmt: skip
+GELU = ("gemma2", "gemma3_text", "gpt2")
+run = jax.jit(forward, static_argnames="config")
+every_computed = pytest.mark.parametrize("name", COMPUTED)
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A directory of transformers' with our tokenizer in it."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            model_type, changes = COMPUTED[name]
+            vocab = {"vocab_size": TOKENIZER.vocab_size + 3}  # padded, as many models are
+            made[name] = save(make(model_type, changes | vocab), tmp_path_factory.mktemp("gguf") / "model")
+            TOKENIZER.save_pretrained(made[name])
+        return made[name]
+
+    return get
+
+
+def assert_same_bits(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(np.asarray(tensor, np.float32), np.asarray(after[name], np.float32), name)
+
+
+@every_computed
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_read_back_bit_for_bit(model_of: Any, tmp_path: Path, name: str, dtype: str) -> None:
+    convert(open_model(model_of(name)), tmp_path / "source", dtype=dtype)
+    convert(open_model(tmp_path / "source"), tmp_path / "model.gguf")
+    source, back = open_model(tmp_path / "source"), open_model(tmp_path / "model.gguf")
+    norms = {"norm1", "norm2", "final_norm", "post_attn_norm", "post_mlp_norm", "q_norm", "k_norm"}
+    if name.startswith("gemma"):  # stored as 1 + scale: exact to the last bit of that sum
+        for params in (source.params, back.params):
+            for key in params:
+                if norms & set(key.split(".")):
+                    params[key] = np.asarray(params[key], np.float32) + 1
+    assert_same_bits(source.params, back.params)
+    assert back.tokenizer is not None
+    for text in [*TEXT, "unseen: ß\n\n  x"]:
+        assert back.tokenizer.encode(text) == TOKENIZER.encode(text)
+    assert back.tokenizer.chat_template == TOKENIZER.chat_template
+    assert (back.tokenizer.eos_token_id, back.generation.eos_ids) == (TOKENIZER.eos_token_id, source.generation.eos_ids)
+
+
+def test_eight_bits_stay_near_and_read_back_as_they_were_written(model_of: Any, tmp_path: Path) -> None:
+    source = open_model(model_of("qwen3"))
+    convert(source, tmp_path / "a.gguf", dtype="q8_0")
+    once = open_model(tmp_path / "a.gguf")
+    name = "transformer_blocks.0.mlp.fc1.weight"
+    exact, rounded = np.asarray(source.params[name]), np.asarray(once.params[name])
+    # A block of 32 values shares a scale: its largest over 127. Rounding loses half a step, and that the scale is
+    # stored in half precision loses 127 steps / 2^11 more.
+    step = np.abs(exact.reshape(-1, 32)).max(-1, keepdims=True) / 127
+    assert (np.abs(exact - rounded).reshape(-1, 32) <= 0.57 * step).all()
+    convert(once, tmp_path / "b.gguf", dtype="float32")
+    assert_same_bits(once.params, open_model(tmp_path / "b.gguf").params)
+
+
+def test_a_gguf_becomes_the_directory_that_it_came_from(model_of: Any, tmp_path: Path) -> None:
+    convert(open_model(model_of("qwen2, yarn")), tmp_path / "model.gguf")
+    convert(open_model(tmp_path / "model.gguf"), tmp_path / "back")
+    first, back = load_model(model_of("qwen2, yarn")).model, load_model(tmp_path / "back").model
+    assert_same_bits(first.params, back.params)
+    tokens = np.arange(20, dtype=np.int32)[None]
+    np.testing.assert_array_equal(run(first.config, first.params, tokens), run(back.config, back.params, tokens))
+
+
+def test_every_architecture_is_tested(model_of: Any, tmp_path: Path) -> None:
+    import gguf
+
+    seen = set()
+    for name in COMPUTED:
+        convert(open_model(model_of(name)), tmp_path / "model.gguf")
+        seen.add(gguf.GGUFReader(tmp_path / "model.gguf").fields["general.architecture"].contents())
+    assert seen == {architecture.model_type for architecture in ARCHITECTURES}
+
+
+@every_computed
+def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path, name: str) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
+    path = tmp_path / "model.gguf"
+    convert(open_model(model_of(name)), path, dtype="float32")
+    model = load_model(model_of(name)).model
+    llama = llama_cpp.Llama(
+        str(path), n_ctx=model.config.max_seq_len, n_batch=32, n_threads=1, verbose=False, logits_all=True,
+        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
+    )  # fmt: skip
+    text = "the lazy dog, 12 日"
+    prompt = TOKENIZER.encode(text)[:16]
+    if name != "gpt2":
+        assert llama.tokenize(text.encode(), add_bos=False, special=True) == TOKENIZER.encode(text)
+    llama.eval(prompt)
+    padded = np.array([prompt + [0] * (model.config.max_seq_len - len(prompt))], np.int32)
+    ours = run(model.config, model.params, padded)[0, : len(prompt)]
+    # llama.cpp looks GELU up in a table of float16, which is what the three families with GELU differ by.
+    np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 1e-4)
+    theirs: list[int] = []
+    for _ in range(10):
+        theirs.append(int(llama.scores[llama.n_tokens - 1].argmax()))
+        llama.eval(theirs[-1:])
+    llama.close()
+    assert theirs == continue_greedily(model, prompt, 10)
+
+
+def test_without_tokenizer_json_the_lists_of_llama_cpp_are_read(model_of: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    convert(open_model(model_of("qwen3")), path)
+    path.write_bytes(path.read_bytes().replace(b"tokenizer.huggingface.json", b"tokenizer.somethingelse.js"))
+    back = load_model(path).tokenizer
+    assert back is not None
+    assert back.eos_token_id == TOKENIZER.eos_token_id
+    for text in [*TEXT, "unseen: ß\n\n  x<|endoftext|>"]:
+        assert back.encode(text) == TOKENIZER.encode(text)
+
+
+def sentencepiece_like() -> HFTokenizer:
+    """A tokenizer.json as Llama 2 has it: spaces become ▁, unknown characters become bytes."""
+    backend = Backend(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.train_from_iterator(["the quick brown fox"] * 3, trainers.BpeTrainer(vocab_size=40, show_progress=False))
+    content = json.loads(backend.to_str())
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    content["model"]["vocab"] = {token: i for i, token in enumerate([*first, *content["model"]["vocab"]])}
+    content["model"]["byte_fallback"] = True
+    content["added_tokens"] = [
+        {"id": i, "content": first[i], "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False} for i in range(3)
+    ]  # fmt: skip
+    backend = Backend.from_str(json.dumps(content))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return HFTokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+
+
+def test_llama_cpp_reads_a_tokenizer_like_sentencepiece(tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
+    tokenizer = sentencepiece_like()
+    model = make("llama", {"vocab_size": tokenizer.vocab_size})
+    tokenizer.save_pretrained(save(model, tmp_path / "model"))
+    convert(open_model(tmp_path / "model"), tmp_path / "model.gguf")
+    llama = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=28, n_threads=1, verbose=False, vocab_only=True)
+    for text in ("the quick brown fox", "brown quick", "a 🙂 fox</s>"):
+        assert llama.tokenize(text.encode(), add_bos=False, special=True) == tokenizer.encode(text)
+    assert (llama.token_bos(), llama.token_eos()) == (1, 2)
+    llama.close()
+    back = load_model(tmp_path / "model.gguf").tokenizer
+    assert back is not None
+    assert back.encode("a 🙂 fox</s>") == tokenizer.encode("a 🙂 fox</s>")
+
+
+def continue_greedily(model: Model, prompt: list[int], count: int) -> list[int]:
+    tokens = np.zeros((1, model.config.max_seq_len), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    for at in range(len(prompt), len(prompt) + count):
+        tokens[0, at] = run(model.config, model.params, tokens)[0, at - 1].argmax()
+    return tokens[0, len(prompt) : len(prompt) + count].tolist()
+
+
+@pytest.mark.parametrize("tokenizer", [CharacterTokenizer(TEXT), None], ids=["characters", "none"])
+def test_tokenizers_that_llama_cpp_does_not_have_come_back_all_the_same(
+    model_of: Any, tmp_path: Path, tokenizer: Tokenizer | None
+) -> None:
+    save_model(tmp_path / "model", load_model(model_of("llama")).model, tokenizer)
+    convert(open_model(tmp_path / "model"), tmp_path / "model.gguf")
+    back = load_model(tmp_path / "model.gguf").tokenizer
+    if tokenizer is None:
+        assert back is None
+    else:
+        assert isinstance(back, CharacterTokenizer)
+        assert back.chars == tokenizer.chars
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (("mistral", "window"), r"The nearest, llama, differs in window_size \(here 5\)"),
+        (("gpt2", "untied, relu"), r"gpt2, differs in activation \(here 'relu'\)"),
+        (("gemma2", "soft caps"), r"gemma2, differs in attention_scale"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_does_not_compute_is_refused(tmp_path: Path, key: tuple[str, str], words: str) -> None:
+    stored = open_model(save(make(key[0], SHAPES[key]), tmp_path / "model"))
+    with pytest.raises(CheckpointError, match=words):
+        convert(stored, tmp_path / "model.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_damaged_files_are_refused(model_of: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    convert(open_model(model_of("llama")), path)
+    whole = path.read_bytes()
+    for length in (4, 20, 1000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"model\.gguf is damaged or cut short"):
+            open_model(path)
+    path.write_bytes(whole.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", 1))
+    with pytest.raises(CheckpointError, match="of the architecture 'mamba'; known ones are qwen2, llama"):
+        open_model(path)
+
+
+def test_types_of_many_blocks_are_refused_by_name(tmp_path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    block = np.zeros((1, gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q4_K][1]), np.uint8)
+    writer.add_tensor("token_embd.weight", block, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=r"token_embd\.weight as q4_k; f32, f16, bf16, q8_0 can be read"):
+        open_model(tmp_path / "x.gguf")
