@@ -1,5 +1,7 @@
 """y = act(norm(x) · Wᵀ + bias) + residual over packed weights, by native kernels or by XLA."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,8 +12,17 @@ from jax import Array
 from llm_jax.kernels.native import PRODUCT, Level, load, nothing
 from llm_jax.kernels.packed import KINDS, TILE, PackedMatrix
 
-ActivationName = Literal["none", "silu", "gelu_tanh", "gelu", "relu"]
-ACTIVATIONS: tuple[ActivationName, ...] = ("none", "silu", "gelu_tanh", "gelu", "relu")  # as in src/kernels.h
+ActivationName = Literal["none", "silu", "gelu_tanh", "gelu", "relu", "relu2", "tanh", "sigmoid"]
+ACTIVATIONS: dict[ActivationName, Callable[[Array], Array]] = {  # in the order of src/kernels.h
+    "none": lambda x: x,
+    "silu": jax.nn.silu,
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+}
 
 
 class Norm(NamedTuple):
@@ -89,7 +100,7 @@ def _native(
         nothing() if residual_MN is None else residual_MN,
         level=np.int64(packed.level),
         kind=np.int64(KINDS.index(packed.kind)),
-        activation=np.int64(ACTIVATIONS.index(activation)),
+        activation=np.int64(list(ACTIVATIONS).index(activation)),
         norm=np.int64(0 if norm is None else 2 if norm.centred else 1),
         gated=packed.gated,
         epsilon=np.float32(0.0 if norm is None else norm.epsilon),
@@ -126,9 +137,9 @@ def _by_xla(
         y_MN = y_MN + bias.astype(jnp.float32).reshape(-1)
     if packed.gated:
         first, second = jnp.split(y_MN, 2, axis=-1)
-        y_MN = activate(first, activation) * second
+        y_MN = ACTIVATIONS[activation](first) * second
     else:
-        y_MN = activate(y_MN, activation)
+        y_MN = ACTIVATIONS[activation](y_MN)
     if residual_MN is not None:
         y_MN = y_MN + residual_MN.astype(jnp.float32)
     return y_MN.astype(out_dtype)
@@ -145,14 +156,3 @@ def normalise(x: Array, norm: Norm) -> Array:
     y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + norm.epsilon) * norm.weight
     return y if norm.bias is None else y + norm.bias
 
-
-def activate(x: Array, activation: ActivationName) -> Array:
-    match activation:
-        case "none":
-            return x
-        case "silu":
-            return jax.nn.silu(x)
-        case "relu":
-            return jax.nn.relu(x)
-        case _:
-            return jax.nn.gelu(x, approximate=activation == "gelu_tanh")

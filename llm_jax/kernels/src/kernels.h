@@ -12,7 +12,7 @@
 namespace llm {
 
 enum Kind : int64_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2 };
-enum Activation : int64_t { kNone = 0, kSilu = 1, kGeluTanh = 2, kGelu = 3, kRelu = 4 };
+enum Activation : int64_t { kNone, kSilu, kGeluTanh, kGelu, kRelu, kRelu2, kTanh, kSigmoid };
 enum Norm : int64_t { kNoNorm = 0, kRms = 1, kLayer = 2 };
 
 constexpr int kTile = 16;  // rows of a tile

@@ -74,6 +74,18 @@ inline float hyperbolic_tangent(float x) {
   return (e - 1.0f) / (e + 1.0f);
 }
 
+// Within 2e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+inline float error_function(float x) {
+  const float size = x < 0.0f ? -x : x, t = 1.0f / (1.0f + 0.3275911f * size);
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const float y = 1.0f - p * t * exponential(-size * size);
+  return x < 0.0f ? -y : y;
+}
+
 inline void activate(Activation activation, float* x, int64_t count) {
   switch (activation) {
     case kSilu:
@@ -86,10 +98,19 @@ inline void activate(Activation activation, float* x, int64_t count) {
       }
       break;
     case kGelu:
-      for (int64_t i = 0; i < count; ++i) x[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
+      for (int64_t i = 0; i < count; ++i) x[i] = 0.5f * x[i] * (1.0f + error_function(x[i] * 0.70710678f));
       break;
     case kRelu:
       for (int64_t i = 0; i < count; ++i) x[i] = x[i] > 0.0f ? x[i] : 0.0f;
+      break;
+    case kRelu2:
+      for (int64_t i = 0; i < count; ++i) x[i] = x[i] > 0.0f ? x[i] * x[i] : 0.0f;
+      break;
+    case kTanh:
+      for (int64_t i = 0; i < count; ++i) x[i] = hyperbolic_tangent(x[i]);
+      break;
+    case kSigmoid:
+      for (int64_t i = 0; i < count; ++i) x[i] = 1.0f / (1.0f + exponential(-x[i]));
       break;
     case kNone:
       break;
