@@ -18,6 +18,7 @@ import numpy as np
 from llm_jax.errors import RequestError
 from llm_jax.inference.sampling import Choice, SamplingParams, row_settings
 from llm_jax.inference.state import admit, decode, init_state, prefill
+from llm_jax.kernels import PackedMatrix
 from llm_jax.model import Model
 
 FinishReason = Literal["stop", "length"]
@@ -117,7 +118,10 @@ class Engine:
         self.use_cache = use_cache and model.config.is_causal
         # A chunk of a model that is not causal must hold the whole sequence.
         self._largest_chunk = LARGEST_CHUNK if self.config.is_causal else _bucket(self.max_len, SMALLEST_CHUNK)
-        self._params = {name: jnp.asarray(value, dtype) for name, value in model.params.items()}
+        self._params = {
+            name: value if isinstance(value, PackedMatrix) else jnp.asarray(value, dtype)
+            for name, value in model.params.items()
+        }
         self._state = init_state(self.config, max_batch, self.max_len, dtype)
         self._waiting: deque[_Job] = deque()
         self._rows: list[_Job | None] = [None] * max_batch

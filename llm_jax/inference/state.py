@@ -130,7 +130,7 @@ def decode(
         context: static, above the longest active row's length.
     """
     hidden, cache = forward_hidden(
-        config, params, state.last_B[:, None], cache=state.cache, context=context, dtype=dtype
+        config, params, state.last_B[:, None], cache=state.cache, context=context, dtype=dtype, active_B=active_B
     )  # fmt: skip
     assert cache is not None
     choice, rows = sample(merge(config, params).head(hidden[:, 0]), state.rows, active_B, allowed_BV)

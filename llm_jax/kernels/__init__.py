@@ -7,10 +7,11 @@ made once, when weights are packed.
 from llm_jax.kernels.attention import decode_attention
 from llm_jax.kernels.native import Level, available, best_level, features
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
-from llm_jax.kernels.product import ACTIVATIONS, Norm, matmul
+from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
 
 __all__ = [
     "ACTIVATIONS",
+    "ActivationName",
     "KINDS",
     "Kind",
     "Level",

@@ -1,8 +1,9 @@
 """y = act(norm(x) · Wᵀ + bias) + residual over packed weights, by native kernels or by XLA."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +26,15 @@ ACTIVATIONS: dict[ActivationName, Callable[[Array], Array]] = {  # in the order 
 }
 
 
-class Norm(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Norm:
     """What x goes through first, in float32: RMS norm, or layer norm where `centred`."""
 
     weight: Array
     bias: Array | None = None
-    epsilon: float = 1e-5
-    centred: bool = False
+    epsilon: float = field(default=1e-5, metadata={"static": True})
+    centred: bool = field(default=False, metadata={"static": True})
 
 
 def matmul(

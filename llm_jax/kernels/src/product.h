@@ -11,7 +11,7 @@ namespace {
 
 // Adds R rows (at most 16, within one tile) times P panels and keeps the sums in registers.
 template <typename Dot, int R, int P>
-void block(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, void* sums) {
+void block(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, char* sums, int64_t row_bytes) {
   typename Dot::Sum acc[R][P];
   for (int r = 0; r < R; ++r)
     for (int q = 0; q < P; ++q) acc[r][q] = Dot::zero();
@@ -28,25 +28,28 @@ void block(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chun
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int q = 0; q < P; ++q) Dot::store(static_cast<char*>(sums) + (r * P + q) * 64, acc[r][q]);
+    for (int q = 0; q < P; ++q) Dot::store(sums + r * row_bytes + q * 64, acc[r][q]);
 }
 
-template <typename Traits, typename Dot, int R, int P>
+// `Width` panels, P at a time, finished together.
+template <typename Traits, typename Dot, int R, int P, int Width>
 void rows_by_panels(const Product& p, int64_t m, int64_t panel) {
-  alignas(64) float sums[R * P * kTile];
+  alignas(64) char sums[R * Width * 64];
   const int64_t panel_bytes = p.chunks * 1024;
   const uint8_t* x = p.rows + (m / kTile) * p.chunks * kTile * Dot::kRowBytes + (m % kTile) * Dot::kRowBytes;
-  block<Dot, R, P>(x, p.weight + panel * panel_bytes, panel_bytes, p.chunks, sums);
-  finish<Traits>(p, m, R, panel, P, sums, P * kTile);
+  for (int q = 0; q < Width; q += P)
+    block<Dot, R, P>(x, p.weight + (panel + q) * panel_bytes, panel_bytes, p.chunks, sums + q * 64, Width * 64);
+  finish<Traits>(p, m, R, panel, Width, sums, Width * kTile);
 }
 
 template <typename Traits, typename Dot, int R>
 void rows_by_all(const Product& p, int64_t m, int64_t panel, int64_t count) {
-  constexpr int P = Traits::template panels<R>();
-  for (; count >= P; panel += P, count -= P) rows_by_panels<Traits, Dot, R, P>(p, m, panel);
-  // What is left: pairs where gate and up must stay together, else single panels.
-  for (; count >= 2; panel += 2, count -= 2) rows_by_panels<Traits, Dot, R, 2>(p, m, panel);
-  if (count == 1) rows_by_panels<Traits, Dot, R, 1>(p, m, panel);
+  constexpr int P = Traits::template panels<R>(), Pair = P < 2 ? P : 2;
+  if constexpr (P > 2)
+    for (; count >= P; panel += P, count -= P) rows_by_panels<Traits, Dot, R, P, P>(p, m, panel);
+  // Never less than two while there are two: a gate and its partner are finished together.
+  for (; count >= 2; panel += 2, count -= 2) rows_by_panels<Traits, Dot, R, Pair, 2>(p, m, panel);
+  if (count == 1) rows_by_panels<Traits, Dot, R, 1, 1>(p, m, panel);
 }
 
 template <typename Traits, typename Dot, std::size_t... R>
