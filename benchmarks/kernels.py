@@ -1,10 +1,10 @@
 """What the kernels reach: GB/s and GFLOP/s of each product, and the rate of a whole decode step.
 
-    python benchmarks/kernels.py [products] [attention] [step]
+    python benchmarks/kernels.py [products] [step] [quick]
 
 Weights are random, of the shape "llama-160m": 12 layers, 768 wide, 12 heads, feed-forward 2048 gated, vocabulary
 50257, untied head, rotary, RMS norm. Times are the best of several; the read bandwidth is measured first, over a
-buffer larger than any cache of one's own, so that "share" is the share of what this machine gives right now.
+512 MB buffer, so that "share" is the share of what this machine gives right now. `quick` runs the best level only.
 """
 
 import sys
@@ -23,14 +23,14 @@ PRODUCTS = {"q, k, v": (3 * D, D), "out": (D, D), "gate, up": (2 * F, D), "down"
 SECONDS = 0.6  # per figure
 
 
-def best(run: Callable[[], object]) -> float:
+def best(run: Callable[..., object], *arguments: object) -> float:
     """Seconds of the fastest of many runs."""
-    run()
+    jax.block_until_ready(run(*arguments))
     times: list[float] = []
     end = time.perf_counter() + SECONDS
     while len(times) < 5 or time.perf_counter() < end:
         start = time.perf_counter()
-        run()
+        jax.block_until_ready(run(*arguments))
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -39,13 +39,13 @@ def read_bandwidth() -> float:
     """Bytes per second that both cores read together."""
     buffer = jnp.ones((1 << 27,), jnp.float32)
     total = jax.jit(lambda x: x.reshape(2, -1, 16).sum(1))
-    xla = buffer.nbytes / best(lambda: total(buffer).block_until_ready())
+    xla = buffer.nbytes / best(total, buffer)
     if len(features()) == 1:
         return xla
     matrix = pack(jnp.ones((1 << 15, 4096)), "float32")
     x = jnp.ones((1, 4096))
     product = jax.jit(matmul)
-    return max(xla, matrix.nbytes / best(lambda: product(x, matrix).block_until_ready()))
+    return max(xla, matrix.nbytes / best(product, x, matrix))
 
 
 def products(rows: tuple[int, ...] = (1, 4, 16, 128, 512)) -> None:
@@ -63,11 +63,11 @@ def products(rows: tuple[int, ...] = (1, 4, 16, 128, 512)) -> None:
                 nbytes = out * size * {"float32": 4, "bfloat16": 2, "int8": 1}[kind]
                 work = (nbytes if M <= 16 else 2 * M * out * size) / 1e9
                 run = jax.jit(matmul)
-                figures = [work / best(lambda p=p: run(x, p).block_until_ready()) for p in packed.values()]
+                figures = [work / best(run, x, p) for p in packed.values()]
                 if kind != "int8":
                     dtype = getattr(torch, kind)
                     tx, tw = torch.randn(M, size, dtype=dtype), torch.randn(out, size, dtype=dtype)
-                    figures.append(work / best(lambda: torch.nn.functional.linear(tx, tw)))
+                    figures.append(work / best(torch.nn.functional.linear, tx, tw))
                 unit = "GB/s" if M <= 16 else "GFLOP/s"
                 print(f"{name:10} {kind:9} {M:5}", *(f"{f:8.1f}" for f in figures), unit, flush=True)
 
@@ -89,7 +89,7 @@ def random_model(kind: str, level: Level) -> dict[str, PackedMatrix]:
 def decode_step(params, table_VD, caches, tokens_B, lengths_B, *, level, context):
     """Feeds every row its last token and chooses the likeliest next."""
     x = table_VD[tokens_B]
-    B, dtype = x.shape[0], x.dtype
+    B = x.shape[0]
     norm = Norm(jnp.ones(D))
     angle = lengths_B[:, None] * 10000.0 ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
     rotary = jnp.cos(angle), jnp.sin(angle)
@@ -134,15 +134,13 @@ def step(batches: tuple[int, ...] = (1, 2, 4, 8, 16), contexts: tuple[int, ...] 
                         state[0], state[1], _ = decode_step(
                             params, table_VD, *state, jnp.asarray(lengths), level=level, context=bound
                         )
-                        state[1].block_until_ready()
+                        return state[1]
 
                     seconds = best(run)
                     cache = B * context * sum(k.nbytes + v.nbytes for k, v in state[0]) // (B * (2 * context + 64))
                     share = (weights + cache) / seconds / bandwidth
-                    print(
-                        f"{kind:9} {level.name:7} {context:7} {B:5} {B / seconds:9.0f} {1 / seconds:8.1f} {share:13.0%}",
-                        flush=True,
-                    )
+                    rates = f"{B / seconds:9.0f} {1 / seconds:8.1f} {share:13.0%}"
+                    print(f"{kind:9} {level.name:7} {context:7} {B:5} {rates}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
 
 __all__ = [
     "ACTIVATIONS",
-    "ActivationName",
     "KINDS",
+    "ActivationName",
     "Kind",
     "Level",
     "Norm",

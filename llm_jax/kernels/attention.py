@@ -64,7 +64,7 @@ def decode_attention(
         ),
         input_output_aliases={1: 1, 2: 2},
     )
-    return call(
+    out_BNH, keys_BKSH, values_BKSH = call(
         qkv_BEH,
         keys_BKSH,
         values_BKSH,
@@ -78,6 +78,7 @@ def decode_attention(
         scale=np.float32(scale),
         softcap=np.float32(softcap or 0.0),
     )
+    return out_BNH, keys_BKSH, values_BKSH
 
 
 def _by_xla(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llm_jax.kernels.library import COMMON, FLAGS, SOURCES, directories, file_name, find
 
+
 class BuildError(Exception):
     """The library cannot be built here; the message says why."""
 

@@ -77,7 +77,7 @@ def _native(
 ) -> Array:
     load()
     M = x_MK.shape[0]
-    panels, chunks = packed.tiles.shape[:2]
+    chunks = packed.tiles.shape[1]
     if bias is not None:
         bias = jnp.pad(bias.astype(jnp.float32), [(0, 0)] * (bias.ndim - 1) + [(0, -packed.shape[0] % TILE)])
         if packed.gated:
@@ -158,4 +158,3 @@ def normalise(x: Array, norm: Norm) -> Array:
         x = x - x.mean(-1, keepdims=True)
     y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + norm.epsilon) * norm.weight
     return y if norm.bias is None else y + norm.bias
-

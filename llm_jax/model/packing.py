@@ -1,11 +1,12 @@
 """A model's linear maps, packed for the CPU's kernels."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 
 from llm_jax.kernels import Kind, Level, pack, pack_gated
-from llm_jax.model.model import Model, Params
+from llm_jax.model.model import Model
 
 TABLE = "embedding_layer.token_embeddings.weight"
 
@@ -20,7 +21,7 @@ def pack_model(model: Model, kind: Kind, *, level: Level | None = None) -> Model
         kind: what the weights are kept in.
         level: which kernels read them; the best of this machine unless given.
     """
-    params: Params = dict(model.params)
+    params: dict[str, Any] = dict(model.params)
     config = model.config
     if config.tie_embeddings:
         config = replace(config, tie_embeddings=False, lm_head_bias=False)

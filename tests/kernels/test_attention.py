@@ -47,7 +47,7 @@ def reference(
 
 @pytest.mark.parametrize("level", features())
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("N", "K"), [(4, 4), (6, 2), (5, 1), (12, 1)])
+@pytest.mark.parametrize(("N", "K"), [(4, 4), (12, 2), (5, 1)])
 @pytest.mark.parametrize(
     "options",
     [{}, {"window": 7}, {"window": 90}, {"softcap": 2.0}, {"slopes_N": True}, {"window": 70, "softcap": 5.0}],
