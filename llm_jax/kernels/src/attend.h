@@ -24,10 +24,21 @@ template <typename Lanes, typename Cached>
 struct Attend {
   using F = typename Lanes::F;
 
-  static float dot(const float* q, const Cached* k, int64_t H) {
-    F acc = Lanes::zero();
-    for (int64_t h = 0; h < H; h += 16) acc = Lanes::fma(Lanes::load(q + h), Lanes::load(k + h), acc);
-    return Lanes::sum(acc);
+  // score[s] = q · k[s] for `count` keys, four at a time; the last four are filled up with the last key.
+  static void dots(const float* q, const Cached* k, int64_t H, int64_t count, float* score) {
+    for (int64_t s = 0; s < count; s += 4) {
+      F acc[4];
+      const Cached* key[4];
+      for (int i = 0; i < 4; ++i) {
+        acc[i] = Lanes::zero();
+        key[i] = k + (s + i < count ? s + i : count - 1) * H;
+      }
+      for (int64_t h = 0; h < H; h += 16) {
+        const F part = Lanes::load(q + h);
+        for (int i = 0; i < 4; ++i) acc[i] = Lanes::fma(part, Lanes::load(key[i] + h), acc[i]);
+      }
+      Lanes::sums(acc[0], acc[1], acc[2], acc[3], score + s);
+    }
   }
 
   // out += Σ weight[s] · v[s], W vectors of 16 at a time
@@ -68,7 +79,8 @@ struct Attend {
       const int64_t from = start < begin ? begin : start, to = start + kChunk < end ? start + kChunk : end;
       const int64_t n = to - from;
       for (int64_t g = 0; g < count; ++g) {
-        for (int64_t s = 0; s < n; ++s) score[s] = dot(q[g], keys + (from + s) * H, H) * a.scale;
+        dots(q[g], keys + from * H, H, n, score);
+        for (int64_t s = 0; s < n; ++s) score[s] *= a.scale;
         if (a.softcap > 0.0f)
           for (int64_t s = 0; s < n; ++s) score[s] = a.softcap * hyperbolic_tangent(score[s] / a.softcap);
         if (a.slopes != nullptr) {

@@ -24,10 +24,10 @@ struct Lanes {
     _mm256_storeu_ps(to + 8, x.high);
   }
   static F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
-  static float sum(F x) {
-    alignas(32) float lane[8];
-    _mm256_store_ps(lane, _mm256_add_ps(x.low, x.high));
-    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+  static __m256 half(F x) { return _mm256_add_ps(x.low, x.high); }
+  static void sums(F a, F b, F c, F d, float* to) {
+    const __m256 lanes = _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1)));
   }
 };
 

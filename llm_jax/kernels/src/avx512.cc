@@ -18,7 +18,14 @@ struct Lanes {
   }
   static void store(float* to, F x) { _mm512_storeu_ps(to, x); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static float sum(F x) { return _mm512_reduce_add_ps(x); }
+  // The sums of four vectors: lanes of 128 bits are transposed and added, then the four lanes.
+  static void sums(F a, F b, F c, F d, float* to) {
+    const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const F lanes = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
 };
 
 struct FloatSums {

@@ -141,6 +141,11 @@ inline void normalise(const Product& p, float* x) {
     for (int64_t i = 0; i < K; ++i) x[i] += p.norm_bias[i];
 }
 
+template <int Bytes>
+void spread(const float* x, int64_t chunks, uint8_t* tiles) {
+  for (int64_t c = 0; c < chunks; ++c) std::memcpy(tiles + c * kTile * Bytes, x + c * (Bytes / 4), Bytes);
+}
+
 // A row's 64-byte (or, where bfloat16 is held as float32, 128-byte) piece of chunk c lies behind that of the row above.
 template <typename Traits>
 void prepare(const Product& p, int64_t tile) {
@@ -183,7 +188,7 @@ void prepare(const Product& p, int64_t tile) {
     } else {
       if (widen)
         for (int64_t i = 0; i < p.K; ++i) x[i] = widened(narrowed(x[i]));
-      for (int64_t c = 0; c < p.chunks; ++c) std::memcpy(out + c * kTile * piece, x + c * wide, piece);
+      widen ? spread<128>(x, p.chunks, out) : spread<64>(x, p.chunks, out);
     }
   }
   if (x != stack) delete[] x;
