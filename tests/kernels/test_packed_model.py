@@ -1,6 +1,7 @@
 """A packed model: the plain one's logits, and the same tokens alone and in company."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,14 @@ FAMILIES = {
 }
 
 
+whole = jax.jit(forward, static_argnums=0)
+
+
+@lru_cache
+def plain(family: str) -> Model:
+    return Model.init(FAMILIES[family], seed=3)
+
+
 def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: np.ndarray) -> np.ndarray:
     """Logits of one decode step behind `lengths` cached tokens of each row."""
 
@@ -51,26 +60,26 @@ def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: n
     [*((name, features()[-1]) for name in FAMILIES), *(("llama", level) for level in features()[:-1])],
 )
 def test_a_decode_step_gives_the_whole_forwards_logits(family: str, level: Level) -> None:
-    model = Model.init(FAMILIES[family], seed=3)
+    model = plain(family)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, 20))
     lengths, active = np.array([0, 3, 19, 11], np.int32), np.array([True, True, True, False])
-    expected = np.asarray(forward(model.config, model.params, jnp.asarray(tokens)))[np.arange(4), lengths]
+    expected = np.asarray(whole(model.config, model.params, jnp.asarray(tokens)))[np.arange(4), lengths]
     actual = step_logits(pack_model(model, "float32", level=level), tokens, lengths, active)
     np.testing.assert_allclose(actual[active], expected[active], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 def test_narrow_weights_stay_close(kind: Kind) -> None:
-    model = Model.init(LLAMA, seed=3)
+    model = plain("llama")
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 101, (2, 20)))
     packed = pack_model(model, kind)
-    logits, exact = (np.asarray(forward(m.config, m.params, tokens)) for m in (packed, model))
+    logits, exact = (np.asarray(whole(m.config, m.params, tokens)) for m in (packed, model))
     assert np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
 
 
 @pytest.mark.skipif(len(features()) == 1, reason="no native kernels here")
 def test_tokens_do_not_depend_on_batch_mates() -> None:
-    engine = Engine(pack_model(Model.init(LLAMA, seed=3), "int8"), max_batch=3)
+    engine = Engine(pack_model(plain("llama"), "int8"), max_batch=3)
     sampling = SamplingParams(temperature=1.0, max_new_tokens=12, seed=5)
 
     def run(*prompts: tuple[int, ...]) -> list[list[int]]:
