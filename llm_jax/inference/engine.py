@@ -22,6 +22,7 @@ from llm_jax.inference.prefix_cache import BLOCK, PrefixCache, block_keys
 from llm_jax.inference.request import Job, OnEvent, Request, TokenEvent
 from llm_jax.inference.sampling import Choice, SamplingParams, row_settings
 from llm_jax.inference.state import EngineState, StepResult, admit, decode, init_state, move_row, prefill
+from llm_jax.kernels import PackedMatrix
 from llm_jax.model import KVCache, Model, cache_sharding, shard_params
 
 CHUNKS = (16, 32, 64, 128, 256)  # prompts are cut into these and padded to them
@@ -94,7 +95,10 @@ class Engine:
         self._chunks = tuple(n for n in CHUNKS if n <= whole[0]) if self.config.is_causal else whole
         self._draft = DRAFT if speculate and self.use_cache else 0
         self.mesh = mesh
-        self._params = {name: jnp.asarray(value, dtype) for name, value in model.params.items()}
+        self._params = {
+            name: value if isinstance(value, PackedMatrix) else jnp.asarray(value, dtype)
+            for name, value in model.params.items()
+        }
         if mesh is not None:
             self._params = shard_params(self._params, mesh)
         self._state = self._empty_state()

@@ -167,7 +167,9 @@ def decode(
     row_B = jnp.arange(B)
     cache = replace(state.cache, length_B=state.cache.length_B[:B])
     tokens_BT = jnp.concatenate([state.last_B[:B, None], drafts_BK], axis=1)
-    hidden, grown = forward_hidden(config, params, tokens_BT, cache=cache, context=context, dtype=dtype)
+    hidden, grown = forward_hidden(
+        config, params, tokens_BT, cache=cache, context=context, dtype=dtype, active_B=active_B if K == 0 else None
+    )  # fmt: skip
     assert grown is not None
     logits_TBV = merge(config, params).head(hidden.swapaxes(0, 1))
 

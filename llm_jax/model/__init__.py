@@ -2,6 +2,7 @@
 
 from llm_jax.model.cache import KVCache, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, init_params, merge, param_shapes
+from llm_jax.model.packing import pack_model
 from llm_jax.model.positions import sinusoidal_table
 from llm_jax.model.sharding import cache_sharding, constrain_cache, shard_params, tensor_parallel_mesh
 
@@ -16,6 +17,7 @@ __all__ = [
     "init_cache",
     "init_params",
     "merge",
+    "pack_model",
     "param_shapes",
     "shard_params",
     "sinusoidal_table",

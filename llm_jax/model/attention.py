@@ -9,7 +9,8 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.model.layers import Linear, RMSNorm, dropout, residual_std, softcap
+from llm_jax.kernels import decode_attention
+from llm_jax.model.layers import LayerNorm, Linear, RMSNorm, dropout, residual_std, softcap
 from llm_jax.model.positions import alibi_slopes, layer_rotation, rotate
 
 # Finite, so that a row with nothing to attend to gives an average instead of NaN.
@@ -24,11 +25,13 @@ class Reach:
     Attributes:
         query_BT, key_BS: int32 positions of queries and keys.
         allowed: bool, broadcastable to [B, 1, T, S]: everything but causality and windows. None allows all.
+        active_B: bool, set in a decode step (T = 1 behind each row's cached length): the rows that count.
     """
 
     query_BT: Array
     key_BS: Array
     allowed: Array | None
+    active_B: Array | None = None
 
     def mask(self, *, causal: bool, window: int | None) -> Array | None:
         """The whole mask, broadcastable to [B, 1, T, S]; None where every query sees every key."""
@@ -53,11 +56,13 @@ class SelfAttention(nnx.Module):
         self.config = config
         self.layer = layer
 
-    def project(self, x_BTD: Array, positions_BT: Array) -> tuple[Array, Array, Array]:
+    def project(
+        self, x_BTD: Array, positions_BT: Array, norm: LayerNorm | RMSNorm | None = None
+    ) -> tuple[Array, Array, Array]:
         """q [B,T,N,H], k and v [B,T,K,H], normalised and rotated as the model says."""
         config = self.config
         N, K, H = config.num_heads, config.kv_heads, config.head_size
-        qkv = self.qkv_proj(x_BTD).reshape(*x_BTD.shape[:2], N + 2 * K, H)
+        qkv = self.qkv_proj(x_BTD, norm=norm).reshape(*x_BTD.shape[:2], N + 2 * K, H)
         q, k, v = qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -66,8 +71,52 @@ class SelfAttention(nnx.Module):
             q, k = rotate(q, positions_BT, *rotation), rotate(k, positions_BT, *rotation)
         return q, k, v
 
+    def step(
+        self,
+        x_B1D: Array,
+        cached: tuple[Array, Array],
+        reach: Reach,
+        norm: LayerNorm | RMSNorm | None,
+        residual: Array | None,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One decode step with packed weights: what `project`, `write` and `attend` do, in three native calls."""
+        config = self.config
+        B, N, H = x_B1D.shape[0], config.num_heads, config.head_size
+        lengths_B, active_B = reach.query_BT[:, 0], reach.active_B
+        assert self.qkv_proj.packed is not None
+        assert active_B is not None
+        rotation, rotary = layer_rotation(config, self.layer), None
+        if self.q_norm is None:
+            qkv_BEH = self.qkv_proj(x_B1D, norm=norm).reshape(B, -1, H)
+            if rotation is not None:
+                frequencies, magnitude = rotation
+                angle_Bh = lengths_B[:, None].astype(jnp.float32) * frequencies
+                rotary = jnp.cos(angle_Bh) * magnitude, jnp.sin(angle_Bh) * magnitude
+        else:  # the heads' own norms stand between the projection and the rotation
+            qkv_BEH = jnp.concatenate(self.project(x_B1D, reach.query_BT, norm), axis=2)[:, 0]
+        mixed_BNH, *kept = decode_attention(
+            qkv_BEH,
+            *cached,
+            lengths_B,
+            active_B,
+            scale=config.attention_multiplier,
+            softcap=config.attention_softcap,
+            window=config.window(self.layer),
+            slopes_N=alibi_slopes(N) if config.positions == "alibi" else None,
+            rotary=rotary,
+            context=reach.key_BS.shape[1],
+            level=self.qkv_proj.packed.level,
+        )
+        return self.out_proj(mixed_BNH.reshape(B, 1, N * H), residual=residual), (kept[0], kept[1])
+
     def attend(
-        self, q_BTNH: Array, k_BKSH: Array, v_BKSH: Array, reach: Reach, dropout_key: Array | None = None
+        self,
+        q_BTNH: Array,
+        k_BKSH: Array,
+        v_BKSH: Array,
+        reach: Reach,
+        dropout_key: Array | None = None,
+        residual: Array | None = None,
     ) -> Array:
         """[B, T, D]. Scores and softmax in float32."""
         config = self.config
@@ -92,4 +141,4 @@ class SelfAttention(nnx.Module):
         weight_BKRS = weight.astype(q_BTNH.dtype).reshape(B, K, G * T, -1)
         mixed = jnp.einsum("BKRS,BKSH->BKRH", weight_BKRS, v_BKSH.astype(q_BTNH.dtype))
         mixed = mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4)
-        return self.out_proj(mixed.reshape(B, T, N * H))
+        return self.out_proj(mixed.reshape(B, T, N * H), residual=residual)

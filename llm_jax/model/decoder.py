@@ -66,29 +66,34 @@ class Block(nnx.Module):
         config = self.config
         attn_key, mlp_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
 
-        h = self.norm1(x_BTD) if config.norm_first else x_BTD
-        q, k, v = self.self_attn.project(h, reach.query_BT)
-        if cached is None:
-            keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
+        norm = self.norm1 if config.norm_first else None
+        residual = x_BTD if self.post_attn_norm is None else None
+        if cached is not None and reach.active_B is not None and self.self_attn.qkv_proj.packed is not None:
+            x, kept = self.self_attn.step(x_BTD, cached, reach, norm, residual)
         else:
-            keys, values = write(cached[0], k, reach.query_BT), write(cached[1], v, reach.query_BT)
-        # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-        B, S = reach.key_BS.shape
-        h = self.self_attn.attend(q, keys[:B, :, :S], values[:B, :, :S], reach, attn_key)
+            q, k, v = self.self_attn.project(x_BTD, reach.query_BT, norm)
+            if cached is None:
+                kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
+            else:
+                kept = write(cached[0], k, reach.query_BT), write(cached[1], v, reach.query_BT)
+            # Write first, then read the live part: the order in which XLA updates a donated cache in place.
+            B, S = reach.key_BS.shape
+            x = self.self_attn.attend(q, kept[0][:B, :, :S], kept[1][:B, :, :S], reach, attn_key, residual)
         if self.post_attn_norm is not None:
-            h = self.post_attn_norm(h)
-        x = x_BTD + h
+            x = x_BTD + self.post_attn_norm(x)
         if not config.norm_first:
             x = self.norm1(x)
 
-        h = self.mlp(self.norm2(x) if config.norm_first else x)
-        h = dropout(h, config.dropout_rate(config.mlp_dropout), mlp_key)
-        if self.post_mlp_norm is not None:
-            h = self.post_mlp_norm(h)
-        x = x + h
+        norm = self.norm2 if config.norm_first else None
+        if mlp_key is None and self.post_mlp_norm is None:
+            x = self.mlp(x, norm=norm, residual=x)
+        else:
+            h = dropout(self.mlp(x, norm=norm), config.dropout_rate(config.mlp_dropout), mlp_key)
+            x = x + (h if self.post_mlp_norm is None else self.post_mlp_norm(h))
         if not config.norm_first:
             x = self.norm2(x)
-        return x, (keys, values)
+        return x, kept
 
 
 class Decoder(nnx.Module):

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
+from llm_jax.kernels import ActivationName, Norm, PackedMatrix, matmul
 
 INIT_STD = 0.02  # GPT-2's
 
@@ -31,15 +32,42 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float = INIT_STD) -> nnx
 
 
 class Linear(nnx.Module):
-    """y = x Wᵀ + b, with W [out, in]."""
+    """y = norm(x) Wᵀ + b + residual, with W [out, in], or packed for the CPU's kernels, which do it all in one call."""
 
     def __init__(self, size_in: int, size_out: int, *, bias: bool, rngs: nnx.Rngs, std: float = INIT_STD) -> None:
         self.weight = normal(rngs, (size_out, size_in), std)
         self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
 
-    def __call__(self, x: Array) -> Array:
-        y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+    def __call__(self, x: Array, *, norm: "LayerNorm | RMSNorm | None" = None, residual: Array | None = None) -> Array:
+        weight = self.weight.get_value()
+        if isinstance(weight, PackedMatrix):
+            return self.product(x, norm=norm, residual=residual)
+        if norm is not None:
+            x = norm(x)
+        y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        return y if residual is None else residual + y
+
+    @property
+    def packed(self) -> PackedMatrix | None:
+        weight = self.weight.get_value()
+        return weight if isinstance(weight, PackedMatrix) else None
+
+    def product(
+        self,
+        x: Array,
+        *,
+        norm: "LayerNorm | RMSNorm | None",
+        activation: ActivationName = "none",
+        bias: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
+        """The packed map. `bias` stands in for the map's own (a gated pair's two)."""
+        if bias is None and self.bias is not None:
+            bias = self.bias[...]
+        fused = None if norm is None else norm.fused
+        return matmul(x, self.weight.get_value(), bias, norm=fused, activation=activation, residual=residual)
 
 
 class Embedding(nnx.Module):
@@ -60,6 +88,10 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size))
         self.eps = eps
 
+    @property
+    def fused(self) -> Norm:
+        return Norm(self.weight[...], self.bias[...], self.eps, centred=True)
+
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.float32)
         centred = wide - wide.mean(-1, keepdims=True)
@@ -74,6 +106,10 @@ class RMSNorm(nnx.Module):
         self.weight = nnx.Param(jnp.full(size, 1.0 - offset))
         self.eps = eps
         self.offset = offset
+
+    @property
+    def fused(self) -> Norm:
+        return Norm(self.weight[...].astype(jnp.float32) + self.offset, None, self.eps)
 
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.float32)
@@ -97,11 +133,19 @@ class FeedForward(nnx.Module):
         self.fc2 = Linear(F, D, bias=bias, rngs=rngs, std=residual_std(config))
         self.activation = config.activation
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, norm: LayerNorm | RMSNorm | None = None, residual: Array | None = None) -> Array:
+        return self.fc2(self.hidden(x, norm), residual=residual)
+
+    def hidden(self, x: Array, norm: LayerNorm | RMSNorm | None) -> Array:
+        if self.fc1.packed is not None:  # fc1 holds the gate too, see packing.py
+            bias = None
+            if self.gate_proj is not None and self.gate_proj.bias is not None and self.fc1.bias is not None:
+                bias = jnp.stack([self.fc1.bias[...], self.gate_proj.bias[...]])
+            return self.fc1.product(x, norm=norm, activation=self.activation, bias=bias)
+        if norm is not None:
+            x = norm(x)
         hidden = ACTIVATIONS[self.activation](self.fc1(x))
-        if self.gate_proj is not None:
-            hidden = hidden * self.gate_proj(x)
-        return self.fc2(hidden)
+        return hidden if self.gate_proj is None else hidden * self.gate_proj(x)
 
 
 def residual_std(config: ModelConfig) -> float:

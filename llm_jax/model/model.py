@@ -20,7 +20,7 @@ from llm_jax.model.attention import Reach
 from llm_jax.model.cache import KVCache
 from llm_jax.model.decoder import Decoder
 
-Params = dict[str, Array]
+Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: see packing.py
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,12 @@ def forward_hidden(
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
     context: int | None = None,
+    active_B: Array | None = None,
 ) -> tuple[Array, KVCache | None]:
-    """Like `forward`, but stops before the output head: hidden states [B, T, D]."""
+    """Like `forward`, but stops before the output head: hidden states [B, T, D].
+
+    `active_B` says that this is a decode step, one token behind each row's cached length, and which rows count.
+    """
     B, T = tokens_BT.shape
     decoder = merge(config, params)
     compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
@@ -129,7 +133,7 @@ def forward_hidden(
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
 
-    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask)
+    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, active_B=active_B)
     hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
     if cache is not None:
         keys, values = zip(*kept, strict=True)

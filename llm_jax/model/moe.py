@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.model.layers import ACTIVATIONS, INIT_STD, Linear, normal, residual_std
+from llm_jax.model.layers import ACTIVATIONS, INIT_STD, LayerNorm, Linear, RMSNorm, normal, residual_std
 
 
 class Experts(nnx.Module):
@@ -51,7 +51,11 @@ class MixtureOfExperts(nnx.Module):
         self.top_k = config.top_k
         self.renormalize = config.moe_renormalize
 
-    def __call__(self, x_BTD: Array) -> Array:
+    def __call__(
+        self, x_BTD: Array, *, norm: LayerNorm | RMSNorm | None = None, residual: Array | None = None
+    ) -> Array:
+        if norm is not None:
+            x_BTD = norm(x_BTD)
         rows_RD = x_BTD.reshape(-1, x_BTD.shape[-1])
         probability_RE = jax.nn.softmax(self.router(rows_RD).astype(jnp.float32), axis=-1)
         weight_Rk, expert_Rk = jax.lax.top_k(probability_RE, self.top_k)
@@ -64,4 +68,5 @@ class MixtureOfExperts(nnx.Module):
         counts_E = jnp.bincount(visit, length=self.num_experts).astype(jnp.int32)
         out = self.experts(rows_RD[source], visit[order], counts_E)
         weighted = out * weight_Rk.reshape(-1)[order][:, None].astype(out.dtype)
-        return jnp.zeros_like(rows_RD).at[source].add(weighted).reshape(x_BTD.shape)
+        y_BTD = jnp.zeros_like(rows_RD).at[source].add(weighted).reshape(x_BTD.shape)
+        return y_BTD if residual is None else residual + y_BTD

@@ -1,0 +1,75 @@
+"""The native library: loaded once, registered with XLA, and what it can do on this processor."""
+
+import ctypes
+import os
+from enum import IntEnum
+from functools import lru_cache
+
+import jax
+import numpy as np
+from jax import Array
+
+from llm_jax.kernels.library import find
+
+
+class Level(IntEnum):
+    """Which kernels run: XLA's own, or the native ones for a family of processors (numbers as in src/kernels.h)."""
+
+    XLA = 0
+    AVX2 = 1
+    AVX512 = 2
+    AMX = 3
+
+
+PRODUCT, ATTENTION = "llm_product", "llm_attention"
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library with its calls registered, None where it was not built."""
+    path = find()
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.llm_level.restype = ctypes.c_int64
+    library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    for name in (PRODUCT, ATTENTION):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    return library
+
+
+@lru_cache(maxsize=1)
+def best_level() -> Level:
+    """The highest level that runs here; LLM_JAX_KERNELS=xla|avx2|avx512|amx lowers it.
+
+    Raises:
+        ValueError: LLM_JAX_KERNELS names no level.
+    """
+    wanted = os.environ.get("LLM_JAX_KERNELS", "amx").upper()
+    if wanted not in Level.__members__:
+        names = ", ".join(level.name.lower() for level in Level)
+        raise ValueError(f"LLM_JAX_KERNELS is {wanted.lower()!r}; it must be one of {names}.")
+    library = load() if jax.default_backend() == "cpu" else None
+    return min(Level[wanted], Level.XLA if library is None else Level(library.llm_level()))
+
+
+def available() -> bool:
+    """Whether native kernels run here."""
+    return best_level() > Level.XLA
+
+
+def features() -> tuple[Level, ...]:
+    """All levels that can be asked for here, XLA first."""
+    return tuple(Level)[: best_level() + 1]
+
+
+def use_huge_pages(array: Array) -> None:
+    """Backs a large CPU array with 2 MB pages where the system can: reads of it are about a tenth faster."""
+    library = load()
+    if library is not None and array.nbytes >= 4 << 20 and array.platform() == "cpu":
+        library.llm_huge_pages(array.unsafe_buffer_pointer(), array.nbytes)
+
+
+def nothing(dtype: type = np.float32) -> np.ndarray:
+    """An operand that is not there."""
+    return np.zeros(0, dtype)

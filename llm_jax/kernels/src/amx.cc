@@ -1,0 +1,144 @@
+// AMX tiles for bfloat16 and int8 (Sapphire Rapids and later); float32 and attention stay with AVX-512.
+#include <immintrin.h>
+
+#include "rows.h"
+
+namespace llm {
+namespace {
+
+struct Traits {
+  static constexpr bool kNarrowRows = true;
+  static constexpr int kOffset = 0;
+};
+
+// The intrinsics paste register numbers into the assembly, so that no template can pass them on.
+#define DOT(sums, rows, weights)                 \
+  do {                                           \
+    if constexpr (kind == kInt8) {               \
+      _tile_dpbssd(sums, rows, weights);         \
+    } else {                                     \
+      _tile_dpbf16ps(sums, rows, weights);       \
+    }                                            \
+  } while (false)
+
+// Registers 0-3 hold sums, 4-5 rows, 6-7 weights. `rows` of the first two kinds, so that a lone row costs a
+// sixteenth of a tile's time.
+void configure(int rows) {
+  struct alignas(64) {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t columns[16] = {};
+    uint8_t rows[16] = {};
+  } config;
+  for (int t = 0; t < 8; ++t) {
+    config.columns[t] = 64;
+    config.rows[t] = t < 6 ? rows : 16;
+  }
+  asm volatile("" ::: "memory");  // gcc takes the instruction to read the first eight bytes only
+  _tile_loadconfig(&config);
+}
+
+void clear() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+// One tile of rows times up to four panels. The weights are read once, from memory.
+template <Kind kind, int P>
+void one_by(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, float* sums) {
+  clear();
+  for (int64_t c = 0; c < chunks; ++c) {
+    _tile_loadd(4, x + c * 1024, 64);
+    _tile_loadd(6, w + c * 1024, 64);
+    DOT(0, 4, 6);
+    if constexpr (P > 1) {
+      _tile_loadd(7, w + panel_bytes + c * 1024, 64);
+      DOT(1, 4, 7);
+    }
+    if constexpr (P > 2) {
+      _tile_loadd(6, w + 2 * panel_bytes + c * 1024, 64);
+      DOT(2, 4, 6);
+    }
+    if constexpr (P > 3) {
+      _tile_loadd(7, w + 3 * panel_bytes + c * 1024, 64);
+      DOT(3, 4, 7);
+    }
+  }
+  _tile_stored(0, sums, P * 64);
+  if constexpr (P > 1) _tile_stored(1, sums + 16, P * 64);
+  if constexpr (P > 2) _tile_stored(2, sums + 32, P * 64);
+  if constexpr (P > 3) _tile_stored(3, sums + 48, P * 64);
+}
+
+// Two tiles of rows times two panels: each loaded tile is used twice.
+template <Kind kind>
+void two_by_two(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, float* sums) {
+  clear();
+  for (int64_t c = 0; c < chunks; ++c) {
+    _tile_loadd(4, x + c * 1024, 64);
+    _tile_loadd(6, w + c * 1024, 64);
+    DOT(0, 4, 6);
+    _tile_loadd(7, w + panel_bytes + c * 1024, 64);
+    DOT(1, 4, 7);
+    _tile_loadd(5, x + (chunks + c) * 1024, 64);
+    DOT(2, 5, 6);
+    DOT(3, 5, 7);
+  }
+  _tile_stored(0, sums, 128);
+  _tile_stored(1, sums + 16, 128);
+  _tile_stored(2, sums + 512, 128);
+  _tile_stored(3, sums + 528, 128);
+}
+
+template <Kind kind>
+void multiply(const Product& p, int64_t panel, int64_t count) {
+  alignas(64) float sums[kTile * kMaxPanels * kTile];
+  const int64_t panel_bytes = p.chunks * 1024, tile_bytes = p.chunks * 1024;
+  const bool few = p.M <= kTile;
+  configure(few ? int(p.M) : kTile);
+  // Few rows want many panels at a time (one pass over memory); many rows want two, which stay in the nearest cache.
+  for (const int64_t step = few ? 4 : 2; count > 0; panel += step, count -= step) {
+    const uint8_t* w = p.weight + panel * panel_bytes;
+    const int64_t width = count < step ? count : step;
+    for (int64_t m = 0; m < p.M;) {
+      const uint8_t* x = p.rows + m / kTile * tile_bytes;
+      const int64_t left = p.M - m;
+      if (left > kTile && width == 2) {
+        two_by_two<kind>(x, w, panel_bytes, p.chunks, sums);
+        finish<Traits>(p, m, left < 32 ? left : 32, panel, 2, sums, 32);
+        m += 32;
+        continue;
+      }
+      switch (width) {
+        case 1: one_by<kind, 1>(x, w, panel_bytes, p.chunks, sums); break;
+        case 2: one_by<kind, 2>(x, w, panel_bytes, p.chunks, sums); break;
+        case 3: one_by<kind, 3>(x, w, panel_bytes, p.chunks, sums); break;
+        default: one_by<kind, 4>(x, w, panel_bytes, p.chunks, sums);
+      }
+      finish<Traits>(p, m, left < kTile ? left : kTile, panel, width, sums, width * kTile);
+      m += kTile;
+    }
+  }
+  _tile_release();
+}
+
+void prepare_any(const Product& p, int64_t tile) {
+  p.kind == kFloat32 ? kAvx512.prepare(p, tile) : prepare<Traits>(p, tile);
+}
+
+void multiply_any(const Product& p, int64_t panel, int64_t count) {
+  switch (p.kind) {
+    case kFloat32: return kAvx512.multiply(p, panel, count);
+    case kBFloat16: return multiply<kBFloat16>(p, panel, count);
+    case kInt8: return multiply<kInt8>(p, panel, count);
+  }
+}
+
+void attend(const Attention& a, int64_t row, int64_t kv_head) { kAvx512.attend(a, row, kv_head); }
+
+}  // namespace
+
+extern const Level kAmx = {prepare_any, multiply_any, attend};
+
+}  // namespace llm

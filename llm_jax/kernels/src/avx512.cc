@@ -1,0 +1,88 @@
+// AVX-512 F, BW, DQ, VL and VNNI (Cascade Lake, Ice Lake, Zen 4 and later).
+#include <immintrin.h>
+
+#include "attend.h"
+#include "product.h"
+
+namespace llm {
+namespace {
+
+struct Lanes {
+  using F = __m512;
+  static F zero() { return _mm512_setzero_ps(); }
+  static F broadcast(float x) { return _mm512_set1_ps(x); }
+  static F load(const float* x) { return _mm512_loadu_ps(x); }
+  static F load(const uint16_t* x) {
+    __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+  }
+  static void store(float* to, F x) { _mm512_storeu_ps(to, x); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  // The sums of four vectors: lanes of 128 bits are transposed and added, then the four lanes.
+  static void sums(F a, F b, F c, F d, float* to) {
+    const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const F lanes = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
+};
+
+struct FloatSums {
+  using Sum = __m512;
+  static Sum zero() { return _mm512_setzero_ps(); }
+  static void store(void* to, Sum x) { _mm512_storeu_ps(to, x); }
+  static __m512 term(const uint8_t* x) { return _mm512_set1_ps(*reinterpret_cast<const float*>(x)); }
+};
+
+struct Float32 : FloatSums {
+  static constexpr int kRowBytes = 64;
+  static __m512 weights(const uint8_t* w) { return _mm512_loadu_ps(w); }
+  static void add(Sum& acc, __m512 w, const uint8_t* x) { acc = _mm512_fmadd_ps(w, term(x), acc); }
+};
+
+// Two FMAs per pair: as fast as vdpbf16ps, which most of these processors lack, and no denormal is lost.
+struct BFloat16 : FloatSums {
+  static constexpr int kRowBytes = 128;
+  struct Pair {
+    __m512 even, odd;
+  };
+  static Pair weights(const uint8_t* w) {
+    __m512i pair = _mm512_loadu_si512(w);
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)),
+            _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(int(0xffff0000u))))};
+  }
+  static void add(Sum& acc, Pair w, const uint8_t* x) {
+    acc = _mm512_fmadd_ps(w.even, term(x), acc);
+    acc = _mm512_fmadd_ps(w.odd, term(x + 4), acc);
+  }
+};
+
+struct Int8 {
+  using Sum = __m512i;
+  static constexpr int kRowBytes = 64;
+  static Sum zero() { return _mm512_setzero_si512(); }
+  static void store(void* to, Sum x) { _mm512_storeu_si512(to, x); }
+  static __m512i weights(const uint8_t* w) { return _mm512_loadu_si512(w); }
+  static void add(Sum& acc, __m512i w, const uint8_t* x) {
+    acc = _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)), w);
+  }
+};
+
+struct Traits {
+  using Float32 = llm::Float32;
+  using BFloat16 = llm::BFloat16;
+  using Int8 = llm::Int8;
+  static constexpr bool kNarrowRows = false;
+  static constexpr int kOffset = 128;  // vpdpbusd wants unsigned rows
+  static constexpr int kMaxRows = 16;  // in one pass over the weights, when there are no more
+  static constexpr int kRows = 8;      // at a time, when there are more
+  template <int R>
+  static constexpr int panels() { return R <= 4 ? 4 : R <= 8 ? 2 : 1; }
+};
+
+}  // namespace
+
+extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>, attend<Lanes>};
+
+}  // namespace llm

@@ -1,0 +1,124 @@
+// The two calls that XLA makes: a product with packed weights, and attention of one new token per row.
+#include "kernels.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace llm {
+namespace {
+
+namespace ffi = xla::ffi;
+
+const Level& level_of(int64_t level) {
+  return level == kLevelAmx ? kAmx : level == kLevelAvx512 ? kAvx512 : kAvx2;
+}
+
+Floats floats(const ffi::AnyBuffer& buffer) {
+  const bool any = buffer.element_count() > 0;
+  return {any ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
+}
+
+// Optional operands come as empty arrays.
+template <ffi::DataType type>
+auto pointer(ffi::Buffer<type>& buffer) {
+  return buffer.element_count() > 0 ? buffer.typed_data() : nullptr;
+}
+
+using F32 = ffi::Buffer<ffi::DataType::F32>;
+using S32 = ffi::Buffer<ffi::DataType::S32>;
+
+ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles, F32 scale, S32 column_sum, F32 bias,
+                   F32 norm_weight, F32 norm_bias, ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> y,
+                   ffi::Result<ffi::AnyBuffer> workspace, int64_t level, int64_t kind, int64_t activation,
+                   int64_t norm, bool gated, float epsilon) {
+  const auto shape = tiles.dimensions();  // [panels, chunks, 16, 16, values per 4 bytes]
+  Product p{};
+  p.M = x.dimensions()[0], p.K = x.dimensions()[1], p.N = y->dimensions()[1];
+  p.panels = shape[0], p.chunks = shape[1];
+  p.kind = Kind(kind), p.activation = Activation(activation), p.norm = Norm(norm);
+  p.gated = gated, p.epsilon = epsilon;
+  p.x = floats(x), p.y = floats(*y), p.residual = floats(residual);
+  p.weight = static_cast<const uint8_t*>(tiles.untyped_data());
+  p.scale = pointer(scale), p.column_sum = pointer(column_sum), p.bias = pointer(bias);
+  p.norm_weight = pointer(norm_weight), p.norm_bias = pointer(norm_bias);
+  const int64_t row_tiles = (p.M + kTile - 1) / kTile;
+  p.rows = static_cast<uint8_t*>(workspace->untyped_data());
+  p.row_scale = reinterpret_cast<float*>(p.rows + workspace->element_count() - row_tiles * kTile * sizeof(float));
+
+  const Level& run = level_of(level);
+  if (row_tiles == 1) {
+    run.prepare(p, 0);
+  } else {
+    parallel(pool, row_tiles, [&](int64_t tile) { run.prepare(p, tile); });
+  }
+  // Pieces of whole groups of panels: enough of them that no thread waits long for another.
+  constexpr int64_t kGroup = 4;
+  const int64_t groups = (p.panels + kGroup - 1) / kGroup, wanted = 4 * pool.num_threads();
+  const int64_t size = (groups + wanted - 1) / wanted * kGroup;
+  parallel(pool, (p.panels + size - 1) / size, [&](int64_t piece) {
+    const int64_t first = piece * size;
+    run.multiply(p, first, first + size < p.panels ? size : p.panels - first);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 lengths,
+                     ffi::Buffer<ffi::DataType::PRED> active, F32 slopes, F32 cosine, F32 sine,
+                     ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
+                     ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
+                     float softcap) {
+  if (new_keys->untyped_data() != keys.untyped_data() || new_values->untyped_data() != values.untyped_data())
+    return ffi::Error::Internal("the cache must be updated in place");
+  const auto shape = keys.dimensions();
+  Attention a{};
+  a.B = out->dimensions()[0], a.N = out->dimensions()[1], a.K = shape[1], a.S = shape[2], a.H = shape[3];
+  a.window = window, a.scale = scale, a.softcap = softcap;
+  a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[1] : 0;
+  a.qkv = floats(qkv), a.out = floats(*out), a.keys = floats(keys), a.values = floats(values);
+  a.lengths = lengths.typed_data(), a.active = active.typed_data(), a.slopes = pointer(slopes);
+  a.cosine = pointer(cosine), a.sine = pointer(sine);
+  const Level& run = level_of(level);
+  parallel(pool, a.B * a.K, [&](int64_t i) { run.attend(a, i / a.K, i % a.K); });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace llm
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_product, llm::product,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::S32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Attr<int64_t>("level")
+                                  .Attr<int64_t>("kind")
+                                  .Attr<int64_t>("activation")
+                                  .Attr<int64_t>("norm")
+                                  .Attr<bool>("gated")
+                                  .Attr<float>("epsilon"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_attention, llm::attention,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::S32>()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::DataType::PRED>>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Attr<int64_t>("level")
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("softcap"));

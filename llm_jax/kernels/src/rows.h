@@ -1,0 +1,236 @@
+// What surrounds the multiplication: rows of x into tiles before it, sums into y after it. Plain loops that the
+// compiler vectorises; every level includes this file with its own Traits.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace llm {
+namespace {
+
+constexpr int64_t kMaxPanels = 4;  // panels whose sums are kept in registers at a time
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+inline float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+inline uint16_t narrowed(float x) {
+  uint32_t bits = bits_of(x);
+  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;  // NaN must not round to infinity
+}
+
+inline float widened(uint16_t x) { return float_of(uint32_t(x) << 16); }
+
+inline void load(const Floats& from, int64_t start, int64_t count, float* to) {
+  if (from.narrow) {
+    const uint16_t* source = static_cast<const uint16_t*>(from.data) + start;
+    for (int64_t i = 0; i < count; ++i) to[i] = widened(source[i]);
+  } else {
+    std::memcpy(to, static_cast<const float*>(from.data) + start, count * sizeof(float));
+  }
+}
+
+inline void store(const float* from, int64_t count, const Floats& to, int64_t start) {
+  if (to.narrow) {
+    uint16_t* target = static_cast<uint16_t*>(to.data) + start;
+    for (int64_t i = 0; i < count; ++i) target[i] = narrowed(from[i]);
+  } else {
+    std::memcpy(static_cast<float*>(to.data) + start, from, count * sizeof(float));
+  }
+}
+
+// e^x within 2e-7 relative for x <= 88; 0 below -87. Range reduction by powers of two, then a Taylor polynomial.
+inline float exponential(float x) {
+  float safe = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  float power = safe * 1.44269504f + 12582912.0f;  // 1.5 · 2^23: the sum's low bits are the rounded integer
+  float whole = power - 12582912.0f;
+  float r = (safe - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+  float p = 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  float scaled = p * float_of((bits_of(power) - 0x4b400000u + 127u) << 23);
+  return x < -87.0f ? 0.0f : scaled;
+}
+
+inline float hyperbolic_tangent(float x) {
+  float clipped = x < -20.0f ? -20.0f : (x > 20.0f ? 20.0f : x);
+  float e = exponential(2.0f * clipped);
+  return (e - 1.0f) / (e + 1.0f);
+}
+
+// Within 2e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+inline float error_function(float x) {
+  const float size = x < 0.0f ? -x : x, t = 1.0f / (1.0f + 0.3275911f * size);
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const float y = 1.0f - p * t * exponential(-size * size);
+  return x < 0.0f ? -y : y;
+}
+
+inline void activate(Activation activation, float* x, int64_t count) {
+  switch (activation) {
+    case kSilu:
+      for (int64_t i = 0; i < count; ++i) x[i] = x[i] / (1.0f + exponential(-x[i]));
+      break;
+    case kGeluTanh:
+      for (int64_t i = 0; i < count; ++i) {
+        float inner = 0.7978845608f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
+        x[i] = 0.5f * x[i] * (1.0f + hyperbolic_tangent(inner));
+      }
+      break;
+    case kGelu:
+      for (int64_t i = 0; i < count; ++i) x[i] = 0.5f * x[i] * (1.0f + error_function(x[i] * 0.70710678f));
+      break;
+    case kRelu:
+      for (int64_t i = 0; i < count; ++i) x[i] = x[i] > 0.0f ? x[i] : 0.0f;
+      break;
+    case kRelu2:
+      for (int64_t i = 0; i < count; ++i) x[i] = x[i] > 0.0f ? x[i] * x[i] : 0.0f;
+      break;
+    case kTanh:
+      for (int64_t i = 0; i < count; ++i) x[i] = hyperbolic_tangent(x[i]);
+      break;
+    case kSigmoid:
+      for (int64_t i = 0; i < count; ++i) x[i] = 1.0f / (1.0f + exponential(-x[i]));
+      break;
+    case kNone:
+      break;
+  }
+}
+
+// Sums in 16 fixed lanes, so that every level and every batch adds in the same order.
+template <typename Term>
+inline float sum(int64_t count, Term term) {
+  float lane[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int j = 0; j < 16; ++j) lane[j] += term(i + j);
+  for (int j = 0; i < count; ++i, ++j) lane[j] += term(i);
+  for (int width = 8; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
+  return lane[0];
+}
+
+inline void normalise(const Product& p, float* x) {
+  if (p.norm == kNoNorm) return;
+  const int64_t K = p.K;
+  float mean = p.norm == kLayer ? sum(K, [&](int64_t i) { return x[i]; }) / K : 0.0f;
+  float variance = sum(K, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / K;
+  float inverse = 1.0f / std::sqrt(variance + p.epsilon);
+  for (int64_t i = 0; i < K; ++i) x[i] = (x[i] - mean) * inverse * p.norm_weight[i];
+  if (p.norm_bias != nullptr)
+    for (int64_t i = 0; i < K; ++i) x[i] += p.norm_bias[i];
+}
+
+template <int Bytes>
+void spread(const float* x, int64_t chunks, uint8_t* tiles) {
+  for (int64_t c = 0; c < chunks; ++c) std::memcpy(tiles + c * kTile * Bytes, x + c * (Bytes / 4), Bytes);
+}
+
+// A row's 64-byte (or, where bfloat16 is held as float32, 128-byte) piece of chunk c lies behind that of the row above.
+template <typename Traits>
+void prepare(const Product& p, int64_t tile) {
+  const int64_t group = 4 / (p.kind == kFloat32 ? 4 : p.kind == kBFloat16 ? 2 : 1);  // values per 4 bytes of weight
+  const int64_t wide = group * kTile;                                               // values per chunk
+  const bool widen = p.kind == kBFloat16 && !Traits::kNarrowRows;
+  const int64_t piece = widen ? 128 : 64;
+  const int64_t padded = p.chunks * wide;
+  alignas(64) float stack[8192];
+  float* x = padded <= 8192 ? stack : new float[padded];
+  for (int64_t r = 0; r < kTile; ++r) {
+    uint8_t* out = p.rows + tile * p.chunks * kTile * piece + r * piece;
+    const int64_t m = tile * kTile + r;
+    if (m >= p.M) {
+      if (p.M <= kTile) break;  // a lone tile is never read beyond its rows
+      for (int64_t c = 0; c < p.chunks; ++c) std::memset(out + c * kTile * piece, 0, piece);
+      continue;
+    }
+    load(p.x, m * p.K, p.K, x);
+    normalise(p, x);
+    std::memset(x + p.K, 0, (padded - p.K) * sizeof(float));
+    if (p.kind == kInt8) {
+      uint32_t largest = 0;  // |x| orders like its bits
+      for (int64_t i = 0; i < padded; ++i) {
+        uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
+        largest = magnitude > largest ? magnitude : largest;
+      }
+      const float amax = float_of(largest), inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
+      p.row_scale[m] = amax / 127.0f;
+      for (int64_t c = 0; c < p.chunks; ++c) {
+        const float* from = x + c * 64;
+        uint8_t* to = out + c * kTile * 64;
+        for (int i = 0; i < 64; ++i) to[i] = uint8_t(bits_of(from[i] * inverse + 12582912.0f) + Traits::kOffset);
+      }
+    } else if (p.kind == kBFloat16 && !widen) {
+      for (int64_t c = 0; c < p.chunks; ++c) {
+        uint16_t* to = reinterpret_cast<uint16_t*>(out + c * kTile * 64);
+        for (int i = 0; i < 32; ++i) to[i] = narrowed(x[c * 32 + i]);
+      }
+    } else {
+      if (widen)
+        for (int64_t i = 0; i < p.K; ++i) x[i] = widened(narrowed(x[i]));
+      widen ? spread<128>(x, p.chunks, out) : spread<64>(x, p.chunks, out);
+    }
+  }
+  if (x != stack) delete[] x;
+}
+
+// Takes the sums of rows m… and panels panel… (`sums[r][panel][column]`, float32 or int32) to y.
+template <typename Traits>
+void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t panels, const void* sums,
+            int64_t row_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    alignas(64) float y[kMaxPanels * kTile];
+    const int64_t width = panels * kTile, first = panel * kTile;
+    if (p.kind == kInt8) {
+      const int32_t* acc = static_cast<const int32_t*>(sums) + r * row_stride;
+      const float row_scale = p.row_scale[m + r];
+      for (int64_t i = 0; i < width; ++i)
+        y[i] = float(acc[i] - Traits::kOffset * p.column_sum[first + i]) * (row_scale * p.scale[first + i]);
+    } else {
+      std::memcpy(y, static_cast<const float*>(sums) + r * row_stride, width * sizeof(float));
+    }
+    if (p.bias != nullptr)
+      for (int64_t i = 0; i < width; ++i) y[i] += p.bias[first + i];
+    int64_t n = first, count = width;
+    if (p.gated) {
+      for (int64_t i = 0; i < width; i += 2 * kTile) {
+        activate(p.activation, y + i, kTile);
+        for (int j = 0; j < kTile; ++j) y[i / 2 + j] = y[i + j] * y[i + kTile + j];
+      }
+      n /= 2, count /= 2;
+    } else {
+      activate(p.activation, y, width);
+    }
+    count = n + count > p.N ? p.N - n : count;
+    const int64_t at = (m + r) * p.N + n;
+    if (p.residual.data != nullptr) {
+      alignas(64) float before[kMaxPanels * kTile];
+      load(p.residual, at, count, before);
+      for (int64_t i = 0; i < count; ++i) y[i] += before[i];
+    }
+    store(y, count, p.y, at);
+  }
+}
+
+}  // namespace
+}  // namespace llm

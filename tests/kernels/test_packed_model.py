@@ -1,0 +1,97 @@
+"""A packed model: the plain one's logits, and the same tokens alone and in company."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.config import ModelConfig
+from llm_jax.inference import Engine, Request, SamplingParams
+from llm_jax.kernels import Kind, Level, features
+from llm_jax.model import Model, Params, forward, forward_hidden, init_cache, merge, pack_model
+
+LLAMA = ModelConfig(
+    vocab_size=101, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=96, max_seq_len=64,
+    positions="rotary", norm="rms_norm", activation="silu", use_glu=True, qkv_bias=False, mlp_bias=False,
+    tie_embeddings=True,
+)  # fmt: skip
+FAMILIES = {
+    "llama": LLAMA,
+    "documented": ModelConfig(vocab_size=53, hidden_size=32, num_layers=2, num_heads=2, max_seq_len=64),
+    "qwen 3": replace(LLAMA, qk_norm=True),
+    "gemma 2": replace(
+        LLAMA, norm_offset=1.0, sandwich_norm=True, attention_softcap=5.0, window_size=6, activation="gelu_tanh"
+    ),
+    "alibi, gate with bias": replace(LLAMA, positions="alibi", mlp_bias=True),
+    "post-norm": replace(LLAMA, norm_first=False, positions="learned", norm="layer_norm"),
+    "experts": replace(LLAMA, use_moe=True, num_experts=4, top_k=2),
+}
+
+
+whole = jax.jit(forward, static_argnums=0)
+
+
+@lru_cache
+def plain(family: str) -> Model:
+    return Model.init(FAMILIES[family], seed=3)
+
+
+def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Logits of one decode step behind `lengths` cached tokens of each row."""
+
+    @jax.jit
+    def run(params: Params) -> jax.Array:
+        config, rows = model.config, jnp.arange(len(tokens))
+        _, cache = forward_hidden(config, params, tokens, cache=init_cache(config, len(tokens), tokens.shape[1]))
+        assert cache is not None
+        cache = replace(cache, length_B=jnp.asarray(lengths))
+        last = jnp.asarray(tokens)[rows, lengths][:, None]
+        hidden, _ = forward_hidden(config, params, last, cache=cache, active_B=jnp.asarray(active))
+        return merge(config, params).head(hidden[:, 0])
+
+    return np.asarray(run(model.params))
+
+
+@pytest.mark.parametrize(
+    ("family", "level"),
+    [*((name, features()[-1]) for name in FAMILIES), *(("llama", level) for level in features()[:-1])],
+)
+def test_a_decode_step_gives_the_whole_forwards_logits(family: str, level: Level) -> None:
+    model = plain(family)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, 20))
+    lengths, active = np.array([0, 3, 19, 11], np.int32), np.array([True, True, True, False])
+    expected = np.asarray(whole(model.config, model.params, jnp.asarray(tokens)))[np.arange(4), lengths]
+    actual = step_logits(pack_model(model, "float32", level=level), tokens, lengths, active)
+    np.testing.assert_allclose(actual[active], expected[active], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_narrow_weights_stay_close(kind: Kind) -> None:
+    model = plain("llama")
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 101, (2, 20)))
+    packed = pack_model(model, kind)
+    logits, exact = (np.asarray(whole(m.config, m.params, tokens)) for m in (packed, model))
+    assert np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.skipif(len(features()) == 1, reason="no native kernels here")
+def test_tokens_do_not_depend_on_batch_mates() -> None:
+    engine = Engine(pack_model(plain("llama"), "int8"), max_batch=3)
+    sampling = SamplingParams(temperature=1.0, max_new_tokens=12, seed=5)
+
+    def run(*prompts: tuple[int, ...]) -> list[list[int]]:
+        made: list[list[int]] = [[] for _ in prompts]
+        for prompt, out in zip(prompts, made, strict=True):
+            engine.submit(
+                Request(prompt_ids=prompt, sampling=sampling),
+                lambda event, out=out: out.append(event.token),  # type: ignore[misc]
+            )
+        while engine.step():
+            pass
+        return made
+
+    prompts = (1, 2, 3), (4,), (5, 6, 7, 8, 9, 10, 11)
+    assert run(*prompts) == [run(prompt)[0] for prompt in prompts]

@@ -1,0 +1,121 @@
+"""Products with packed weights against float64 and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.kernels import ACTIVATIONS, KINDS, Kind, Level, Norm, PackedMatrix, features, matmul, pack, pack_gated
+
+NATIVE = [level for level in features() if level != Level.XLA]
+SHAPES = [(50, 37), (1, 1), (129, 2049)]
+ROWS = [1, 2, 4, 5, 8, 9, 16, 17, 64]
+
+product = jax.jit(matmul, static_argnames=("activation", "out_dtype"))
+
+
+def random(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def error_bound(kind: Kind, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Largest error of each output that the kind's rounding allows, [M, N]."""
+    size = np.abs(x) @ np.abs(weight).T
+    if kind == "float32":
+        return size * x.shape[1] * 2.0**-24 + 1e-6
+    if kind == "bfloat16":  # both factors are rounded to 8 bits
+        return size * (2 * 2.0**-9 + 2.0**-18 + x.shape[1] * 2.0**-23) + 1e-6
+    half_x, half_w = np.abs(x).max(-1) / 254, np.abs(weight).max(-1) / 254
+    return (
+        half_x[:, None] * np.abs(weight).sum(-1)
+        + half_w * np.abs(x).sum(-1)[:, None]
+        + x.shape[1] * half_x[:, None] * half_w
+    ) * 1.001 + 1e-5
+
+
+@pytest.mark.parametrize("level", features())
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("N", "K"), SHAPES)
+def test_error_is_within_what_rounding_allows(kind: Kind, level: Level, N: int, K: int) -> None:
+    weight, bias = random(1, N, K), random(2, N)
+    packed = pack(jnp.asarray(weight), kind, level=level)
+    for M in (1, 16, 100):
+        x = random(3, M, K)
+        exact = x.astype(np.float64) @ weight.T.astype(np.float64) + bias
+        error = np.abs(np.asarray(product(x, packed, bias)) - exact)
+        assert (error <= error_bound(kind, x, weight)).all(), (M, error.max())
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("N", "K"), [(70, 300)])
+def test_a_row_does_not_depend_on_its_batch(kind: Kind, level: Level, N: int, K: int) -> None:
+    packed = pack(jnp.asarray(random(1, N, K)), kind, level=level)
+    x = random(3, 100, K)
+    whole = np.asarray(product(x, packed))
+    for M in ROWS:
+        np.testing.assert_array_equal(np.asarray(product(x[100 - M :], packed)), whole[100 - M :])
+
+
+@pytest.mark.parametrize("level", NATIVE)
+def test_int8_sums_are_the_same_on_every_level(level: Level) -> None:
+    weight, x = jnp.asarray(random(1, 70, 130)), random(2, 9, 130)
+    expected = np.asarray(product(x, pack(weight, "int8", level=Level.XLA)))
+    actual = np.asarray(product(x, pack(weight, "int8", level=level)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", NATIVE)
+def test_int8_extremes_do_not_overflow(level: Level) -> None:
+    weight = jnp.where(jnp.arange(64) % 2 == 0, 1.0, -1.0)[:, None] * jnp.ones((64, 2048))
+    y = np.asarray(product(-jnp.ones((3, 2048)), pack(weight, "int8", level=level)))
+    np.testing.assert_allclose(y, -2048.0 * np.asarray(weight)[:, 0] * np.ones((3, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "centred"), [("float32", True), ("bfloat16", False)])
+def test_norm_gate_bias_and_residual_equal_xla(kind: Kind, level: Level, dtype: str, centred: bool) -> None:
+    N, K = 40, 72
+    first, gate, bias = jnp.asarray(random(1, N, K)), jnp.asarray(random(2, N, K)), jnp.asarray(random(3, 2, N))
+    norm = Norm(jnp.asarray(random(4, K)), jnp.asarray(random(5, K)) if centred else None, 1e-5, centred)
+
+    def run(level: Level, M: int) -> np.ndarray:
+        packed = pack_gated(first, gate, kind, level=level)
+        x, residual = jnp.asarray(random(6, M, K), dtype), jnp.asarray(random(7, M, N), dtype)
+        y = product(x, packed, bias, norm=norm, activation="silu", residual=residual)
+        assert y.dtype == x.dtype
+        return np.asarray(y, np.float32)
+
+    for M in (12, 40):
+        expected = run(Level.XLA, M)
+        tolerance = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 2e-2}[kind] + (8e-3 if dtype == "bfloat16" else 0)
+        np.testing.assert_allclose(run(level, M), expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "none"])
+def test_activations_equal_xla(level: Level, activation: str) -> None:
+    x, weight = jnp.linspace(-30, 30, 512)[:, None], jnp.ones((1, 1))
+    actual, expected = (
+        np.asarray(product(x, pack(weight, "float32", level=each), activation=activation))
+        for each in (level, Level.XLA)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("level", features())
+def test_leading_axes_and_zero_rows(level: Level) -> None:
+    packed = pack(jnp.asarray(random(1, 20, 24)), "int8", level=level)
+    x = jnp.asarray(random(2, 2, 3, 24)).at[1].set(0.0)
+    y = np.asarray(product(x, packed))
+    assert y.shape == (2, 3, 20)
+    assert (y[1] == 0).all()
+    np.testing.assert_allclose(y[0], product(x[0], packed), rtol=1e-6)
+
+
+def test_a_packed_matrix_passes_through_jit_as_a_tree() -> None:
+    packed = pack(jnp.ones((4, 4)), "int8")
+    again = jax.jit(lambda p: p)(packed)
+    assert isinstance(again, PackedMatrix)
+    assert (again.kind, again.level, again.shape) == (packed.kind, packed.level, packed.shape)
