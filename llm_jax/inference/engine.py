@@ -25,8 +25,10 @@ from llm_jax.inference.state import EngineState, StepResult, admit, decode, init
 from llm_jax.kernels import PackedMatrix
 from llm_jax.model import KVCache, Model, cache_sharding, shard_params
 
-CHUNKS = (16, 32, 64, 128, 256)  # prompts are cut into these and padded to them
-SMALLEST_CONTEXT = 128  # attention runs over powers of two from here to max_len
+# Buckets grow by fours: every one is a program to compile before the first request.
+CHUNKS = (16, 64, 256)  # a prompt is cut into the largest that fit, and its end is padded to the smallest
+SMALLEST_CONTEXT = 128  # attention runs over 128, 512, 2048 … places, up to max_len
+SMALLEST_BATCH = 2  # rows are computed by 2, 8, 32 …: XLA's fast bfloat16 and int8 products begin at two rows
 DRAFT = 7  # guesses of one step; eight positions cost a small batch little more than one
 DRAFT_ROWS = 2  # beyond this many rows the processor is busy enough without guesses
 
@@ -91,8 +93,7 @@ class Engine:
         self.dtype = dtype
         self.use_cache = use_cache and model.config.is_causal
         # A chunk of a model that is not causal must hold the whole sequence.
-        whole = (_bucket(self.max_len, CHUNKS[0]),)
-        self._chunks = tuple(n for n in CHUNKS if n <= whole[0]) if self.config.is_causal else whole
+        self._chunks = CHUNKS if self.config.is_causal else (self.max_len,)
         self._draft = DRAFT if speculate and self.use_cache else 0
         self.mesh = mesh
         self._params = {
@@ -274,8 +275,10 @@ class Engine:
         ready = [other for other in self._rows if other is not None and self._is_ready(other)]
         largest = self._pace.chunk(self._chunks, ("decode", self._batch(len(ready)))) if ready else self._chunks[-1]
         sequence = job.sequence
-        tokens = sequence[job.held : job.held + largest]
-        chunk = np.zeros(next(n for n in self._chunks if n >= len(tokens)), np.int32)
+        left = len(sequence) - job.held
+        size = max((n for n in self._chunks if n <= min(left, largest)), default=self._chunks[0])
+        tokens = sequence[job.held : job.held + size]
+        chunk = np.zeros(size, np.int32)
         chunk[: len(tokens)] = tokens
         is_last = job.held + len(tokens) == len(sequence)
         mask = None if job.request.mask is None or not is_last else job.request.mask(job.generated)
@@ -419,7 +422,7 @@ class Engine:
         job.on_event(TokenEvent(job.generated[-1], logprob, top, finish))
 
     def _batch(self, rows: int) -> int:
-        return min(_bucket(rows, 1), self.max_batch)
+        return min(_bucket(rows, SMALLEST_BATCH), self.max_batch)
 
     def _context(self, tokens: int) -> int:
         return min(_bucket(tokens, SMALLEST_CONTEXT), self.max_len)
@@ -460,5 +463,8 @@ class Engine:
 
 
 def _bucket(n: int, smallest: int) -> int:
-    """The least power of two that is at least n and at least `smallest`."""
-    return max(smallest, 1 << (n - 1).bit_length())
+    """The least of smallest, 4 · smallest, 16 · smallest … that is at least n."""
+    bucket = smallest
+    while bucket < n:
+        bucket *= 4
+    return bucket

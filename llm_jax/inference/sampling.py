@@ -17,6 +17,8 @@ from jax import Array
 from llm_jax.errors import RequestError
 
 MAX_LOGPROBS = 20  # OpenAI's bound on top_logprobs
+SMALLEST, LARGEST = 1e-30, 1e30  # what a float32 holds with room to multiply; beyond it nothing changes
+COLDEST = 1e-6  # nearly greedy; logits divided by less would overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +120,13 @@ def row_settings(sampling: SamplingParams, prompt_ids: tuple[int, ...], seed: in
     in_prompt = np.zeros((1, vocab_size), bool)
     in_prompt[0, list(prompt_ids)] = True
     arrays: dict[str, Any] = {
-        "temperature_B": np.array([sampling.temperature], np.float32),
+        "temperature_B": np.array(
+            [min(max(sampling.temperature, COLDEST), LARGEST) if sampling.temperature else 0], np.float32
+        ),
         "top_k_B": np.array([min(sampling.top_k or vocab_size, vocab_size)], np.int32),
-        "top_p_B": np.array([1.0 if sampling.top_p is None else sampling.top_p], np.float32),
+        "top_p_B": np.array([1.0 if sampling.top_p is None else max(sampling.top_p, SMALLEST)], np.float32),
         "min_p_B": np.array([sampling.min_p or 0.0], np.float32),
-        "repetition_B": np.array([sampling.repetition_penalty], np.float32),
+        "repetition_B": np.array([min(max(sampling.repetition_penalty, SMALLEST), LARGEST)], np.float32),
         "presence_B": np.array([sampling.presence_penalty], np.float32),
         "frequency_B": np.array([sampling.frequency_penalty], np.float32),
         "seed_B2": np.array([[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]], np.uint32),
