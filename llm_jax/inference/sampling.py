@@ -119,6 +119,7 @@ def row_settings(sampling: SamplingParams, prompt_ids: tuple[int, ...], seed: in
         bias[0, token] = value
     in_prompt = np.zeros((1, vocab_size), bool)
     in_prompt[0, list(prompt_ids)] = True
+    temperature = sampling.temperature and min(max(sampling.temperature, COLDEST), LARGEST)
     arrays: dict[str, Any] = {
         "temperature_B": np.array(
             [min(max(sampling.temperature, COLDEST), LARGEST) if sampling.temperature else 0], np.float32
