@@ -179,3 +179,15 @@ def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object, al
     assert error.value.param == field
     assert field in str(error.value)
     assert allowed in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 1e-300}, {"temperature": 1e-300}, {"top_p": 1e-12, "temperature": 3.0}])
+def test_settings_too_small_for_float32_still_choose_the_best(settings: dict) -> None:
+    one = row_settings(SamplingParams(**settings), (), 0, V)
+    assert run(LOGITS[None], one, np.ones(1, bool)).token_B.tolist() == [int(LOGITS.argmax())]
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e300}, {"repetition_penalty": 1e300}])
+def test_settings_too_large_for_float32_still_choose_some_token(settings: dict) -> None:
+    one = row_settings(SamplingParams(**settings), PROMPT, 0, V)
+    assert 0 <= int(run(LOGITS[None], one, np.ones(1, bool)).token_B[0]) < V
