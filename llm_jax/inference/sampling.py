@@ -121,9 +121,7 @@ def row_settings(sampling: SamplingParams, prompt_ids: tuple[int, ...], seed: in
     in_prompt[0, list(prompt_ids)] = True
     temperature = sampling.temperature and min(max(sampling.temperature, COLDEST), LARGEST)
     arrays: dict[str, Any] = {
-        "temperature_B": np.array(
-            [min(max(sampling.temperature, COLDEST), LARGEST) if sampling.temperature else 0], np.float32
-        ),
+        "temperature_B": np.array([temperature], np.float32),
         "top_k_B": np.array([min(sampling.top_k or vocab_size, vocab_size)], np.int32),
         "top_p_B": np.array([1.0 if sampling.top_p is None else max(sampling.top_p, SMALLEST)], np.float32),
         "min_p_B": np.array([sampling.min_p or 0.0], np.float32),
