@@ -4,6 +4,7 @@ JAX reads its platform from the environment when it is imported, so that everyth
 """
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +27,7 @@ def load_engine(settings: Settings, metrics: Metrics) -> "AsyncEngine":
         ConfigError: the device that is asked for is not there.
         CheckpointError: there is no model at the path, or it has no tokenizer.
     """
+    _keep_compiled_programs()
     device = _choose_device(settings)
     from llm_jax.checkpoint import load_model
     from server.async_engine import AsyncEngine
@@ -38,6 +40,13 @@ def load_engine(settings: Settings, metrics: Metrics) -> "AsyncEngine":
     engine = AsyncEngine(loaded, loaded.tokenizer, settings, metrics)
     engine.start()
     return engine
+
+
+def _keep_compiled_programs() -> None:
+    """Lets the next start find what this one compiles, in the user's cache folder or where JAX's own variable says."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _choose_device(settings: Settings) -> str:
