@@ -29,7 +29,9 @@ class Settings:
     )
     served_model_name: str = setting("llm", "Model", "Name of the model in /v1/models and in answers.")
     device: Literal["auto", "cpu", "cuda", "gpu"] = setting("auto", "Model", "Where to compute.")
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "Model", "Number format of the computation.")
+    dtype: Literal["float32", "bfloat16", "int8"] = setting(
+        "float32", "Model", "Number format of the computation; int8 is that of the weights."
+    )
     max_model_len: Annotated[int, Ge(2)] | None = setting(
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
     )
