@@ -1,5 +1,6 @@
 """The rules that hold for every request body."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
@@ -104,9 +105,9 @@ class SamplingFields(Body):
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
 
     @property
+    @abstractmethod
     def token_limit(self) -> int | None:
         """How many tokens may be generated, where the client says so."""
-        raise NotImplementedError
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ RESUME = "checkpoint.resume_from_checkpoint=auto"
 # Everything that has a state: dropout keys, data order, plateau and patience, step saves between epochs.
 STATEFUL = [
     "model.dropout=0.2", "training.scheduler_type=plateau", "training.plateau_patience=0", "training.lr=0.03",
-    "training.early_stopping_patience=50", "checkpoint.save_interval_steps=3", "checkpoint.keep_last_n=2",
+    "training.early_stopping_patience=50", "checkpoint.save_interval_steps=7", "checkpoint.keep_last_n=2",
     "optimization.gradient_accumulation_steps=2",
 ]  # fmt: skip
 
