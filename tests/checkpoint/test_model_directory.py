@@ -215,7 +215,7 @@ def test_a_single_safetensors_file_loads_by_its_path(tmp_path: Path) -> None:
         ({"num_hidden_layers": 1}, r"unexpected: model\.layers\.1\."),
         ({"num_key_value_heads": 3}, "divisor of num_heads"),
         ({"hidden_act": "mish"}, "activation is 'mish'"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "lacks 'low_freq_factor'"),
         ({"vocab_size": None}, "does not describe a llama model"),
     ],

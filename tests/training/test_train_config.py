@@ -72,7 +72,7 @@ def test_text_becomes_the_type_of_its_field(tmp_path):
         ("training:\n  scheduler_type: linear\n", r"scheduler_type is 'linear'; it must be one of cosine, step, plat"),
         ("model:\n  hidden_size: 65\n", r"line 2: model.hidden_size is 65; it must be a multiple of num_heads \(8\)"),
         ("model:\n  rope_scaling: {kind: linear, factr: 2}\n", r"no field 'factr'.*model.rope_scaling.factor"),
-        ("model:\n  rope_scaling: {kind: linear}\n", r"model.rope_scaling needs factor"),
+        ("model:\n  rope_scaling: {factor: 2}\n", r"model.rope_scaling needs kind"),
         ("model:\n  dropout: 0\n  dropout: 1\n", r"line 3: dropout is given twice"),
         ("model: 3\n", r"line 1: section model must hold"),
         ("- 3\n", r"line 1: the file must hold"),
