@@ -292,8 +292,9 @@ class Engine:
 
     def _decode_step(self) -> None:
         """Sends one step for every row that is past its prompt."""
-        guessing = self._draft and any(job is not None and job.lookup.draft(1) for job in self._rows)
-        if guessing or not self._runs_ahead():
+        running = [job for job in self._rows if job is not None]
+        few = self._draft and self._batch(max((job.row for job in running), default=0) + 1) <= DRAFT_ROWS
+        if (few and any(job.lookup.draft(1) for job in running)) or not self._runs_ahead():
             self._land(keep=0)  # guesses and grammars start from the last token
         ready = [job for job in self._rows if job is not None and self._is_ready(job) and job.wants_more]
         if not ready:
