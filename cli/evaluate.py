@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli._errors import Command
 from llm_jax import __version__
+
+if TYPE_CHECKING:
+    from llm_jax.kernels import Kind
 
 
 @click.command(cls=Command)
@@ -14,9 +18,15 @@ from llm_jax import __version__
 @click.option("--model", "model_path", type=Path, help="Model to evaluate: a directory, a run, a file. [default: demo]")
 @click.option("--window", type=int, help="Tokens that the model sees at once. [default: its context]")
 @click.option("--stride", type=int, help="Tokens from one window to the next. [default: half a window]")
+@click.option(
+    "--dtype", default="float32", show_default=True, type=click.Choice(("float32", "bfloat16", "int8")),
+    help="What to keep the weights in, as a server with this dtype does.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.version_option(__version__)
-def main(text_file: Path, model_path: Path | None, window: int | None, stride: int | None, as_json: bool) -> None:
+def main(
+    text_file: Path, model_path: Path | None, window: int | None, stride: int | None, dtype: "Kind", as_json: bool
+) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
 
     Perplexity, bits per token and bits per byte (comparable between tokenizers), and the share of next tokens that the
@@ -26,7 +36,7 @@ def main(text_file: Path, model_path: Path | None, window: int | None, stride: i
     from llm_jax.training.evaluate import evaluate_text
 
     loaded, tokenizer = load_with_tokenizer(model_path)
-    score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride)
+    score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride, dtype=dtype)
     rows = {
         "model": str(loaded.path),
         "text": str(text_file),

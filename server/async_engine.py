@@ -14,7 +14,6 @@ from llm_jax.inference import (
     TextStream,
     prepare_request,
 )
-from llm_jax.model import pack_model
 from llm_jax.tokenizers import Tokenizer
 from server.chat_format import ChatFormat
 from server.errors import ApiError, InvalidRequest, QueueFull
@@ -32,10 +31,9 @@ class AsyncEngine:
         self.chat_format = ChatFormat.of(tokenizer)
         self._loaded = loaded
         self._metrics = metrics
-        model, dtype = loaded.model, settings.dtype
-        if dtype == "int8":
-            model, dtype = pack_model(model, "int8"), "float32"
-        self._engine = Engine(model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=dtype)
+        self._engine = Engine(
+            loaded.model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=settings.dtype
+        )
         self._places = settings.max_batch + settings.max_queue
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout

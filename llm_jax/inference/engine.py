@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -22,8 +21,8 @@ from llm_jax.inference.prefix_cache import BLOCK, PrefixCache, block_keys
 from llm_jax.inference.request import Job, OnEvent, Request, TokenEvent
 from llm_jax.inference.sampling import Choice, SamplingParams, row_settings
 from llm_jax.inference.state import EngineState, StepResult, admit, decode, init_state, move_row, prefill
-from llm_jax.kernels import PackedMatrix
-from llm_jax.model import KVCache, Model, cache_sharding, shard_params
+from llm_jax.kernels import Kind
+from llm_jax.model import KVCache, Model, cache_sharding, cast_model, shard_params
 
 # Buckets grow by fours: every one is a program to compile before the first request.
 CHUNKS = (16, 64, 256)  # a prompt is cut into the largest that fit, and its end is padded to the smallest
@@ -64,10 +63,10 @@ class Engine:
     then always fits, so a running request is never put off; the others wait in order of arrival.
 
     Args:
-        model: its parameters are cast to `dtype` once if they are held in another.
+        model: its weights are cast and packed once, see `cast_model`.
         max_batch: how many requests run at a time.
         max_len: tokens a request may hold, prompt and generated; the model's max_seq_len unless given.
-        dtype: what to compute and cache in: "float32" or "bfloat16".
+        dtype: what weights are kept in. Keys and values are cached in float32 with float32 weights, else in bfloat16.
         use_cache: False computes the whole sequence anew for each token. Slow; the oracle of the cached path, and
             the only way for a model that is not causal (each new token changes what earlier ones see).
         prefix_tokens: how many tokens of shared prompt beginnings to keep across requests; 0 keeps none.
@@ -81,30 +80,27 @@ class Engine:
         *,
         max_batch: int = 8,
         max_len: int | None = None,
-        dtype: str = "float32",
+        dtype: Kind = "float32",
         use_cache: bool = True,
         prefix_tokens: int = 0,
         speculate: bool = True,
         mesh: Mesh | None = None,
     ) -> None:
-        self.config = model.config
+        model, self.dtype = cast_model(model, dtype, packed=False if mesh is not None else None)
+        self.config, self._params = model.config, model.params
         self.max_batch = max_batch
         self.max_len = min(max_len or model.config.max_seq_len, model.config.max_seq_len)
-        self.dtype = dtype
+        self._cache_dtype = "float32" if dtype == "float32" else "bfloat16"
         self.use_cache = use_cache and model.config.is_causal
         # A chunk of a model that is not causal must hold the whole sequence.
         self._chunks = CHUNKS if self.config.is_causal else (self.max_len,)
         self._draft = DRAFT if speculate and self.use_cache else 0
         self.mesh = mesh
-        self._params = {
-            name: value if isinstance(value, PackedMatrix) else jnp.asarray(value, dtype)
-            for name, value in model.params.items()
-        }
         if mesh is not None:
             self._params = shard_params(self._params, mesh)
         self._state = self._empty_state()
         blocks = prefix_tokens // BLOCK if self.use_cache else 0
-        self._prefixes = PrefixCache(self.config, blocks, dtype) if blocks else None
+        self._prefixes = PrefixCache(self.config, blocks, self._cache_dtype) if blocks else None
         self._pace = Pace()
         self._free_at = 0.0  # when the device finished its last step
         self._flights: deque[_Flight] = deque()
@@ -431,7 +427,7 @@ class Engine:
     # ---- around the steps ----
 
     def _empty_state(self) -> EngineState:
-        state = init_state(self.config, self.max_batch, self.max_len, self.dtype)
+        state = init_state(self.config, self.max_batch, self.max_len, self._cache_dtype)
         if self.mesh is None:
             return state
         kv = (state.cache.keys, state.cache.values)

@@ -2,7 +2,7 @@
 
 from llm_jax.model.cache import KVCache, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, init_params, merge, param_shapes
-from llm_jax.model.packing import pack_model
+from llm_jax.model.packing import cast_model, pack_model
 from llm_jax.model.positions import sinusoidal_table
 from llm_jax.model.sharding import cache_sharding, constrain_cache, shard_params, tensor_parallel_mesh
 
@@ -11,6 +11,7 @@ __all__ = [
     "Model",
     "Params",
     "cache_sharding",
+    "cast_model",
     "constrain_cache",
     "forward",
     "forward_hidden",

@@ -1,14 +1,48 @@
-"""A model's linear maps, packed for the CPU's kernels."""
+"""A model's weights as inference wants them: linear maps packed for the kernels, the rest in the right dtype."""
 
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from llm_jax.kernels import Kind, Level, pack, pack_gated
+from llm_jax.errors import ConfigError
+from llm_jax.kernels import KINDS, Kind, Level, PackedMatrix, pack, pack_gated
 from llm_jax.model.model import Model
 
 TABLE = "embedding_layer.token_embeddings.weight"
+
+
+def cast_model(model: Model, kind: Kind, *, packed: bool | None = None) -> tuple[Model, jnp.dtype]:
+    """The model as inference wants it, and the dtype to compute in.
+
+    Vectors (norms, biases) are float32, they weigh nothing. What else stays plain, the embedding table and experts,
+    is bfloat16 unless `kind` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
+    only the weights are rounded; with experts, which XLA multiplies, and on a GPU bfloat16 is what is fast.
+
+    Args:
+        kind: what the weights are kept in.
+        packed: whether linear maps are packed: on a CPU unless given. int8 always is.
+
+    Raises:
+        ConfigError: `kind` is none of KINDS.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"dtype is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    on_cpu = jax.default_backend() == "cpu"
+    packed = kind == "int8" or (on_cpu if packed is None else packed)
+    if packed:
+        model = pack_model(model, kind)
+    plain = jnp.dtype("float32" if kind == "float32" else "bfloat16")
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, PackedMatrix):
+            return value
+        return jnp.asarray(value, jnp.float32 if value.ndim == 1 else plain)
+
+    params = {name: cast(value) for name, value in model.params.items()}
+    compute = jnp.dtype("float32") if packed and on_cpu and not model.config.use_moe else plain
+    return replace(model, params=params), compute
 
 
 def pack_model(model: Model, kind: Kind, *, level: Level | None = None) -> Model:

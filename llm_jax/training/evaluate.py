@@ -12,7 +12,8 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, DataError
-from llm_jax.model import Model, Params, forward
+from llm_jax.kernels import Kind
+from llm_jax.model import Model, Params, cast_model, forward
 from llm_jax.tokenizers import Tokenizer
 
 _TOKENS_PER_CALL = 2048  # bounds the logits: 2048 * V floats
@@ -49,7 +50,13 @@ class TextScore:
 
 
 def evaluate_text(
-    model: Model, tokenizer: Tokenizer, text: str, *, window: int | None = None, stride: int | None = None
+    model: Model,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    dtype: Kind = "float32",
 ) -> TextScore:
     """Scores a text of any length through windows that slide over it; every token counts once.
 
@@ -57,10 +64,11 @@ def evaluate_text(
         window: tokens that the model sees at once; its whole context (at most 2048) unless given.
         stride: tokens from one window to the next; half a window unless given. The tokens of a later window that an
             earlier one has counted are its context, so a smaller stride is slower and nearer to the true value.
+        dtype: what the weights are kept in, as an engine of this dtype keeps them.
 
     Raises:
         DataError: the text has fewer than two tokens, or a token that the model does not have.
-        ConfigError: a window beyond the model's context, or a stride beyond the window.
+        ConfigError: a window beyond the model's context, a stride beyond the window, or an unknown dtype.
     """
     longest = model.config.max_seq_len
     window = window or min(longest, _TOKENS_PER_CALL)
@@ -78,10 +86,11 @@ def evaluate_text(
             "use the tokenizer that the model was trained with."
         )
 
+    model, compute = cast_model(model, dtype)
     rows = max(1, _TOKENS_PER_CALL // window)
     loss = correct = 0.0
     for inputs_BT, targets_BT, counted_BT in _batches(ids, min(window, len(ids) - 1), stride, rows):
-        batch_loss, batch_correct = _score(model.config, model.params, inputs_BT, targets_BT, counted_BT)
+        batch_loss, batch_correct = _score(model.config, compute, model.params, inputs_BT, targets_BT, counted_BT)
         loss += float(batch_loss)
         correct += int(batch_correct)
     tokens = len(ids) - 1
@@ -108,12 +117,12 @@ def _batches(
         yield inputs, targets, counted
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _score(
-    config: ModelConfig, params: Params, inputs_BT: Array, targets_BT: Array, counted_BT: Array
+    config: ModelConfig, compute: jnp.dtype, params: Params, inputs_BT: Array, targets_BT: Array, counted_BT: Array
 ) -> tuple[Array, Array]:
     """Summed loss in nats and number of right guesses over the counted tokens."""
-    logits_BTV = forward(config, params, inputs_BT)
+    logits_BTV = forward(config, params, inputs_BT, dtype=compute)
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
     right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
