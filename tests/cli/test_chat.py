@@ -169,7 +169,9 @@ def test_a_conversation_on_a_terminal(talker: Path) -> None:
 def test_mistakes_and_interruptions_do_not_end_it(talker: Path) -> None:
     terminal = Terminal(talker)
     assert "'H'" in terminal.say("HI")
-    terminal.press("half a line" + CTRL_C)
+    terminal.press("half a line")
+    terminal.expect("half a line")  # CPython loses an interrupt between readline's prompt and its first wait for a key
+    terminal.press(CTRL_C)
     terminal.expect("> ")
     assert "Ctrl-D" in terminal.say("/help")
     assert terminal.say("hi")
