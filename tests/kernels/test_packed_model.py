@@ -79,7 +79,7 @@ def test_narrow_weights_stay_close(kind: Kind) -> None:
 
 @pytest.mark.skipif(len(features()) == 1, reason="no native kernels here")
 def test_tokens_do_not_depend_on_batch_mates() -> None:
-    engine = Engine(pack_model(plain("llama"), "int8"), max_batch=3)
+    engine = Engine(plain("llama"), max_batch=3, dtype="int8")
     sampling = SamplingParams(temperature=1.0, max_new_tokens=12, seed=5)
 
     def run(*prompts: tuple[int, ...]) -> list[list[int]]:

@@ -34,31 +34,39 @@ struct Lanes {
 struct FloatSums {
   using Sum = Lanes::F;
   static Sum zero() { return Lanes::zero(); }
+  static Sum load(const void* from) { return Lanes::load(static_cast<const float*>(from)); }
   static void store(void* to, Sum x) { Lanes::store(static_cast<float*>(to), x); }
-  static Sum term(const uint8_t* x) { return Lanes::broadcast(*reinterpret_cast<const float*>(x)); }
+  static __m256 broadcast(const uint8_t* x) { return _mm256_broadcast_ss(reinterpret_cast<const float*>(x)); }
+  static Sum fma(Sum w, __m256 x, Sum acc) { return Lanes::fma(w, {x, x}, acc); }
 };
 
 struct Float32 : FloatSums {
+  using Weights = Sum;
   static constexpr int kRowBytes = 64;
-  static Sum weights(const uint8_t* w) { return Lanes::load(reinterpret_cast<const float*>(w)); }
-  static void add(Sum& acc, Sum w, const uint8_t* x) { acc = Lanes::fma(w, term(x), acc); }
+  static Weights weights(const uint8_t* w) { return Lanes::load(reinterpret_cast<const float*>(w)); }
+  static __m256 term(const uint8_t* x) { return broadcast(x); }
+  static void add(Sum& acc, Weights w, __m256 x) { acc = fma(w, x, acc); }
 };
 
 struct BFloat16 : FloatSums {
   static constexpr int kRowBytes = 128;
-  struct Pair {
+  struct Weights {
     Sum even, odd;
   };
-  static Pair weights(const uint8_t* w) {
+  struct Terms {
+    __m256 even, odd;
+  };
+  static Weights weights(const uint8_t* w) {
     const __m256i* pairs = reinterpret_cast<const __m256i*>(w);
     const __m256i low = _mm256_loadu_si256(pairs), high = _mm256_loadu_si256(pairs + 1);
     const __m256i upper = _mm256_set1_epi32(int(0xffff0000u));
     return {{_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))},
             {_mm256_castsi256_ps(_mm256_and_si256(low, upper)), _mm256_castsi256_ps(_mm256_and_si256(high, upper))}};
   }
-  static void add(Sum& acc, Pair w, const uint8_t* x) {
-    acc = Lanes::fma(w.even, term(x), acc);
-    acc = Lanes::fma(w.odd, term(x + 4), acc);
+  static Terms term(const uint8_t* x) { return {broadcast(x), broadcast(x + 4)}; }
+  static void add(Sum& acc, Weights w, Terms x) {
+    acc = fma(w.even, x.even, acc);
+    acc = fma(w.odd, x.odd, acc);
   }
 };
 
@@ -68,24 +76,26 @@ struct Int8 {
   struct Sum {
     __m256i low, high;
   };
+  using Weights = Sum;
   static constexpr int kRowBytes = 64;
   static Sum zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static Sum load(const void* from) {
+    const __m256i* halves = static_cast<const __m256i*>(from);
+    return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+  }
   static void store(void* to, Sum x) {
     _mm256_storeu_si256(static_cast<__m256i*>(to), x.low);
     _mm256_storeu_si256(static_cast<__m256i*>(to) + 1, x.high);
   }
-  static Sum weights(const uint8_t* w) {
-    const __m256i* halves = reinterpret_cast<const __m256i*>(w);
-    return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
-  }
+  static Weights weights(const uint8_t* w) { return load(w); }
+  static __m256i term(const uint8_t* x) { return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
   static __m256i dot(__m256i w, __m256i x) {
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
-  static void add(Sum& acc, Sum w, const uint8_t* x) {
-    const __m256i terms = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(x));
-    acc.low = _mm256_add_epi32(acc.low, dot(w.low, terms));
-    acc.high = _mm256_add_epi32(acc.high, dot(w.high, terms));
+  static void add(Sum& acc, Weights w, __m256i x) {
+    acc.low = _mm256_add_epi32(acc.low, dot(w.low, x));
+    acc.high = _mm256_add_epi32(acc.high, dot(w.high, x));
   }
 };
 
@@ -95,10 +105,8 @@ struct Traits {
   using Int8 = llm::Int8;
   static constexpr bool kNarrowRows = false;
   static constexpr int kOffset = 0;
-  static constexpr int kMaxRows = 4;
-  static constexpr int kRows = 4;
-  template <int R>
-  static constexpr int panels() { return R <= 2 ? 2 : 1; }
+  static constexpr int kFewRows = 1;
+  static constexpr int kManyRows = 2;
 };
 
 }  // namespace

@@ -31,14 +31,17 @@ struct Lanes {
 struct FloatSums {
   using Sum = __m512;
   static Sum zero() { return _mm512_setzero_ps(); }
+  static Sum load(const void* from) { return _mm512_loadu_ps(from); }
   static void store(void* to, Sum x) { _mm512_storeu_ps(to, x); }
-  static __m512 term(const uint8_t* x) { return _mm512_set1_ps(*reinterpret_cast<const float*>(x)); }
+  static __m512 broadcast(const uint8_t* x) { return _mm512_set1_ps(*reinterpret_cast<const float*>(x)); }
 };
 
 struct Float32 : FloatSums {
+  using Weights = __m512;
   static constexpr int kRowBytes = 64;
-  static __m512 weights(const uint8_t* w) { return _mm512_loadu_ps(w); }
-  static void add(Sum& acc, __m512 w, const uint8_t* x) { acc = _mm512_fmadd_ps(w, term(x), acc); }
+  static Weights weights(const uint8_t* w) { return _mm512_loadu_ps(w); }
+  static __m512 term(const uint8_t* x) { return broadcast(x); }
+  static void add(Sum& acc, Weights w, __m512 x) { acc = _mm512_fmadd_ps(w, x, acc); }
 };
 
 // Two FMAs per pair: as fast as vdpbf16ps, which most of these processors lack, and no denormal is lost.
@@ -47,26 +50,29 @@ struct BFloat16 : FloatSums {
   struct Pair {
     __m512 even, odd;
   };
+  using Weights = Pair;
   static Pair weights(const uint8_t* w) {
     __m512i pair = _mm512_loadu_si512(w);
     return {_mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)),
             _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(int(0xffff0000u))))};
   }
-  static void add(Sum& acc, Pair w, const uint8_t* x) {
-    acc = _mm512_fmadd_ps(w.even, term(x), acc);
-    acc = _mm512_fmadd_ps(w.odd, term(x + 4), acc);
+  static Pair term(const uint8_t* x) { return {broadcast(x), broadcast(x + 4)}; }
+  static void add(Sum& acc, Pair w, Pair x) {
+    acc = _mm512_fmadd_ps(w.even, x.even, acc);
+    acc = _mm512_fmadd_ps(w.odd, x.odd, acc);
   }
 };
 
 struct Int8 {
   using Sum = __m512i;
+  using Weights = __m512i;
   static constexpr int kRowBytes = 64;
   static Sum zero() { return _mm512_setzero_si512(); }
+  static Sum load(const void* from) { return _mm512_loadu_si512(from); }
   static void store(void* to, Sum x) { _mm512_storeu_si512(to, x); }
-  static __m512i weights(const uint8_t* w) { return _mm512_loadu_si512(w); }
-  static void add(Sum& acc, __m512i w, const uint8_t* x) {
-    acc = _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)), w);
-  }
+  static Weights weights(const uint8_t* w) { return _mm512_loadu_si512(w); }
+  static __m512i term(const uint8_t* x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
+  static void add(Sum& acc, Weights w, __m512i x) { acc = _mm512_dpbusd_epi32(acc, x, w); }
 };
 
 struct Traits {
@@ -75,10 +81,8 @@ struct Traits {
   using Int8 = llm::Int8;
   static constexpr bool kNarrowRows = false;
   static constexpr int kOffset = 128;  // vpdpbusd wants unsigned rows
-  static constexpr int kMaxRows = 16;  // in one pass over the weights, when there are no more
-  static constexpr int kRows = 8;      // at a time, when there are more
-  template <int R>
-  static constexpr int panels() { return R <= 4 ? 4 : R <= 8 ? 2 : 1; }
+  static constexpr int kFewRows = 4;   // times four panels fill the registers
+  static constexpr int kManyRows = 8;  // times two panels
 };
 
 }  // namespace

@@ -1,5 +1,9 @@
 // The product for vector registers. An output's terms are added one after another in the order of the contracted
 // axis, whatever the number of rows: a row's result does not depend on the rows beside it.
+//
+// Weights come from memory once: a strip, P panels × kDepth chunks, stays in the nearest caches while all rows pass
+// it, R at a time, and meanwhile the next strip is asked for. Left to itself the processor's prefetcher stops at every
+// page, and with more than four rows it does not keep up.
 #pragma once
 
 #include <utility>
@@ -9,68 +13,80 @@
 namespace llm {
 namespace {
 
-// Adds R rows (at most 16, within one tile) times P panels and keeps the sums in registers.
+constexpr int64_t kDepth = 16;     // chunks of a strip
+constexpr int64_t kRowBlock = 64;  // rows whose sums are kept between strips
+
+struct Strip {
+  const uint8_t* weights;  // of the first panel
+  const uint8_t* next;     // where the strip after it begins, null when it has been asked for
+  int64_t panel_bytes, chunks;
+  bool first;  // of its panels: sums begin at zero
+};
+
+// Adds R rows (within one tile) times P panels, with the sums in registers.
 template <typename Dot, int R, int P>
-void block(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, char* sums, int64_t row_bytes) {
+void block(const uint8_t* x, const Strip& strip, uint8_t* sums) {
   typename Dot::Sum acc[R][P];
   for (int r = 0; r < R; ++r)
-    for (int q = 0; q < P; ++q) acc[r][q] = Dot::zero();
-  for (int64_t c = 0; c < chunks; ++c) {
+    for (int q = 0; q < P; ++q) acc[r][q] = strip.first ? Dot::zero() : Dot::load(sums + (r * P + q) * 64);
+  for (int64_t c = 0; c < strip.chunks; ++c) {
     for (int j = 0; j < 16; ++j) {
-      const uint8_t* group = w + c * 1024 + j * 64;
+      const int64_t group = c * 1024 + j * 64;
       const uint8_t* terms = x + c * kTile * Dot::kRowBytes + j * (Dot::kRowBytes / 16);
+      typename Dot::Weights weights[P];
 #pragma GCC unroll 4
       for (int q = 0; q < P; ++q) {
-        auto weights = Dot::weights(group + q * panel_bytes);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) Dot::add(acc[r][q], weights, terms + r * Dot::kRowBytes);
+        weights[q] = Dot::weights(strip.weights + q * strip.panel_bytes + group);
+        if (strip.next != nullptr) __builtin_prefetch(strip.next + q * strip.panel_bytes + group, 0, 2);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const auto term = Dot::term(terms + r * Dot::kRowBytes);
+#pragma GCC unroll 4
+        for (int q = 0; q < P; ++q) Dot::add(acc[r][q], weights[q], term);
       }
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int q = 0; q < P; ++q) Dot::store(sums + r * row_bytes + q * 64, acc[r][q]);
+    for (int q = 0; q < P; ++q) Dot::store(sums + (r * P + q) * 64, acc[r][q]);
 }
 
-// `Width` panels, P at a time, finished together.
-template <typename Traits, typename Dot, int R, int P, int Width>
-void rows_by_panels(const Product& p, int64_t m, int64_t panel) {
-  alignas(64) char sums[R * Width * 64];
+// P panels for all rows.
+template <typename Traits, typename Dot, int P, std::size_t... R>
+void columns(const Product& p, int64_t panel, std::index_sequence<R...>) {
+  using Run = void (*)(const uint8_t*, const Strip&, uint8_t*);
+  static constexpr Run runs[] = {block<Dot, R + 1, P>...};
+  constexpr int64_t kRows = sizeof...(R), kTileBytes = kTile * Dot::kRowBytes;
+  alignas(64) uint8_t sums[kRowBlock * P * 64];
   const int64_t panel_bytes = p.chunks * 1024;
-  const uint8_t* x = p.rows + (m / kTile) * p.chunks * kTile * Dot::kRowBytes + (m % kTile) * Dot::kRowBytes;
-  for (int q = 0; q < Width; q += P)
-    block<Dot, R, P>(x, p.weight + (panel + q) * panel_bytes, panel_bytes, p.chunks, sums + q * 64, Width * 64);
-  finish<Traits>(p, m, R, panel, Width, sums, Width * kTile);
-}
-
-template <typename Traits, typename Dot, int R>
-void rows_by_all(const Product& p, int64_t m, int64_t panel, int64_t count) {
-  constexpr int P = Traits::template panels<R>(), Pair = P < 2 ? P : 2;
-  if constexpr (P > 2)
-    for (; count >= P; panel += P, count -= P) rows_by_panels<Traits, Dot, R, P, P>(p, m, panel);
-  // Never less than two while there are two: a gate and its partner are finished together.
-  for (; count >= 2; panel += 2, count -= 2) rows_by_panels<Traits, Dot, R, Pair, 2>(p, m, panel);
-  if (count == 1) rows_by_panels<Traits, Dot, R, 1, 1>(p, m, panel);
-}
-
-template <typename Traits, typename Dot, std::size_t... R>
-void rows_of(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t count, std::index_sequence<R...>) {
-  using Run = void (*)(const Product&, int64_t, int64_t, int64_t);
-  static constexpr Run runs[] = {rows_by_all<Traits, Dot, R + 1>...};
-  runs[rows - 1](p, m, panel, count);
+  const uint8_t* weights = p.weight + panel * panel_bytes;
+  for (int64_t m = 0; m < p.M; m += kRowBlock) {
+    const int64_t end = p.M - m < kRowBlock ? p.M : m + kRowBlock;
+    for (int64_t c = 0; c < p.chunks; c += kDepth) {
+      const bool is_last = c + kDepth >= p.chunks;
+      const uint8_t* here = weights + c * 1024;
+      const uint8_t* next = is_last ? weights + P * panel_bytes : here + kDepth * 1024;
+      Strip strip{here, nullptr, panel_bytes, is_last ? p.chunks - c : kDepth, c == 0};
+      for (int64_t r = m; r < end; r += kRows) {
+        const int64_t rows = end - r < kRows ? end - r : kRows;
+        const uint8_t* x = p.rows + (r / kTile * p.chunks + c) * kTileBytes + r % kTile * Dot::kRowBytes;
+        if (r + rows == p.M) strip.next = next;
+        runs[rows - 1](x, strip, sums + (r - m) * P * 64);
+      }
+    }
+    finish<Traits>(p, m, end - m, panel, P, sums, P * kTile);
+  }
 }
 
 template <typename Traits, typename Dot>
 void multiply(const Product& p, int64_t panel, int64_t count) {
-  using AllRows = std::make_index_sequence<Traits::kMaxRows>;
-  if (p.M <= Traits::kMaxRows) return rows_of<Traits, Dot>(p, 0, p.M, panel, count, AllRows{});
-  // Few panels at a time, so that they stay in the nearest cache while all rows pass.
-  constexpr int64_t kStep = 4;
-  for (; count > 0; panel += kStep, count -= kStep) {
-    for (int64_t m = 0; m < p.M; m += Traits::kRows) {
-      const int64_t rows = p.M - m < Traits::kRows ? p.M - m : Traits::kRows;
-      rows_of<Traits, Dot>(p, m, rows, panel, count < kStep ? count : kStep, AllRows{});
-    }
-  }
+  using Few = std::make_index_sequence<Traits::kFewRows>;
+  using Many = std::make_index_sequence<Traits::kManyRows>;
+  if (p.M <= Traits::kFewRows)
+    for (; count >= 4; panel += 4, count -= 4) columns<Traits, Dot, 4>(p, panel, Few{});
+  // Never less than two while there are two: a gate and its partner are finished together.
+  for (; count >= 2; panel += 2, count -= 2) columns<Traits, Dot, 2>(p, panel, Many{});
+  if (count == 1) columns<Traits, Dot, 1>(p, panel, Many{});
 }
 
 template <typename Traits>
