@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.kernels import KINDS, Level, Norm, PackedMatrix, decode_attention, features, matmul, pack, pack_gated
+from llm_jax.kernels import KINDS, Level, Norm, PackedMatrix, cached_attention, features, matmul, pack, pack_gated
 
 L, D, N, H, F, V = 12, 768, 12, 64, 2048, 50257
 PRODUCTS = {"q, k, v": (3 * D, D), "out": (D, D), "gate, up": (2 * F, D), "down": (D, F), "head": (V, D)}
@@ -91,14 +91,14 @@ def decode_step(params, table_VD, caches, tokens_B, lengths_B, *, level, context
     x = table_VD[tokens_B]
     B = x.shape[0]
     norm = Norm(jnp.ones(D))
-    angle = lengths_B[:, None] * 10000.0 ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+    angle = lengths_B[:, None, None] * 10000.0 ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
     rotary = jnp.cos(angle), jnp.sin(angle)
-    active_B = jnp.ones(B, bool)
+    live_B = jnp.ones(B, jnp.int32)
     kept = []
     for i, (keys, values) in enumerate(caches):
-        qkv = matmul(x, params[f"{i}.qkv"], norm=norm).reshape(B, 3 * N, H)
-        out, keys, values = decode_attention(
-            qkv, keys, values, lengths_B, active_B, scale=H**-0.5, rotary=rotary, context=context, level=level
+        qkv = matmul(x, params[f"{i}.qkv"], norm=norm).reshape(B, 1, 3 * N, H)
+        out, keys, values = cached_attention(
+            qkv, keys, values, lengths_B, live_B, scale=H**-0.5, rotary=rotary, context=context, level=level
         )
         kept.append((keys, values))
         x = matmul(out.reshape(B, D), params[f"{i}.out"], residual=x)

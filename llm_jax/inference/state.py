@@ -116,7 +116,8 @@ def prefill(
     own = KVCache([cut(k) for k in cache.keys], [cut(v) for v in cache.values], start[None])
     # A model that is not causal must not look at the padding; a causal one cannot.
     live = None if config.is_causal else (jnp.arange(context) < start + length)[None, None, None, :]
-    hidden, grown = forward_hidden(config, params, tokens_T[None], cache=own, mask=live, dtype=dtype)
+    live_B = length[None] if config.is_causal else None
+    hidden, grown = forward_hidden(config, params, tokens_T[None], cache=own, mask=live, dtype=dtype, live_B=live_B)
     assert grown is not None
     last_1D = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)[:, 0]
     settings = jax.tree.map(one_row, state.rows)
@@ -167,9 +168,8 @@ def decode(
     row_B = jnp.arange(B)
     cache = replace(state.cache, length_B=state.cache.length_B[:B])
     tokens_BT = jnp.concatenate([state.last_B[:B, None], drafts_BK], axis=1)
-    hidden, grown = forward_hidden(
-        config, params, tokens_BT, cache=cache, context=context, dtype=dtype, active_B=active_B if K == 0 else None
-    )  # fmt: skip
+    live_B = jnp.where(active_B, 1 + draft_count_B, 0)
+    hidden, grown = forward_hidden(config, params, tokens_BT, cache=cache, context=context, dtype=dtype, live_B=live_B)
     assert grown is not None
     logits_TBV = merge(config, params).head(hidden.swapaxes(0, 1))
 

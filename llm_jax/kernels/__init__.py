@@ -1,10 +1,10 @@
-"""What decoding on a CPU spends its time on: products with packed weights, and attention of one token per row.
+"""What decoding on a CPU spends its time on: products with packed weights, and attention over the cache.
 
 Native kernels where the library is built and the processor has what they need, XLA's own otherwise; the choice is
 made once, when weights are packed.
 """
 
-from llm_jax.kernels.attention import decode_attention
+from llm_jax.kernels.attention import cached_attention
 from llm_jax.kernels.native import Level, available, best_level, features
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
 from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
@@ -19,7 +19,7 @@ __all__ = [
     "PackedMatrix",
     "available",
     "best_level",
-    "decode_attention",
+    "cached_attention",
     "features",
     "matmul",
     "pack",

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import decode_attention
+from llm_jax.kernels import cached_attention
 from llm_jax.model.layers import LayerNorm, Linear, RMSNorm, dropout, residual_std, softcap
 from llm_jax.model.positions import alibi_slopes, layer_rotation, rotate
 
@@ -25,13 +25,13 @@ class Reach:
     Attributes:
         query_BT, key_BS: int32 positions of queries and keys.
         allowed: bool, broadcastable to [B, 1, T, S]: everything but causality and windows. None allows all.
-        active_B: bool, set in a decode step (T = 1 behind each row's cached length): the rows that count.
+        live_B: int32, set where the T tokens stand behind each row's cached length: how many of them count.
     """
 
     query_BT: Array
     key_BS: Array
     allowed: Array | None
-    active_B: Array | None = None
+    live_B: Array | None = None
 
     def mask(self, *, causal: bool, window: int | None) -> Array | None:
         """The whole mask, broadcastable to [B, 1, T, S]; None where every query sees every key."""
@@ -73,32 +73,32 @@ class SelfAttention(nnx.Module):
 
     def step(
         self,
-        x_B1D: Array,
+        x_BTD: Array,
         cached: tuple[Array, Array],
         reach: Reach,
         norm: LayerNorm | RMSNorm | None,
         residual: Array | None,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """One decode step with packed weights: what `project`, `write` and `attend` do, in three native calls."""
+        """With packed weights: what `project`, `write` and `attend` do, in three native calls."""
         config = self.config
-        B, N, H = x_B1D.shape[0], config.num_heads, config.head_size
-        lengths_B, active_B = reach.query_BT[:, 0], reach.active_B
+        B, T, _ = x_BTD.shape
+        N, H = config.num_heads, config.head_size
         assert self.qkv_proj.packed is not None
-        assert active_B is not None
+        assert reach.live_B is not None
         rotation, rotary = layer_rotation(config, self.layer), None
         if self.q_norm is None:
-            qkv_BEH = self.qkv_proj(x_B1D, norm=norm).reshape(B, -1, H)
+            qkv_BTEH = self.qkv_proj(x_BTD, norm=norm).reshape(B, T, -1, H)
             if rotation is not None:
                 frequencies, magnitude = rotation
-                angle_Bh = lengths_B[:, None].astype(jnp.float32) * frequencies
-                rotary = jnp.cos(angle_Bh) * magnitude, jnp.sin(angle_Bh) * magnitude
+                angle_BTh = reach.query_BT[:, :, None].astype(jnp.float32) * frequencies
+                rotary = jnp.cos(angle_BTh) * magnitude, jnp.sin(angle_BTh) * magnitude
         else:  # the heads' own norms stand between the projection and the rotation
-            qkv_BEH = jnp.concatenate(self.project(x_B1D, reach.query_BT, norm), axis=2)[:, 0]
-        mixed_BNH, *kept = decode_attention(
-            qkv_BEH,
+            qkv_BTEH = jnp.concatenate(self.project(x_BTD, reach.query_BT, norm), axis=2)
+        mixed_BTNH, *kept = cached_attention(
+            qkv_BTEH,
             *cached,
-            lengths_B,
-            active_B,
+            reach.query_BT[:, 0],
+            reach.live_B,
             scale=config.attention_multiplier,
             softcap=config.attention_softcap,
             window=config.window(self.layer),
@@ -107,7 +107,7 @@ class SelfAttention(nnx.Module):
             context=reach.key_BS.shape[1],
             level=self.qkv_proj.packed.level,
         )
-        return self.out_proj(mixed_BNH.reshape(B, 1, N * H), residual=residual), (kept[0], kept[1])
+        return self.out_proj(mixed_BTNH.reshape(B, T, N * H), residual=residual), (kept[0], kept[1])
 
     def attend(
         self,

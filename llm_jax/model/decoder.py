@@ -69,7 +69,7 @@ class Block(nnx.Module):
         # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
         norm = self.norm1 if config.norm_first else None
         residual = x_BTD if self.post_attn_norm is None else None
-        if cached is not None and reach.active_B is not None and self.self_attn.qkv_proj.packed is not None:
+        if cached is not None and reach.live_B is not None and self.self_attn.qkv_proj.packed is not None:
             x, kept = self.self_attn.step(x_BTD, cached, reach, norm, residual)
         else:
             q, k, v = self.self_attn.project(x_BTD, reach.query_BT, norm)

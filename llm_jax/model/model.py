@@ -109,11 +109,12 @@ def forward_hidden(
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
     context: int | None = None,
-    active_B: Array | None = None,
+    live_B: Array | None = None,
 ) -> tuple[Array, KVCache | None]:
     """Like `forward`, but stops before the output head: hidden states [B, T, D].
 
-    `active_B` says that this is a decode step, one token behind each row's cached length, and which rows count.
+    `live_B`, int32, says that the tokens stand behind each row's cached length, and how many of them count, from the
+    first: the hidden states of the others mean nothing. Only for causal models, without a mask.
     """
     B, T = tokens_BT.shape
     decoder = merge(config, params)
@@ -133,7 +134,7 @@ def forward_hidden(
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
 
-    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, active_B=active_B)
+    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, live_B=live_B)
     hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
     if cache is not None:
         keys, values = zip(*kept, strict=True)

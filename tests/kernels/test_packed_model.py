@@ -49,7 +49,7 @@ def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: n
         assert cache is not None
         cache = replace(cache, length_B=jnp.asarray(lengths))
         last = jnp.asarray(tokens)[rows, lengths][:, None]
-        hidden, _ = forward_hidden(config, params, last, cache=cache, active_B=jnp.asarray(active))
+        hidden, _ = forward_hidden(config, params, last, cache=cache, live_B=jnp.asarray(active, jnp.int32))
         return merge(config, params).head(hidden[:, 0])
 
     return np.asarray(run(model.params))

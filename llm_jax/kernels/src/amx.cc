@@ -135,10 +135,14 @@ void multiply_any(const Product& p, int64_t panel, int64_t count) {
   }
 }
 
-void attend(const Attention& a, int64_t row, int64_t kv_head) { kAvx512.attend(a, row, kv_head); }
+void write(const Attention& a, int64_t row, int64_t kv_head) { kAvx512.write(a, row, kv_head); }
+
+void attend(const Attention& a, int64_t row, int64_t kv_head, int64_t first, int64_t count) {
+  kAvx512.attend(a, row, kv_head, first, count);
+}
 
 }  // namespace
 
-extern const Level kAmx = {prepare_any, multiply_any, attend};
+extern const Level kAmx = {prepare_any, multiply_any, write, attend};
 
 }  // namespace llm

@@ -8,6 +8,7 @@ namespace llm {
 namespace {
 
 struct Lanes {
+  static constexpr int kQueries = 1;
   struct F {
     __m256 low, high;
   };
@@ -111,6 +112,6 @@ struct Traits {
 
 }  // namespace
 
-extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, attend<Lanes>};
+extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write<Lanes>, attend<Lanes>};
 
 }  // namespace llm

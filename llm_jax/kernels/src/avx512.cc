@@ -8,6 +8,7 @@ namespace llm {
 namespace {
 
 struct Lanes {
+  static constexpr int kQueries = 4;
   using F = __m512;
   static F zero() { return _mm512_setzero_ps(); }
   static F broadcast(float x) { return _mm512_set1_ps(x); }
@@ -87,6 +88,6 @@ struct Traits {
 
 }  // namespace
 
-extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>, attend<Lanes>};
+extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>, write<Lanes>, attend<Lanes>};
 
 }  // namespace llm

@@ -1,4 +1,4 @@
-// The two calls that XLA makes: a product with packed weights, and attention of one new token per row.
+// The two calls that XLA makes: a product with packed weights, and attention of new tokens over the cache.
 #include "kernels.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -62,7 +62,7 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
 }
 
 ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 lengths,
-                     ffi::Buffer<ffi::DataType::PRED> active, F32 slopes, F32 cosine, F32 sine,
+                     S32 live, F32 slopes, F32 cosine, F32 sine,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
                      ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
                      float softcap) {
@@ -70,14 +70,24 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
     return ffi::Error::Internal("the cache must be updated in place");
   const auto shape = keys.dimensions();
   Attention a{};
-  a.B = out->dimensions()[0], a.N = out->dimensions()[1], a.K = shape[1], a.S = shape[2], a.H = shape[3];
+  a.B = out->dimensions()[0], a.T = out->dimensions()[1], a.N = out->dimensions()[2];
+  a.K = shape[1], a.S = shape[2], a.H = shape[3];
   a.window = window, a.scale = scale, a.softcap = softcap;
-  a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[1] : 0;
+  a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
   a.qkv = floats(qkv), a.out = floats(*out), a.keys = floats(keys), a.values = floats(values);
-  a.lengths = lengths.typed_data(), a.active = active.typed_data(), a.slopes = pointer(slopes);
+  a.lengths = lengths.typed_data(), a.live = live.typed_data(), a.slopes = pointer(slopes);
   a.cosine = pointer(cosine), a.sine = pointer(sine);
   const Level& run = level_of(level);
-  parallel(pool, a.B * a.K, [&](int64_t i) { run.attend(a, i / a.K, i % a.K); });
+  // One piece per key head, so that keys are read once; more where there are fewer heads than threads.
+  const int64_t heads = a.B * a.K, queries = a.T * a.N / a.K, threads = pool.num_threads();
+  const int64_t wanted = (threads + heads - 1) / heads, even = (queries + wanted - 1) / wanted;
+  const int64_t size = even < kQueryRows ? even : kQueryRows, pieces = (queries + size - 1) / size;
+  if (pieces > 1) parallel(pool, heads, [&](int64_t i) { run.write(a, i / a.K, i % a.K); });
+  parallel(pool, heads * pieces, [&](int64_t i) {
+    const int64_t head = i / pieces, first = i % pieces * size;
+    if (pieces == 1) run.write(a, head / a.K, head % a.K);
+    run.attend(a, head / a.K, head % a.K, first, first + size < queries ? size : queries - first);
+  });
   return ffi::Error::Success();
 }
 
@@ -111,7 +121,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_attention, llm::attention,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<llm::S32>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::DataType::PRED>>()
+                                  .Arg<llm::S32>()
                                   .Arg<llm::F32>()
                                   .Arg<llm::F32>()
                                   .Arg<llm::F32>()

@@ -16,6 +16,7 @@ enum Activation : int64_t { kNone, kSilu, kGeluTanh, kGelu, kRelu, kRelu2, kTanh
 enum Norm : int64_t { kNoNorm = 0, kRms = 1, kLayer = 2 };
 
 constexpr int kTile = 16;  // rows of a tile
+constexpr int64_t kQueryRows = 32;  // queries that share one pass over the cache
 
 // A pointer to float32 or bfloat16 values.
 struct Floats {
@@ -44,18 +45,18 @@ struct Product {
   float* row_scale;  // workspace, int8: one per row
 };
 
-// One new token per batch row: writes its key and value at lengths[b], attends over everything up to it.
+// New tokens of each batch row: the keys and values of `live` of them are written from lengths[b] on, and each attends
+// over everything up to itself.
 struct Attention {
-  int64_t B, N, K, S, H;
+  int64_t B, T, N, K, S, H;
   int64_t window;  // 0: none
   int64_t rotary;  // rotated dimensions / 2; 0: none
   float scale, softcap;  // softcap 0: none
-  Floats qkv, out;  // [B, N + 2K, H], [B, N, H]
+  Floats qkv, out;  // [B, T, N + 2K, H], [B, T, N, H]
   Floats keys, values;  // [B, K, S, H]
-  const int32_t* lengths;
-  const bool* active;
+  const int32_t *lengths, *live;  // live: 0 … T
   const float* slopes;  // [N], or null
-  const float *cosine, *sine;  // [B, rotary], or null
+  const float *cosine, *sine;  // [B, T, rotary], or null
 };
 
 struct Level {
@@ -63,7 +64,11 @@ struct Level {
   void (*prepare)(const Product&, int64_t tile);
   // Computes the columns of `count` panels for all rows.
   void (*multiply)(const Product&, int64_t panel, int64_t count);
-  void (*attend)(const Attention&, int64_t row, int64_t kv_head);
+  // Puts a row's new keys and values of one head into the cache.
+  void (*write)(const Attention&, int64_t row, int64_t kv_head);
+  // Queries first … first + count - 1 (at most kQueryRows) of those that share a key head, ordered by position, then
+  // by query head.
+  void (*attend)(const Attention&, int64_t row, int64_t kv_head, int64_t first, int64_t count);
 };
 
 extern const Level kAvx2, kAvx512, kAmx;

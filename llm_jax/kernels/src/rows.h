@@ -130,6 +130,21 @@ inline float sum(int64_t count, Term term) {
   return lane[0];
 }
 
+template <typename Term>
+inline float largest(int64_t count, float floor, Term term) {
+  float lane[16];
+  for (int j = 0; j < 16; ++j) lane[j] = floor;
+  for (int64_t i = 0; i + 16 <= count; i += 16)
+    for (int j = 0; j < 16; ++j) lane[j] = term(i + j) > lane[j] ? term(i + j) : lane[j];
+  for (int width = 8; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j) lane[j] = lane[j + width] > lane[j] ? lane[j + width] : lane[j];
+  return lane[0];
+}
+
+inline void prefetch(const void* data, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i);
+}
+
 inline void normalise(const Product& p, float* x) {
   if (p.norm == kNoNorm) return;
   const int64_t K = p.K;
