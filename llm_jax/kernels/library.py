@@ -21,6 +21,7 @@ FLAGS = {
     "amx.cc": (*AVX512, "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
     "level.cc": (),
     "calls.cc": (),
+    "pack.cc": (),
 }
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
 

@@ -21,7 +21,7 @@ class Level(IntEnum):
     AMX = 3
 
 
-PRODUCT, ATTENTION = "llm_product", "llm_attention"
+PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +33,7 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     library.llm_level.restype = ctypes.c_int64
     library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    for name in (PRODUCT, ATTENTION):
+    for name in (PACK, PRODUCT, ATTENTION):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -70,6 +70,6 @@ def use_huge_pages(array: Array) -> None:
         library.llm_huge_pages(array.unsafe_buffer_pointer(), array.nbytes)
 
 
-def nothing(dtype: type = np.float32) -> np.ndarray:
+def nothing(dtype: np.dtype | type = np.float32) -> np.ndarray:
     """An operand that is not there."""
     return np.zeros(0, dtype)
