@@ -106,29 +106,20 @@ def prefill(
     def one_row(x: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, row, 1, axis=0)
 
-    def cut(x_BKSH: Array) -> Array:
-        return one_row(x_BKSH[:, :, :context])
-
-    def paste(x_BKSH: Array, new_1KCH: Array) -> Array:
-        return jax.lax.dynamic_update_slice(x_BKSH, new_1KCH, (row, 0, 0, 0))
-
-    cache = state.cache
-    own = KVCache([cut(k) for k in cache.keys], [cut(v) for v in cache.values], start[None])
     # A model that is not causal must not look at the padding; a causal one cannot.
     live = None if config.is_causal else (jnp.arange(context) < start + length)[None, None, None, :]
     live_B = length[None] if config.is_causal else None
-    hidden, grown = forward_hidden(config, params, tokens_T[None], cache=own, mask=live, dtype=dtype, live_B=live_B)
+    cache = replace(state.cache, length_B=start[None], first_row=row)
+    hidden, grown = forward_hidden(
+        config, params, tokens_T[None], cache=cache, context=context, mask=live, dtype=dtype, live_B=live_B
+    )
     assert grown is not None
     last_1D = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)[:, 0]
     settings = jax.tree.map(one_row, state.rows)
     choice = sample(merge(config, params).head(last_1D), settings, is_last[None], allowed_1V)
-    pasted = KVCache(
-        keys=[paste(k, new) for k, new in zip(cache.keys, grown.keys, strict=True)],
-        values=[paste(v, new) for v, new in zip(cache.values, grown.values, strict=True)],
-        length_B=cache.length_B.at[row].set(start + length),
-    )
+    held_B = state.cache.length_B.at[row].set(start + length)
     moved = EngineState(
-        cache=constrain_cache(config, pasted, mesh),
+        cache=constrain_cache(config, replace(grown, length_B=held_B, first_row=None), mesh),
         last_B=state.last_B.at[row].set(choice.token_B[0]),
         rows=count(state.rows, row[None], choice.token_B, is_last[None]),
     )

@@ -17,6 +17,7 @@ def cached_attention(
     lengths_B: Array,
     live_B: Array,
     *,
+    first_row: Array | None = None,
     scale: float,
     softcap: float | None = None,
     window: int | None = None,
@@ -34,9 +35,10 @@ def cached_attention(
     Args:
         qkv_BTEH: the fused projection's rows: N query heads, then K key heads, then K value heads.
         keys_BKSH, values_BKSH: float32 or bfloat16; donate them to the jitted step, and nothing is copied. They may
-            have more rows than there are new tokens; those behind take no part.
+            have more rows than there are new tokens; the others take no part.
         lengths_B: int32, tokens that each row holds.
         live_B: int32, how many of a row's T tokens count, from the first.
+        first_row: int32, the cache's row that belongs to the first of the B; None is row 0.
         softcap: squeezes scores into (-softcap, softcap). window: keys seen, the token's own included.
         slopes_N: ALiBi, subtracted per token of distance.
         rotary: cosines and sines [B, T, rotated dimensions / 2] float32 of the new positions; pairs are
@@ -51,7 +53,7 @@ def cached_attention(
     N = E - 2 * keys_BKSH.shape[1]
     if level == Level.XLA or H % HEAD_STEP or H > LARGEST_HEAD:
         return _by_xla(
-            qkv_BTEH, keys_BKSH, values_BKSH, lengths_B, scale=scale, softcap=softcap, window=window,
+            qkv_BTEH, keys_BKSH, values_BKSH, lengths_B, first_row, scale=scale, softcap=softcap, window=window,
             slopes_N=slopes_N, rotary=rotary, context=context,
         )  # fmt: skip
     load()
@@ -71,6 +73,7 @@ def cached_attention(
         values_BKSH,
         lengths_B,
         live_B,
+        np.int32(0) if first_row is None else first_row,
         nothing() if slopes_N is None else slopes_N.astype(np.float32),
         cosine,
         sine,
@@ -87,6 +90,7 @@ def _by_xla(
     keys_BKSH: Array,
     values_BKSH: Array,
     lengths_B: Array,
+    first_row: Array | None,
     *,
     scale: float,
     softcap: float | None,
@@ -102,12 +106,18 @@ def _by_xla(
     if rotary is not None:
         q_BTNH, k_BTKH = _turn(q_BTNH, *rotary), _turn(k_BTKH, *rotary)
     position_BT = lengths_B[:, None] + jnp.arange(T)
+    row_B1 = (0 if first_row is None else first_row) + jnp.arange(B)[:, None]
     keys_BKSH, values_BKSH = (
-        cache.at[jnp.arange(B)[:, None], :, position_BT].set(new.astype(cache.dtype), mode="drop")
+        cache.at[row_B1, :, position_BT].set(new.astype(cache.dtype), mode="drop")
         for cache, new in ((keys_BKSH, k_BTKH), (values_BKSH, v_BTKH))
     )
+
+    def held(cache_BKSH: Array) -> Array:
+        rows = cache_BKSH if first_row is None else jax.lax.dynamic_slice_in_dim(cache_BKSH, first_row, B)
+        return rows[:B, :, :C].astype(jnp.float32)
+
     q_BKRH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H).astype(jnp.float32)
-    score = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, keys_BKSH[:B, :, :C].astype(jnp.float32)) * scale
+    score = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, held(keys_BKSH)) * scale
     score = score.reshape(B, K, G, T, C)
     if softcap is not None:
         score = softcap * jnp.tanh(score / softcap)
@@ -118,7 +128,7 @@ def _by_xla(
     if window is not None:
         seen_BTS &= distance_BTS < window
     weight = jax.nn.softmax(jnp.where(seen_BTS[:, None, None], score, -1e30), axis=-1).reshape(B, K, G * T, C)
-    out = jnp.einsum("BKRS,BKSH->BKRH", weight, values_BKSH[:B, :, :C].astype(jnp.float32))
+    out = jnp.einsum("BKRS,BKSH->BKRH", weight, held(values_BKSH))
     out_BTNH = out.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
     return out_BTNH.astype(qkv_BTEH.dtype), keys_BKSH, values_BKSH
 

@@ -26,12 +26,14 @@ class Reach:
         query_BT, key_BS: int32 positions of queries and keys.
         allowed: bool, broadcastable to [B, 1, T, S]: everything but causality and windows. None allows all.
         live_B: int32, set where the T tokens stand behind each row's cached length: how many of them count.
+        first_row: int32, the cache's row that belongs to the first of the B; None is row 0.
     """
 
     query_BT: Array
     key_BS: Array
     allowed: Array | None
     live_B: Array | None = None
+    first_row: Array | None = None
 
     def mask(self, *, causal: bool, window: int | None) -> Array | None:
         """The whole mask, broadcastable to [B, 1, T, S]; None where every query sees every key."""
@@ -99,6 +101,7 @@ class SelfAttention(nnx.Module):
             *cached,
             reach.query_BT[:, 0],
             reach.live_B,
+            first_row=reach.first_row,
             scale=config.attention_multiplier,
             softcap=config.attention_softcap,
             window=config.window(self.layer),

@@ -18,11 +18,13 @@ class KVCache:
         keys, values: L arrays [B, K, S, H]. A list, not one stacked array, so that XLA updates each in place.
         length_B: int32, the tokens that each row holds; the next one is written at that index. Where it is shorter
             than the arrays have rows, only that many rows take part.
+        first_row: int32, the first of the rows that take part; None is row 0.
     """
 
     keys: list[Array]
     values: list[Array]
     length_B: Array
+    first_row: Array | None = None
 
     @property
     def capacity(self) -> int:
@@ -39,10 +41,17 @@ def init_cache(config: ModelConfig, batch: int, max_len: int, dtype: jnp.dtype |
     )
 
 
-def write(cache_BKSH: Array, new_BTKH: Array, positions_BT: Array) -> Array:
+def write(cache_BKSH: Array, new_BTKH: Array, positions_BT: Array, first_row: Array | None = None) -> Array:
     """Puts new keys or values at their positions; a position beyond the capacity is dropped (padding).
 
-    A cache may have more rows than there are new ones; those behind are left as they are.
+    A cache may have more rows than there are new ones; the others are left as they are.
     """
-    rows_B1 = jnp.arange(new_BTKH.shape[0])[:, None]
+    rows_B1 = (0 if first_row is None else first_row) + jnp.arange(new_BTKH.shape[0])[:, None]
     return cache_BKSH.at[rows_B1, :, positions_BT].set(new_BTKH.astype(cache_BKSH.dtype), mode="drop")
+
+
+def read(cache_BKSH: Array, size: tuple[int, ...], first_row: Array | None = None) -> Array:
+    """The first `size` rows and positions."""
+    B, S = size
+    rows = cache_BKSH if first_row is None else jax.lax.dynamic_slice_in_dim(cache_BKSH, first_row, B)
+    return rows[:B, :, :S]

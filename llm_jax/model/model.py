@@ -6,7 +6,7 @@ into them inside the trace: a call through `nnx.jit` costs 13 to 16 ms of host t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -134,11 +134,12 @@ def forward_hidden(
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
 
-    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, live_B=live_B)
+    first_row = None if cache is None else cache.first_row
+    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, live_B=live_B, first_row=first_row)
     hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
     if cache is not None:
         keys, values = zip(*kept, strict=True)
-        cache = KVCache(keys=list(keys), values=list(values), length_B=cache.length_B + T)
+        cache = replace(cache, keys=list(keys), values=list(values), length_B=cache.length_B + T)
     return hidden, cache
 
 

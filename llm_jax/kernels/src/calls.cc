@@ -62,7 +62,7 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
 }
 
 ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 lengths,
-                     S32 live, F32 slopes, F32 cosine, F32 sine,
+                     S32 live, S32 first_row, F32 slopes, F32 cosine, F32 sine,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
                      ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
                      float softcap) {
@@ -75,6 +75,8 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
   a.window = window, a.scale = scale, a.softcap = softcap;
   a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
   a.qkv = floats(qkv), a.out = floats(*out), a.keys = floats(keys), a.values = floats(values);
+  const int64_t skipped = first_row.typed_data()[0] * a.K * a.S * a.H * (a.keys.narrow ? 2 : 4);
+  a.keys.data = static_cast<char*>(a.keys.data) + skipped, a.values.data = static_cast<char*>(a.values.data) + skipped;
   a.lengths = lengths.typed_data(), a.live = live.typed_data(), a.slopes = pointer(slopes);
   a.cosine = pointer(cosine), a.sine = pointer(sine);
   const Level& run = level_of(level);
@@ -120,6 +122,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_attention, llm::attention,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::S32>()
                                   .Arg<llm::S32>()
                                   .Arg<llm::S32>()
                                   .Arg<llm::F32>()

@@ -53,7 +53,7 @@ struct Attention {
   int64_t rotary;  // rotated dimensions / 2; 0: none
   float scale, softcap;  // softcap 0: none
   Floats qkv, out;  // [B, T, N + 2K, H], [B, T, N, H]
-  Floats keys, values;  // [B, K, S, H]
+  Floats keys, values;  // [B, K, S, H], from the first row that takes part
   const int32_t *lengths, *live;  // live: 0 … T
   const float* slopes;  // [N], or null
   const float *cosine, *sine;  // [B, T, rotary], or null
