@@ -5,7 +5,8 @@ made once, when weights are packed.
 """
 
 from llm_jax.kernels.attention import cached_attention
-from llm_jax.kernels.native import Level, available, best_level, features
+from llm_jax.kernels.cached import from_rows, row_width, to_rows
+from llm_jax.kernels.native import Level, available, best_level, features, use_huge_pages
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
 from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
 
@@ -21,7 +22,11 @@ __all__ = [
     "best_level",
     "cached_attention",
     "features",
+    "from_rows",
     "matmul",
     "pack",
     "pack_gated",
+    "row_width",
+    "to_rows",
+    "use_huge_pages",
 ]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from llm_jax.kernels.cached import from_rows, to_rows
 from llm_jax.kernels.native import ATTENTION, Level, best_level, load, nothing
 
 HEAD_STEP, LARGEST_HEAD = 16, 512  # head sizes of the native kernel: multiples, up to
@@ -33,8 +34,8 @@ def cached_attention(
 
     Args:
         qkv_BTEH: the fused projection's rows: N query heads, then K key heads, then K value heads.
-        keys_BKSH, values_BKSH: float32 or bfloat16; donate them to the jitted step, and nothing is copied. They may
-            have more rows than there are new tokens; those behind take no part.
+        keys_BKSH, values_BKSH: rows of float32, bfloat16 or int8 (see `cached`); donate them to the jitted step, and
+            nothing is copied. They may have more batch rows than there are new tokens; those behind take no part.
         lengths_B: int32, tokens that each row holds.
         live_B: int32, how many of a row's T tokens count, from the first.
         softcap: squeezes scores into (-softcap, softcap). window: keys seen, the token's own included.
@@ -103,11 +104,11 @@ def _by_xla(
         q_BTNH, k_BTKH = _turn(q_BTNH, *rotary), _turn(k_BTKH, *rotary)
     position_BT = lengths_B[:, None] + jnp.arange(T)
     keys_BKSH, values_BKSH = (
-        cache.at[jnp.arange(B)[:, None], :, position_BT].set(new.astype(cache.dtype), mode="drop")
+        cache.at[jnp.arange(B)[:, None], :, position_BT].set(to_rows(new, cache.dtype), mode="drop")
         for cache, new in ((keys_BKSH, k_BTKH), (values_BKSH, v_BTKH))
     )
     q_BKRH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H).astype(jnp.float32)
-    score = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, keys_BKSH[:B, :, :C].astype(jnp.float32)) * scale
+    score = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, from_rows(keys_BKSH[:B, :, :C], jnp.float32)) * scale
     score = score.reshape(B, K, G, T, C)
     if softcap is not None:
         score = softcap * jnp.tanh(score / softcap)
@@ -118,7 +119,7 @@ def _by_xla(
     if window is not None:
         seen_BTS &= distance_BTS < window
     weight = jax.nn.softmax(jnp.where(seen_BTS[:, None, None], score, -1e30), axis=-1).reshape(B, K, G * T, C)
-    out = jnp.einsum("BKRS,BKSH->BKRH", weight, values_BKSH[:B, :, :C].astype(jnp.float32))
+    out = jnp.einsum("BKRS,BKSH->BKRH", weight, from_rows(values_BKSH[:B, :, :C], jnp.float32))
     out_BTNH = out.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
     return out_BTNH.astype(qkv_BTEH.dtype), keys_BKSH, values_BKSH
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.config import ModelConfig
+from llm_jax.kernels import from_rows, row_width, to_rows
 
 
 @jax.tree_util.register_dataclass
@@ -15,7 +16,8 @@ class KVCache:
     """Keys and values of every layer, one array pair per layer, and how much of each row is live.
 
     Attributes:
-        keys, values: L arrays [B, K, S, H]. A list, not one stacked array, so that XLA updates each in place.
+        keys, values: L arrays [B, K, S, H], of int8 with the row's scale behind (llm_jax/kernels/cached.py). A list,
+            not one stacked array, so that XLA updates each in place.
         length_B: int32, the tokens that each row holds; the next one is written at that index. Where it is shorter
             than the arrays have rows, only that many rows take part.
     """
@@ -30,8 +32,8 @@ class KVCache:
 
 
 def init_cache(config: ModelConfig, batch: int, max_len: int, dtype: jnp.dtype | str = jnp.float32) -> KVCache:
-    """An empty cache for `batch` rows of at most `max_len` tokens."""
-    shape = (batch, config.kv_heads, max_len, config.head_size)
+    """An empty cache for `batch` rows of at most `max_len` tokens, in float32, bfloat16 or int8."""
+    shape = (batch, config.kv_heads, max_len, row_width(config.head_size, dtype))
     return KVCache(
         keys=[jnp.zeros(shape, dtype) for _ in range(config.num_layers)],
         values=[jnp.zeros(shape, dtype) for _ in range(config.num_layers)],
@@ -45,4 +47,9 @@ def write(cache_BKSH: Array, new_BTKH: Array, positions_BT: Array) -> Array:
     A cache may have more rows than there are new ones; those behind are left as they are.
     """
     rows_B1 = jnp.arange(new_BTKH.shape[0])[:, None]
-    return cache_BKSH.at[rows_B1, :, positions_BT].set(new_BTKH.astype(cache_BKSH.dtype), mode="drop")
+    return cache_BKSH.at[rows_B1, :, positions_BT].set(to_rows(new_BTKH, cache_BKSH.dtype), mode="drop")
+
+
+def read(cache_BKSH: Array, batch: int, context: int, dtype: jnp.dtype) -> Array:
+    """The keys or values of the first rows' first positions."""
+    return from_rows(cache_BKSH[:batch, :, :context], dtype)

@@ -7,7 +7,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.model.attention import Reach, SelfAttention
-from llm_jax.model.cache import KVCache, write
+from llm_jax.model.cache import KVCache, read, write
 from llm_jax.model.layers import Embedding, FeedForward, Linear, dropout, make_norm, softcap
 from llm_jax.model.moe import MixtureOfExperts
 from llm_jax.model.positions import sinusoidal_table
@@ -74,12 +74,12 @@ class Block(nnx.Module):
         else:
             q, k, v = self.self_attn.project(x_BTD, reach.query_BT, norm)
             if cached is None:
-                kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
+                keys, values = kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
             else:
+                # Write first, then read the live part: the order in which XLA updates a donated cache in place.
                 kept = write(cached[0], k, reach.query_BT), write(cached[1], v, reach.query_BT)
-            # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-            B, S = reach.key_BS.shape
-            x = self.self_attn.attend(q, kept[0][:B, :, :S], kept[1][:B, :, :S], reach, attn_key, residual)
+                keys, values = (read(x_BKSH, *reach.key_BS.shape, q.dtype) for x_BKSH in kept)
+            x = self.self_attn.attend(q, keys, values, reach, attn_key, residual)
         if self.post_attn_norm is not None:
             x = x_BTD + self.post_attn_norm(x)
         if not config.norm_first:
