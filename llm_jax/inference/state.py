@@ -50,9 +50,9 @@ class StepResult:
     emitted_B: Array
 
 
-def init_state(config: ModelConfig, max_batch: int, max_len: int, dtype: str) -> EngineState:
+def init_state(config: ModelConfig, max_batch: int, max_len: int, dtype: str, chunk: int) -> EngineState:
     row = row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size)
-    cache = init_cache(config, max_batch, max_len, dtype)
+    cache = init_cache(config, max_batch, max_len, dtype, chunk=chunk)
     for kept in (*cache.keys, *cache.values):
         use_huge_pages(kept)
     return EngineState(

@@ -5,7 +5,7 @@ made once, when weights are packed.
 """
 
 from llm_jax.kernels.attention import cached_attention
-from llm_jax.kernels.cached import from_rows, row_width, to_rows
+from llm_jax.kernels.cached import from_rows, held_positions, ring_capacity, row_width, slots, to_rows
 from llm_jax.kernels.native import Level, available, best_level, features, use_huge_pages
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
 from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
@@ -23,10 +23,13 @@ __all__ = [
     "cached_attention",
     "features",
     "from_rows",
+    "held_positions",
     "matmul",
     "pack",
     "pack_gated",
+    "ring_capacity",
     "row_width",
+    "slots",
     "to_rows",
     "use_huge_pages",
 ]

@@ -1,11 +1,14 @@
 """ids -> logits: the one decoder that all families are settings of."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
+from llm_jax.kernels import held_positions
 from llm_jax.model.attention import Reach, SelfAttention
 from llm_jax.model.cache import KVCache, read, write
 from llm_jax.model.layers import Embedding, FeedForward, Linear, dropout, make_norm, softcap
@@ -64,6 +67,7 @@ class Block(nnx.Module):
     ) -> tuple[Array, tuple[Array, Array]]:
         """Gives the new residual stream and the keys and values [B, K, S, H], cached ones included."""
         config = self.config
+        window = config.window(self.self_attn.layer)
         attn_key, mlp_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
 
         # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
@@ -77,8 +81,10 @@ class Block(nnx.Module):
                 keys, values = kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
             else:
                 # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-                kept = write(cached[0], k, reach.query_BT), write(cached[1], v, reach.query_BT)
-                keys, values = (read(x_BKSH, *reach.key_BS.shape, q.dtype) for x_BKSH in kept)
+                kept = write(cached[0], k, reach.query_BT, window), write(cached[1], v, reach.query_BT, window)
+                B, S = reach.key_BS.shape
+                keys, values = (read(x_BKSH, B, S, q.dtype) for x_BKSH in kept)
+                reach = replace(reach, key_BS=held_positions(reach.query_BT, kept[0].shape[2], window, S))
             x = self.self_attn.attend(q, keys, values, reach, attn_key, residual)
         if self.post_attn_norm is not None:
             x = x_BTD + self.post_attn_norm(x)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.kernels import Level, cached_attention, features, from_rows, to_rows
+from llm_jax.kernels import Level, cached_attention, features, from_rows, ring_capacity, to_rows
 
 NATIVE = [level for level in features() if level != Level.XLA]
 
@@ -127,6 +127,26 @@ def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), rtol=3e-6, atol=3e-6)
     for got, want in zip(rows, expected_rows, strict=True):
         np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+
+
+@pytest.mark.parametrize("level", features())
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_ring_gives_what_the_whole_cache_gives(level: Level, dtype: str) -> None:
+    window, longest, S, H = 50, 40, 512, 32
+    whole = inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]
+    ring = inputs(2, 1, 4, 2, ring_capacity(window, longest), H, cached=dtype)[1:]
+    run = jax.jit(partial(cached_attention, scale=0.2, window=window, level=level))
+    lengths = np.zeros(2, np.int32)
+    while lengths.max() < S - longest:
+        for T, live in ((40, (40, 33)), (8, (1, 8)), (1, (1, 0)), (16, (5, 16))):
+            live_B = np.array(live, np.int32)
+            qkv = inputs(2, T, 4, 2, S + int(lengths.sum()), H)[0]
+            expected, *whole = run(qkv, *whole, lengths, live_B)
+            actual, *ring = run(qkv, *ring, lengths, live_B)
+            for b in range(2):
+                got, want = np.asarray(actual[b, : live[b]]), np.asarray(expected[b, : live[b]])
+                np.testing.assert_allclose(got, want, rtol=0 if level else 1e-5, atol=0 if level else 1e-5)
+            lengths = lengths + live_B
 
 
 @pytest.mark.parametrize("level", NATIVE)

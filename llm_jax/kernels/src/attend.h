@@ -11,6 +11,13 @@ namespace {
 constexpr int64_t kChunk = 64;     // keys at a time; with them their scores and values stay in the nearest cache
 constexpr int64_t kMaxHead = 512;  // largest head size
 
+// Where a position lies in the cache. With a window it is a ring, once that holds the window and the new tokens: what
+// these overwrite, none of them sees. `ring` of llm_jax/kernels/cached.py is the same rule.
+inline int64_t slot(const Attention& a, int64_t position) {
+  const bool ring = a.window > 0 && a.S % kChunk == 0 && a.S >= a.window + a.T - 1;
+  return ring ? position % a.S : position;
+}
+
 inline void turn(const Attention& a, int64_t token, float* x) {
   const float *cosine = a.cosine + token * a.rotary, *sine = a.sine + token * a.rotary;
   for (int64_t i = 0; i < a.rotary; ++i) {
@@ -151,9 +158,9 @@ struct Attend {
 
   static void write(const Attention& a, int64_t b, int64_t kv) {
     alignas(64) float x[kMaxHead];
-    for (int64_t t = 0; t < a.live[b] && a.lengths[b] + t < a.S; ++t) {
+    for (int64_t t = 0; t < a.live[b] && slot(a, a.lengths[b] + t) < a.S; ++t) {
       const int64_t token = b * a.T + t, row = token * (a.N + 2 * a.K) + a.N + kv;
-      const int64_t at = (a.lengths[b] + t) * stride(a);
+      const int64_t at = slot(a, a.lengths[b] + t) * stride(a);
       load(a.qkv, row * a.H, a.H, x);
       if (a.rotary > 0) turn(a, token, x);
       put(x, a.H, head(a, a.keys, b, kv) + at);
@@ -179,7 +186,7 @@ struct Attend {
       Query& one = query[r];
       one.position = position, one.head = kv * G + (first + r) % G;
       one.begin = a.window > 0 && position >= a.window ? position + 1 - a.window : 0;
-      one.end = position < a.S ? position + 1 : a.S;
+      one.end = slot(a, position) < a.S ? position + 1 : a.S;
       load(a.qkv, ((b * a.T + t) * (a.N + 2 * a.K) + one.head) * H, H, q + r * H);
       if (a.rotary > 0) turn(a, b * a.T + t, q + r * H);
     }
@@ -188,7 +195,7 @@ struct Attend {
     // Chunks start at multiples of kChunk, so that the order of additions does not move with the window.
     const int64_t begin = query[0].begin, end = query[count - 1].end;
     for (int64_t start = begin / kChunk * kChunk; start < end; start += kChunk) {
-      const int64_t at = start * stride(a), left = end - start;
+      const int64_t at = slot(a, start) * stride(a), left = end - start;
       const Chunk chunk{keys + at, values + at, start, start < begin ? begin - start : 0,
                         left < kChunk ? left : kChunk, stride(a), left > kChunk};
       if constexpr (kScaled) {
