@@ -16,7 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.kernels import KINDS, Level, Norm, PackedMatrix, cached_attention, features, matmul, pack, pack_gated
+from llm_jax.kernels import (
+    KINDS,
+    Level,
+    Norm,
+    PackedMatrix,
+    cached_attention,
+    features,
+    matmul,
+    pack,
+    pack_gated,
+    use_huge_pages,
+)
 
 L, D, N, H, F, V = 12, 768, 12, 64, 2048, 50257
 PRODUCTS = {"q, k, v": (3 * D, D), "out": (D, D), "gate, up": (2 * F, D), "down": (D, F), "head": (V, D)}
@@ -126,6 +137,8 @@ def step(batches: tuple[int, ...] = (1, 2, 4, 8, 16), contexts: tuple[int, ...] 
                     if context > 32 and B != 8:
                         continue
                     caches = [tuple(jnp.zeros((B, N, 2 * context + 64, H), dtype) for _ in "kv") for _ in range(L)]
+                    for kept in jax.tree.leaves(caches):
+                        use_huge_pages(kept)
                     state = [caches, jnp.zeros(B, jnp.int32)]
                     lengths = np.full(B, context, np.int32)
 

@@ -427,7 +427,7 @@ class Engine:
     # ---- around the steps ----
 
     def _empty_state(self) -> EngineState:
-        state = init_state(self.config, self.max_batch, self.max_len, self._cache_dtype)
+        state = init_state(self.config, self.max_batch, self.max_len, self._cache_dtype, self._chunks[-1])
         if self.mesh is None:
             return state
         kv = (state.cache.keys, state.cache.values)

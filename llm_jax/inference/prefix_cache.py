@@ -83,7 +83,7 @@ class PrefixCache:
 def _load_block(state: EngineState, pool: KVCache, place: Array, row: Array, start: Array) -> EngineState:
     def copy(into_BKSH: Array, blocks: Array) -> Array:
         block = jax.lax.dynamic_slice_in_dim(blocks, place, 1, axis=0)
-        return jax.lax.dynamic_update_slice(into_BKSH, block, (row, 0, start, 0))
+        return jax.lax.dynamic_update_slice(into_BKSH, block, (row, 0, start % into_BKSH.shape[2], 0))
 
     keys = [copy(into, blocks) for into, blocks in zip(state.cache.keys, pool.keys, strict=True)]
     values = [copy(into, blocks) for into, blocks in zip(state.cache.values, pool.values, strict=True)]
@@ -93,8 +93,8 @@ def _load_block(state: EngineState, pool: KVCache, place: Array, row: Array, sta
 @partial(jax.jit, donate_argnames="pool")
 def _save_block(pool: KVCache, state: EngineState, place: Array, row: Array, start: Array) -> KVCache:
     def copy(blocks: Array, source_BKSH: Array) -> Array:
-        _, K, _, H = source_BKSH.shape
-        block = jax.lax.dynamic_slice(source_BKSH, (row, 0, start, 0), (1, K, BLOCK, H))
+        _, K, S, H = source_BKSH.shape
+        block = jax.lax.dynamic_slice(source_BKSH, (row, 0, start % S, 0), (1, K, BLOCK, H))
         return jax.lax.dynamic_update_slice(blocks, block, (place, 0, 0, 0))
 
     return KVCache(

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
 from llm_jax.inference.sampling import Choice, RowSettings, SamplingParams, count, row_settings, sample
+from llm_jax.kernels import use_huge_pages
 from llm_jax.model import KVCache, Params, constrain_cache, forward_hidden, init_cache, merge
 
 Carry = tuple[RowSettings, Array, Array, Array]  # through the positions of a step: rows, last, alive, emitted
@@ -49,10 +50,13 @@ class StepResult:
     emitted_B: Array
 
 
-def init_state(config: ModelConfig, max_batch: int, max_len: int, dtype: str) -> EngineState:
+def init_state(config: ModelConfig, max_batch: int, max_len: int, dtype: str, chunk: int) -> EngineState:
     row = row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size)
+    cache = init_cache(config, max_batch, max_len, dtype, chunk=chunk)
+    for kept in (*cache.keys, *cache.values):
+        use_huge_pages(kept)
     return EngineState(
-        cache=init_cache(config, max_batch, max_len, dtype),
+        cache=cache,
         last_B=jnp.zeros(max_batch, jnp.int32),
         rows=jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), max_batch, axis=0), row),
     )

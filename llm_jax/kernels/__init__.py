@@ -5,7 +5,8 @@ made once, when weights are packed.
 """
 
 from llm_jax.kernels.attention import cached_attention
-from llm_jax.kernels.native import Level, available, best_level, features
+from llm_jax.kernels.cached import from_rows, held_positions, ring_capacity, row_width, slots, to_rows
+from llm_jax.kernels.native import Level, available, best_level, features, use_huge_pages
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
 from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
 
@@ -21,7 +22,14 @@ __all__ = [
     "best_level",
     "cached_attention",
     "features",
+    "from_rows",
+    "held_positions",
     "matmul",
     "pack",
     "pack_gated",
+    "ring_capacity",
+    "row_width",
+    "slots",
+    "to_rows",
+    "use_huge_pages",
 ]

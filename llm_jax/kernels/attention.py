@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from llm_jax.kernels.cached import from_rows, held_positions, slots, to_rows
 from llm_jax.kernels.native import ATTENTION, Level, best_level, load, nothing
 
 HEAD_STEP, LARGEST_HEAD = 16, 512  # head sizes of the native kernel: multiples, up to
@@ -28,14 +29,15 @@ def cached_attention(
 ) -> tuple[Array, Array, Array]:
     """Writes each row's new keys and values behind what it holds; each new token attends to all up to itself.
 
-    A row reads as many keys as it holds, whatever the others hold; what is beyond the capacity is not written.
+    A row reads as many keys as it holds, whatever the others hold; what is beyond the capacity is not written. With
+    a window the cache may be a ring (see `cached`).
     Natively, a token's result does not depend, to the last bit, on other rows or on T. Tokens that are not live cost
     nothing, write nothing and give zeros; by XLA they give anything and are written, behind the live ones.
 
     Args:
         qkv_BTEH: the fused projection's rows: N query heads, then K key heads, then K value heads.
-        keys_BKSH, values_BKSH: float32 or bfloat16; donate them to the jitted step, and nothing is copied. They may
-            have more rows than there are new tokens; the others take no part.
+        keys_BKSH, values_BKSH: rows of float32, bfloat16 or int8 (see `cached`); donate them to the jitted step, and
+            nothing is copied. They may have more batch rows than there are new tokens; the others take no part.
         lengths_B: int32, tokens that each row holds.
         live_B: int32, how many of a row's T tokens count, from the first.
         first_row: int32, the cache's row that belongs to the first of the B; None is row 0.
@@ -101,27 +103,28 @@ def _by_xla(
 ) -> tuple[Array, Array, Array]:
     (B, T, E, H), (_, K, S, _) = qkv_BTEH.shape, keys_BKSH.shape
     N = E - 2 * K
-    G, C = N // K, context or S
+    G, C = N // K, min(context or S, S)
     q_BTNH, k_BTKH, v_BTKH = jnp.split(qkv_BTEH, (N, N + K), axis=2)
     if rotary is not None:
         q_BTNH, k_BTKH = _turn(q_BTNH, *rotary), _turn(k_BTKH, *rotary)
     position_BT = lengths_B[:, None] + jnp.arange(T)
     row_B1 = (0 if first_row is None else first_row) + jnp.arange(B)[:, None]
+    slot_BT = slots(position_BT, S, window)
     keys_BKSH, values_BKSH = (
-        cache.at[row_B1, :, position_BT].set(new.astype(cache.dtype), mode="drop")
+        cache.at[row_B1, :, slot_BT].set(to_rows(new, cache.dtype), mode="drop")
         for cache, new in ((keys_BKSH, k_BTKH), (values_BKSH, v_BTKH))
     )
 
     def held(cache_BKSH: Array) -> Array:
         rows = cache_BKSH if first_row is None else jax.lax.dynamic_slice_in_dim(cache_BKSH, first_row, B)
-        return rows[:B, :, :C].astype(jnp.float32)
+        return from_rows(rows[:B, :, :C], jnp.float32)
 
     q_BKRH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H).astype(jnp.float32)
     score = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, held(keys_BKSH)) * scale
     score = score.reshape(B, K, G, T, C)
     if softcap is not None:
         score = softcap * jnp.tanh(score / softcap)
-    distance_BTS = position_BT[:, :, None] - jnp.arange(C)
+    distance_BTS = position_BT[:, :, None] - held_positions(position_BT, S, window, C)[:, None]
     if slopes_N is not None:
         score -= slopes_N.reshape(1, K, G, 1, 1) * jnp.abs(distance_BTS)[:, None, None].astype(jnp.float32)
     seen_BTS = distance_BTS >= 0

@@ -1,11 +1,14 @@
 """ids -> logits: the one decoder that all families are settings of."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
+from llm_jax.kernels import held_positions
 from llm_jax.model.attention import Reach, SelfAttention
 from llm_jax.model.cache import KVCache, read, write
 from llm_jax.model.layers import Embedding, FeedForward, Linear, dropout, make_norm, softcap
@@ -64,6 +67,7 @@ class Block(nnx.Module):
     ) -> tuple[Array, tuple[Array, Array]]:
         """Gives the new residual stream and the keys and values [B, K, S, H], cached ones included."""
         config = self.config
+        window = config.window(self.self_attn.layer)
         attn_key, mlp_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
 
         # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
@@ -74,13 +78,15 @@ class Block(nnx.Module):
         else:
             q, k, v = self.self_attn.project(x_BTD, reach.query_BT, norm)
             if cached is None:
-                kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
+                keys, values = kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
             else:
-                at = reach.query_BT, reach.first_row
+                # Write first, then read the live part: the order in which XLA updates a donated cache in place.
+                at = reach.query_BT, window, reach.first_row
                 kept = write(cached[0], k, *at), write(cached[1], v, *at)
-            # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-            k_BKSH, v_BKSH = (read(cache, reach.key_BS.shape, reach.first_row) for cache in kept)
-            x = self.self_attn.attend(q, k_BKSH, v_BKSH, reach, attn_key, residual)
+                keys, values = (read(cache, reach.key_BS.shape, q.dtype, reach.first_row) for cache in kept)
+                S = reach.key_BS.shape[1]
+                reach = replace(reach, key_BS=held_positions(reach.query_BT, kept[0].shape[2], window, S))
+            x = self.self_attn.attend(q, keys, values, reach, attn_key, residual)
         if self.post_attn_norm is not None:
             x = x_BTD + self.post_attn_norm(x)
         if not config.norm_first:

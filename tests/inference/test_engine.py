@@ -277,6 +277,19 @@ def test_a_full_prefix_pool_forgets_the_oldest_and_stays_right(model: Model) -> 
     assert 0 < engine.stats.prefix_hits < engine.stats.prefix_queries
 
 
+def test_layers_with_a_window_forget_and_change_nothing(model: Model) -> None:
+    """Behind shared prompts and guesses too, once the ring of 384 positions has gone round."""
+    config = replace(model.config, max_seq_len=1000, window_size=40, window_layers=(True, False))
+    windowed = replace(model, config=config)
+    engine = Engine(windowed, max_batch=2, prefix_tokens=1024)
+    assert [keys.shape[2] for keys in engine._state.cache.keys] == [384, 1000]
+    pattern = tuple(np.random.default_rng(8).integers(0, 61, 30).tolist())
+    for repeats, ending in ((25, (1,)), (25, (2, 3)), (1, ())):
+        r = Request(prompt_ids=pattern * repeats + ending, sampling=SamplingParams(max_new_tokens=6, temperature=0.0))
+        assert tokens(finish_all(engine, [r])[0]) == uncached_greedy(windowed, r.prompt_ids, 6)
+    assert engine.stats.prefix_hits == 704
+
+
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.3, "repetition_penalty": 0.8}])
 def test_guessing_changes_the_steps_and_not_the_tokens(model: Model, sampling: dict) -> None:
     """A prompt that repeats, and a bias towards a few tokens so that the text does too."""

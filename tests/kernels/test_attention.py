@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.kernels import Level, cached_attention, features
+from llm_jax.kernels import Level, cached_attention, features, from_rows, ring_capacity, to_rows
 
 NATIVE = [level for level in features() if level != Level.XLA]
 
 
-def inputs(B: int, T: int, N: int, K: int, S: int, H: int, dtype: str = "float32") -> tuple[jax.Array, ...]:
+def inputs(
+    B: int, T: int, N: int, K: int, S: int, H: int, dtype: str = "float32", cached: str | None = None
+) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(B * N + S)
     qkv = jnp.asarray(rng.normal(size=(B, T, N + 2 * K, H)), dtype)
-    keys, values = (jnp.asarray(rng.normal(size=(B, K, S, H)), dtype) for _ in range(2))
+    keys, values = (to_rows(jnp.asarray(rng.normal(size=(B, K, S, H))), jnp.dtype(cached or dtype)) for _ in "kv")
     return qkv, keys, values
 
 
@@ -85,10 +87,10 @@ def test_rotation_equals_xla(level: Level, H: int, half: int) -> None:
 
 @pytest.mark.parametrize("level", NATIVE)
 @pytest.mark.parametrize("options", [{}, {"window": 50}], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_token_depends_on_its_own_row_and_position_only(level: Level, options: dict[str, Any], dtype: str) -> None:
     T, K = 40, 2
-    qkv, keys, values = inputs(5, T, 6, K, 200, 32, dtype)
+    qkv, keys, values = inputs(5, T, 6, K, 200, 32, cached=dtype)
     lengths, live = np.array([0, 10, 64, 130, 160], np.int32), np.array([T, 3, T, 0, T], np.int32)
     run = jax.jit(partial(cached_attention, scale=0.2, level=level, **options))
     together = np.asarray(run(qkv, keys, values, lengths, live)[0])
@@ -99,6 +101,52 @@ def test_a_token_depends_on_its_own_row_and_position_only(level: Level, options:
             alone, *own = run(qkv[b : b + 1, t : t + 1], *own, lengths[b : b + 1] + np.int32(t), one)
             np.testing.assert_array_equal(np.asarray(alone[0, 0]), together[b, t])
         assert (together[b, live[b] :] == 0).all()
+
+
+@pytest.mark.parametrize("level", features())
+def test_int8_rows_stay_within_half_a_level(level: Level) -> None:
+    B, T, N, K, S, H = 3, 2, 4, 2, 150, 48
+    lengths = np.array([0, 64, 140], np.int32)
+    qkv, keys, values = inputs(B, T, N, K, S, H, cached="int8")
+    run = partial(cached_attention, scale=H**-0.5, level=level)
+    out, new_keys, new_values = run(qkv, keys, values, lengths, np.full(B, T, np.int32))
+    plain = (from_rows(x, jnp.dtype("float32")) for x in (keys, values))
+    exact, exact_keys, exact_values = reference(qkv, *plain, lengths, scale=H**-0.5)
+    for rows, want in ((new_keys, exact_keys), (new_values, exact_values)):
+        level_size = np.abs(want).max(-1, keepdims=True) / 127
+        assert (np.abs(np.asarray(from_rows(rows, jnp.dtype("float32"))) - want) <= 0.501 * level_size).all()
+    np.testing.assert_allclose(np.asarray(out), exact, atol=0.03)
+
+
+@pytest.mark.parametrize("level", NATIVE)
+def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
+    qkv, keys, values = inputs(3, 2, 4, 2, 150, 48, cached="int8")
+    lengths, live = np.array([0, 64, 140], np.int32), np.full(3, 2, np.int32)
+    run = partial(cached_attention, qkv, keys, values, lengths, live, scale=0.2)
+    (out, *rows), (expected, *expected_rows) = run(level=level), run(level=Level.XLA)
+    np.testing.assert_allclose(np.asarray(out), np.asarray(expected), rtol=3e-6, atol=3e-6)
+    for got, want in zip(rows, expected_rows, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+
+
+@pytest.mark.parametrize("level", features())
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_ring_gives_what_the_whole_cache_gives(level: Level, dtype: str) -> None:
+    window, longest, S, H = 50, 40, 512, 32
+    whole = inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]
+    ring = inputs(2, 1, 4, 2, ring_capacity(window, longest), H, cached=dtype)[1:]
+    run = jax.jit(partial(cached_attention, scale=0.2, window=window, level=level))
+    lengths = np.zeros(2, np.int32)
+    while lengths.max() < S - longest:
+        for T, live in ((40, (40, 33)), (8, (1, 8)), (1, (1, 0)), (16, (5, 16))):
+            live_B = np.array(live, np.int32)
+            qkv = inputs(2, T, 4, 2, S + int(lengths.sum()), H)[0]
+            expected, *whole = run(qkv, *whole, lengths, live_B)
+            actual, *ring = run(qkv, *ring, lengths, live_B)
+            for b in range(2):
+                got, want = np.asarray(actual[b, : live[b]]), np.asarray(expected[b, : live[b]])
+                np.testing.assert_allclose(got, want, rtol=0 if level else 1e-5, atol=0 if level else 1e-5)
+            lengths = lengths + live_B
 
 
 @pytest.mark.parametrize("level", NATIVE)

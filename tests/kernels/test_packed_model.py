@@ -1,17 +1,20 @@
 """A packed model: the plain one's logits, and the same tokens alone and in company."""
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax import demo
+from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams
 from llm_jax.kernels import Kind, Level, features
-from llm_jax.model import Model, Params, forward, forward_hidden, init_cache, merge, pack_model
+from llm_jax.model import KVCache, Model, Params, forward, forward_hidden, init_cache, merge, pack_model
 
 LLAMA = ModelConfig(
     vocab_size=101, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=96, max_seq_len=64,
@@ -75,6 +78,46 @@ def test_narrow_weights_stay_close(kind: Kind) -> None:
     packed = pack_model(model, kind)
     logits, exact = (np.asarray(whole(m.config, m.params, tokens)) for m in (packed, model))
     assert np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("level", features())
+def test_tokens_behind_a_cache_give_the_whole_forwards_logits(level: Level) -> None:
+    model = plain("llama")
+    packed = pack_model(model, "float32", level=level)
+    tokens = np.random.default_rng(1).integers(0, 101, (2, 20))
+    expected = np.asarray(whole(model.config, model.params, jnp.asarray(tokens)))
+
+    @jax.jit
+    def run(params: Params, tokens: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache | None]:
+        live = jnp.full(2, tokens.shape[1])
+        hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, live_B=live)
+        return merge(packed.config, params).head(hidden), cache
+
+    cache, start = init_cache(packed.config, 2, 20), 0
+    for T in (9, 8, 1, 2):
+        logits, cache = run(packed.params, jnp.asarray(tokens[:, start : start + T]), cache)
+        np.testing.assert_allclose(np.asarray(logits), expected[:, start : start + T], rtol=1e-4, atol=1e-5)
+        start += T
+
+
+@pytest.mark.parametrize("level", [Level.XLA, features()[-1]])
+def test_an_int8_cache_keeps_the_demo_models_perplexity(level: Level) -> None:
+    loaded = load_model(demo.PATH)
+    assert loaded.tokenizer is not None
+    ids = loaded.tokenizer.encode(Path("data/dummy_corpus.txt").read_text("utf-8")[:40_000])
+    tokens = jnp.asarray(ids[: len(ids) // 128 * 128]).reshape(-1, 128)
+    model = pack_model(loaded.model, "float32", level=level)
+
+    @partial(jax.jit, static_argnames="dtype")
+    def perplexity(params: Params, dtype: str) -> jax.Array:
+        B, T = tokens.shape
+        cache = init_cache(model.config, B, T, dtype)
+        hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, live_B=jnp.full(B, T))
+        chance = jax.nn.log_softmax(merge(model.config, params).head(hidden[:, :-1]))
+        return jnp.exp(-jnp.take_along_axis(chance, tokens[:, 1:, None], axis=-1).mean())
+
+    exact, narrow = (float(perplexity(model.params, dtype)) for dtype in ("float32", "int8"))
+    assert narrow == pytest.approx(exact, rel=0.01)
 
 
 @pytest.mark.skipif(len(features()) == 1, reason="no native kernels here")

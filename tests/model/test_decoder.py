@@ -191,6 +191,23 @@ def test_cached_equals_uncached(name: str) -> None:
     assert cache.length_B.tolist() == [24, 24, 24]
 
 
+def test_layers_with_a_window_keep_only_what_they_need() -> None:
+    """Chunks, padding and single tokens, until the ring has gone round twice."""
+    config, params = make("documented")
+    config = dataclasses.replace(config, max_seq_len=512, window_size=20, window_layers=(True, False))
+    ids = tokens(2, 400, seed=2)
+    whole = np.asarray(run(config, params, ids))
+    cache = init_cache(config, 2, 512, chunk=16)
+    assert [keys.shape[2] for keys in cache.keys] == [128, 512]
+    start = 0
+    while start < 380:
+        for T, live in ((16, 16), (16, 3), (1, 1)):
+            logits, cache = run(config, params, ids[:, start : start + T], cache=cache)
+            start += live
+            cache = dataclasses.replace(cache, length_B=jnp.full(2, start, jnp.int32))
+            np.testing.assert_allclose(logits[:, :live], whole[:, start - live : start], atol=2e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_later_tokens_change_nothing_before_them(name: str) -> None:
     config, params = make(name)

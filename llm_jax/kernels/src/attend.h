@@ -11,6 +11,13 @@ namespace {
 constexpr int64_t kChunk = 64;     // keys at a time; with them their scores and values stay in the nearest cache
 constexpr int64_t kMaxHead = 512;  // largest head size
 
+// Where a position lies in the cache. With a window it is a ring, once that holds the window and the new tokens: what
+// these overwrite, none of them sees. `ring` of llm_jax/kernels/cached.py is the same rule.
+inline int64_t slot(const Attention& a, int64_t position) {
+  const bool ring = a.window > 0 && a.S % kChunk == 0 && a.S >= a.window + a.T - 1;
+  return ring ? position % a.S : position;
+}
+
 inline void turn(const Attention& a, int64_t token, float* x) {
   const float *cosine = a.cosine + token * a.rotary, *sine = a.sine + token * a.rotary;
   for (int64_t i = 0; i < a.rotary; ++i) {
@@ -20,6 +27,14 @@ inline void turn(const Attention& a, int64_t token, float* x) {
   }
 }
 
+// One scale per row (symmetric), which is stored behind it.
+inline void quantise(const float* x, int64_t count, int8_t* to) {
+  const float top = largest(count, 0.0f, [&](int64_t i) { return std::fabs(x[i]); });
+  const float scale = top / 127.0f, inverse = top > 0.0f ? 127.0f / top : 0.0f;
+  for (int64_t i = 0; i < count; ++i) to[i] = int8_t(bits_of(x[i] * inverse + 12582912.0f));  // as in `exponential`
+  std::memcpy(to + count, &scale, sizeof scale);
+}
+
 // A query row of one key head: the running softmax of what it has seen.
 struct Query {
   int64_t position, head;
@@ -27,10 +42,17 @@ struct Query {
   float highest = -1e30f, total = 0.0f;
 };
 
-// Turns one chunk's scores into weights; `start` is the chunk's first position. Gives the factor by which what was
-// mixed before shrinks.
-inline float weigh(const Attention& a, Query& query, int64_t start, float* score) {
+// What one chunk's int8 rows are multiplied by.
+struct Scales {
+  alignas(64) float key[kChunk] = {}, value[kChunk] = {};
+};
+
+// Turns one chunk's scores into weights; `start` is the chunk's first position, `scales` may be null. Gives the
+// factor by which what was mixed before shrinks.
+inline float weigh(const Attention& a, Query& query, int64_t start, const Scales* scales, float* score) {
   for (int s = 0; s < kChunk; ++s) score[s] *= a.scale;
+  if (scales != nullptr)
+    for (int s = 0; s < kChunk; ++s) score[s] *= scales->key[s];
   if (a.softcap > 0.0f)
     for (int s = 0; s < kChunk; ++s) score[s] = a.softcap * hyperbolic_tangent(score[s] / a.softcap);
   if (a.slopes != nullptr) {
@@ -45,26 +67,43 @@ inline float weigh(const Attention& a, Query& query, int64_t start, float* score
   const float shrink = exponential(query.highest - top);
   query.total = query.total * shrink + sum(kChunk, [&](int64_t s) { return score[s]; });
   query.highest = top;
+  if (scales != nullptr)
+    for (int s = 0; s < kChunk; ++s) score[s] *= scales->value[s];
   return shrink;
 }
 
 template <typename Lanes, typename Cached>
 struct Attend {
   using F = typename Lanes::F;
+  static constexpr bool kScaled = sizeof(Cached) == 1;
   static constexpr int kBlock = Lanes::kQueries;  // query rows whose sums fit the registers
 
+  // From one cached row to the next.
+  static int64_t stride(const Attention& a) { return a.H + (kScaled ? sizeof(float) : 0); }
+
+  static Cached* head(const Attention& a, const Cache& cache, int64_t b, int64_t kv) {
+    return static_cast<Cached*>(cache.data) + (b * a.K + kv) * a.S * stride(a);
+  }
+
+  // The part of a chunk that some query sees, and whether another chunk follows.
+  struct Chunk {
+    const Cached *keys, *values;
+    int64_t start, from, to, stride;  // start: a position; from and to count from it
+    bool more;
+  };
+
   // score[r][s] = q[r] · k[s], four keys at a time; the last four are filled up with the last key. The same keys'
-  // values come into the cache meanwhile.
-  template <int R, typename Key>
-  static void dots(const float* q, const Key* k, const Key* soon, int64_t H, int64_t from, int64_t to, float* score) {
-    for (int64_t s = from / 4 * 4; s < to; s += 4) {
+  // values come into the nearest cache meanwhile, if `ahead`.
+  template <int R>
+  static void dots(const float* q, const Chunk& c, int64_t H, bool ahead, float* score) {
+    for (int64_t s = c.from / 4 * 4; s < c.to; s += 4) {
       F acc[R][4];
-      const Key* key[4];
+      const Cached* key[4];
       for (int i = 0; i < 4; ++i) {
         for (int r = 0; r < R; ++r) acc[r][i] = Lanes::zero();
-        key[i] = k + (s + i < to ? s + i : to - 1) * H;
+        key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
       }
-      if (soon != nullptr) prefetch(soon + s * H, 4 * H * sizeof(Key));
+      if (ahead) prefetch(c.values + s * c.stride, 4 * c.stride * sizeof(Cached));
       for (int64_t h = 0; h < H; h += 16) {
         for (int i = 0; i < 4; ++i) {
           const F x = Lanes::load(key[i] + h);
@@ -76,60 +115,65 @@ struct Attend {
     }
   }
 
-  // out[r] += Σ weight[r][s] · v[s], W vectors of 16 at a time
-  template <int R, int W, typename Value>
-  static void mix(const float* weight, const Value* v, const Value* soon, int64_t H, int64_t from, int64_t to,
-                  float* out) {
+  // out[r] += Σ weight[r][s] · v[s] from dimension h on, W vectors of 16 at a time. The next chunk's keys come into
+  // the nearest cache meanwhile, if `ahead`.
+  template <int R, int W>
+  static void mix(const float* weight, const Chunk& c, int64_t h, int64_t H, bool ahead, float* out) {
     F acc[R][W];
     for (int r = 0; r < R; ++r)
-      for (int i = 0; i < W; ++i) acc[r][i] = Lanes::load(out + r * H + 16 * i);
-    for (int64_t s = from; s < to; ++s) {
-      if (soon != nullptr) prefetch(soon + s * H, 16 * W * sizeof(Value));
+      for (int i = 0; i < W; ++i) acc[r][i] = Lanes::load(out + r * H + h + 16 * i);
+    for (int64_t s = c.from; s < c.to; ++s) {
+      if (ahead) prefetch(c.keys + (kChunk + s) * c.stride + h, 16 * W * sizeof(Cached));
       for (int i = 0; i < W; ++i) {
-        const F x = Lanes::load(v + s * H + 16 * i);
+        const F x = Lanes::load(c.values + s * c.stride + h + 16 * i);
         for (int r = 0; r < R; ++r) acc[r][i] = Lanes::fma(Lanes::broadcast(weight[r * kChunk + s]), x, acc[r][i]);
       }
     }
     for (int r = 0; r < R; ++r)
-      for (int i = 0; i < W; ++i) Lanes::store(out + r * H + 16 * i, acc[r][i]);
+      for (int i = 0; i < W; ++i) Lanes::store(out + r * H + h + 16 * i, acc[r][i]);
   }
 
-  // One chunk for `count` rows, R at a time.
-  template <int R, typename Key>
-  static void rows(const Attention& a, const float* q, const Key* k, const Key* v, int64_t start, int64_t from,
-                   int64_t to, bool more, Query* query, int64_t count, float* out) {
-    if constexpr (R > 1)
-      if (count % R) {
-        rows<R / 2, Key>(a, q, k, v, start, from, to, more, query, count, out);
-        return;
-      }
+  // One chunk for `count` queries, R at a time.
+  template <int R>
+  static void add(const Attention& a, const Chunk& c, const Scales* scales, const float* q, Query* query,
+                  int64_t count, float* out) {
+    if constexpr (R > 1) {
+      if (count % R) return add<R / 2>(a, c, scales, q, query, count, out);
+    }
     const int64_t H = a.H;
-    alignas(64) float score[R][kChunk];
+    alignas(64) float score[R * kChunk];
     for (int64_t row = 0; row < count; row += R, q += R * H, out += R * H) {
       const bool first = row == 0;
-      dots<R>(q, k, first ? v : nullptr, H, from, to, score[0]);
+      dots<R>(q, c, H, first, score);
       for (int r = 0; r < R; ++r) {
-        const float shrink = weigh(a, query[row + r], start, score[r]);
+        const float shrink = weigh(a, query[row + r], c.start, scales, score + r * kChunk);
         if (shrink != 1.0f)
           for (int64_t h = 0; h < H; ++h) out[r * H + h] *= shrink;
       }
-      const Key* soon = first && more ? k + kChunk * H : nullptr;
       int64_t h = 0;
-      for (; h + 64 <= H; h += 64) mix<R, 4>(score[0], v + h, soon ? soon + h : soon, H, from, to, out + h);
-      for (; h < H; h += 16) mix<R, 1>(score[0], v + h, soon ? soon + h : soon, H, from, to, out + h);
+      for (; h + 64 <= H; h += 64) mix<R, 4>(score, c, h, H, first && c.more, out);
+      for (; h < H; h += 16) mix<R, 1>(score, c, h, H, first && c.more, out);
     }
   }
 
   static void write(const Attention& a, int64_t b, int64_t kv) {
     alignas(64) float x[kMaxHead];
-    for (int64_t t = 0; t < a.live[b] && a.lengths[b] + t < a.S; ++t) {
-      const int64_t token = b * a.T + t, key = token * (a.N + 2 * a.K) + a.N + kv;
-      const int64_t at = ((b * a.K + kv) * a.S + a.lengths[b] + t) * a.H;
-      load(a.qkv, key * a.H, a.H, x);
+    for (int64_t t = 0; t < a.live[b] && slot(a, a.lengths[b] + t) < a.S; ++t) {
+      const int64_t token = b * a.T + t, row = token * (a.N + 2 * a.K) + a.N + kv;
+      const int64_t at = slot(a, a.lengths[b] + t) * stride(a);
+      load(a.qkv, row * a.H, a.H, x);
       if (a.rotary > 0) turn(a, token, x);
-      store(x, a.H, a.keys, at);
-      load(a.qkv, (key + a.K) * a.H, a.H, x);
-      store(x, a.H, a.values, at);
+      put(x, a.H, head(a, a.keys, b, kv) + at);
+      load(a.qkv, (row + a.K) * a.H, a.H, x);
+      put(x, a.H, head(a, a.values, b, kv) + at);
+    }
+  }
+
+  static void put(const float* x, int64_t count, Cached* to) {
+    if constexpr (kScaled) {
+      quantise(x, count, to);
+    } else {
+      store(x, count, Floats{to, sizeof(Cached) == 2}, 0);
     }
   }
 
@@ -142,19 +186,28 @@ struct Attend {
       Query& one = query[r];
       one.position = position, one.head = kv * G + (first + r) % G;
       one.begin = a.window > 0 && position >= a.window ? position + 1 - a.window : 0;
-      one.end = position < a.S ? position + 1 : a.S;
+      one.end = slot(a, position) < a.S ? position + 1 : a.S;
       load(a.qkv, ((b * a.T + t) * (a.N + 2 * a.K) + one.head) * H, H, q + r * H);
       if (a.rotary > 0) turn(a, b * a.T + t, q + r * H);
     }
     std::memset(out, 0, count * H * sizeof(float));
-    const Cached* keys = static_cast<const Cached*>(a.keys.data) + (b * a.K + kv) * a.S * H;
-    const Cached* values = static_cast<const Cached*>(a.values.data) + (b * a.K + kv) * a.S * H;
+    const Cached *keys = head(a, a.keys, b, kv), *values = head(a, a.values, b, kv);
     // Chunks start at multiples of kChunk, so that the order of additions does not move with the window.
     const int64_t begin = query[0].begin, end = query[count - 1].end;
     for (int64_t start = begin / kChunk * kChunk; start < end; start += kChunk) {
-      const int64_t from = start < begin ? begin - start : 0, to = start + kChunk < end ? kChunk : end - start;
-      rows<kBlock, Cached>(a, q, keys + start * H, values + start * H, start, from, to, start + kChunk < end, query,
-                           count, out);
+      const int64_t at = slot(a, start) * stride(a), left = end - start;
+      const Chunk chunk{keys + at, values + at, start, start < begin ? begin - start : 0,
+                        left < kChunk ? left : kChunk, stride(a), left > kChunk};
+      if constexpr (kScaled) {
+        Scales scales;
+        for (int64_t s = chunk.from; s < chunk.to; ++s) {
+          std::memcpy(scales.key + s, chunk.keys + s * chunk.stride + H, sizeof(float));
+          std::memcpy(scales.value + s, chunk.values + s * chunk.stride + H, sizeof(float));
+        }
+        add<kBlock>(a, chunk, &scales, q, query, count, out);
+      } else {
+        add<kBlock>(a, chunk, nullptr, q, query, count, out);
+      }
     }
     for (int64_t r = 0; r < count; ++r) {
       const float inverse = 1.0f / query[r].total;
@@ -166,15 +219,21 @@ struct Attend {
 
 template <typename Lanes>
 void write(const Attention& a, int64_t b, int64_t kv) {
-  a.keys.narrow ? Attend<Lanes, uint16_t>::write(a, b, kv) : Attend<Lanes, float>::write(a, b, kv);
+  switch (a.keys.kind) {
+    case kFloat32: return Attend<Lanes, float>::write(a, b, kv);
+    case kBFloat16: return Attend<Lanes, uint16_t>::write(a, b, kv);
+    case kInt8: return Attend<Lanes, int8_t>::write(a, b, kv);
+  }
 }
 
 template <typename Lanes>
 void attend(const Attention& a, int64_t b, int64_t kv, int64_t first, int64_t count) {
   const int64_t G = a.N / a.K, live = a.live[b] * G - first, size = live < 0 ? 0 : live < count ? live : count;
-  if (size > 0)
-    a.keys.narrow ? Attend<Lanes, uint16_t>::attend(a, b, kv, first, size)
-                  : Attend<Lanes, float>::attend(a, b, kv, first, size);
+  if (size > 0) switch (a.keys.kind) {
+      case kFloat32: Attend<Lanes, float>::attend(a, b, kv, first, size); break;
+      case kBFloat16: Attend<Lanes, uint16_t>::attend(a, b, kv, first, size); break;
+      case kInt8: Attend<Lanes, int8_t>::attend(a, b, kv, first, size); break;
+    }
   const float nothing[16] = {};  // what is not live costs nothing and gives zeros
   for (int64_t r = first + size; r < first + count; ++r)
     for (int64_t h = 0; h < a.H; h += 16)

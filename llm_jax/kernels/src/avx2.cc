@@ -20,6 +20,10 @@ struct Lanes {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
   }
   static F load(const uint16_t* x) { return {widen(x), widen(x + 8)}; }
+  static __m256 widen(const int8_t* x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+  }
+  static F load(const int8_t* x) { return {widen(x), widen(x + 8)}; }
   static void store(float* to, F x) {
     _mm256_storeu_ps(to, x.low);
     _mm256_storeu_ps(to + 8, x.high);

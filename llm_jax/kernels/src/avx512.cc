@@ -17,6 +17,9 @@ struct Lanes {
     __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
   }
+  static F load(const int8_t* x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+  }
   static void store(float* to, F x) { _mm512_storeu_ps(to, x); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   // The sums of four vectors: lanes of 128 bits are transposed and added, then the four lanes.

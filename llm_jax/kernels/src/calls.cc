@@ -17,6 +17,11 @@ Floats floats(const ffi::AnyBuffer& buffer) {
   return {any ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
 }
 
+Cache cache(const ffi::AnyBuffer& buffer) {
+  const ffi::DataType type = buffer.element_type();
+  return {buffer.untyped_data(), type == ffi::DataType::S8 ? kInt8 : type == ffi::DataType::BF16 ? kBFloat16 : kFloat32};
+}
+
 // Optional operands come as empty arrays.
 template <ffi::DataType type>
 auto pointer(ffi::Buffer<type>& buffer) {
@@ -71,11 +76,11 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
   const auto shape = keys.dimensions();
   Attention a{};
   a.B = out->dimensions()[0], a.T = out->dimensions()[1], a.N = out->dimensions()[2];
-  a.K = shape[1], a.S = shape[2], a.H = shape[3];
+  a.K = shape[1], a.S = shape[2], a.H = out->dimensions()[3];
   a.window = window, a.scale = scale, a.softcap = softcap;
   a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
-  a.qkv = floats(qkv), a.out = floats(*out), a.keys = floats(keys), a.values = floats(values);
-  const int64_t skipped = first_row.typed_data()[0] * a.K * a.S * a.H * (a.keys.narrow ? 2 : 4);
+  a.qkv = floats(qkv), a.out = floats(*out), a.keys = cache(keys), a.values = cache(values);
+  const int64_t skipped = first_row.typed_data()[0] * int64_t(keys.size_bytes()) / shape[0];
   a.keys.data = static_cast<char*>(a.keys.data) + skipped, a.values.data = static_cast<char*>(a.values.data) + skipped;
   a.lengths = lengths.typed_data(), a.live = live.typed_data(), a.slopes = pointer(slopes);
   a.cosine = pointer(cosine), a.sine = pointer(sine);

@@ -45,6 +45,12 @@ struct Product {
   float* row_scale;  // workspace, int8: one per row
 };
 
+// Keys or values [B, K, S, H]. An int8 row is followed by its scale: four more bytes, a float32.
+struct Cache {
+  void* data;
+  Kind kind;
+};
+
 // New tokens of each batch row: the keys and values of `live` of them are written from lengths[b] on, and each attends
 // over everything up to itself.
 struct Attention {
@@ -53,7 +59,7 @@ struct Attention {
   int64_t rotary;  // rotated dimensions / 2; 0: none
   float scale, softcap;  // softcap 0: none
   Floats qkv, out;  // [B, T, N + 2K, H], [B, T, N, H]
-  Floats keys, values;  // [B, K, S, H], from the first row that takes part
+  Cache keys, values;  // from the first row that takes part
   const int32_t *lengths, *live;  // live: 0 … T
   const float* slopes;  // [N], or null
   const float *cosine, *sine;  // [B, T, rotary], or null
