@@ -4,7 +4,8 @@ Native kernels where the library is built and the processor has what they need, 
 made once, when weights are packed.
 """
 
-from llm_jax.kernels.attention import cached_attention
+from llm_jax.kernels.attention import cached_attention, has_native_attention
+from llm_jax.kernels.blocks import put_block, take_block
 from llm_jax.kernels.native import Level, available, best_level, features
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
 from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
@@ -21,7 +22,10 @@ __all__ = [
     "best_level",
     "cached_attention",
     "features",
+    "has_native_attention",
     "matmul",
     "pack",
     "pack_gated",
+    "put_block",
+    "take_block",
 ]
