@@ -35,7 +35,7 @@ async def collect(request: Request, generation: Generation) -> list[Result]:
         try:
             return await _until_disconnect(request, generation.results())
         finally:
-            request.scope["log_fields"].update(generation.usage())
+            request.scope["log_fields"].update(generation.log_fields())
 
 
 async def stream(
@@ -66,7 +66,7 @@ class _EventStream(EventSourceResponse):
             except SendTimeoutError:
                 log.warning("client does not read its stream", seconds=SEND_TIMEOUT)
             finally:
-                scope["log_fields"].update(self._generation.usage())
+                scope["log_fields"].update(self._generation.log_fields())
 
 
 async def _first(frames: AsyncIterator[Json]) -> Json:

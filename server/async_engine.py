@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llm_jax.checkpoint import LoadedModel
 from llm_jax.errors import LLMError, RequestError, TokenizerError
@@ -32,8 +33,9 @@ class AsyncEngine:
         self._loaded = loaded
         self._metrics = metrics
         self._engine = Engine(
-            loaded.model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=settings.dtype
-        )
+            loaded.model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=settings.dtype,
+            prefix_tokens=settings.prefix_cache, speculate=settings.speculate,
+        )  # fmt: skip
         self._places = settings.max_batch + settings.max_queue
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
@@ -56,17 +58,20 @@ class AsyncEngine:
     def stats(self) -> EngineStats:
         return self._engine.stats
 
-    async def prepare(self, prompts: Sequence[str | Sequence[int]], body: SamplingFields) -> list[Request]:
+    async def prepare(
+        self, prompts: Sequence[str | Sequence[int]], body: SamplingFields, *, tenant: str
+    ) -> list[Request]:
         """One request for each prompt, such as the engine will take.
 
-        A body that sets no limit of tokens gets the default, or what room there is.
+        A body that sets no limit of tokens gets the default, or what room there is. What is kept of prompts is
+        shared within a tenant only.
 
         Raises:
             InvalidRequest: a prompt or a setting is not one that this model can serve.
         """
-        return await asyncio.to_thread(lambda: [self._prepare(prompt, body) for prompt in prompts])
+        return await asyncio.to_thread(lambda: [self._prepare(prompt, body, tenant) for prompt in prompts])
 
-    def _prepare(self, prompt: str | Sequence[int], body: SamplingFields) -> Request:
+    def _prepare(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> Request:
         try:
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
@@ -79,7 +84,7 @@ class AsyncEngine:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
             raise _refusal(error, "prompt", body) from None
-        return request
+        return replace(request, salt=tenant)
 
     def generate(self, requests: Sequence[Request], *, stop: Sequence[str] = (), prefix: str = "") -> Generation:
         """Begins to generate for all requests, or for none.

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from llm_jax.inference import Engine, Request, TextPiece, TextStream, TokenEvent
 from server.errors import ApiError, DeadlineExceeded, Unavailable
@@ -38,6 +38,7 @@ class Choice:
 
     def __init__(self, prompt_tokens: int, text: TextStream, prefix: str, metrics: Metrics) -> None:
         self.prompt_tokens = prompt_tokens
+        self.cached_tokens = 0
         self.finish_reason: str | None = None
         self._text = text
         self._prefix = prefix
@@ -51,7 +52,9 @@ class Choice:
     def token_count(self) -> int:
         return self._text.token_count
 
-    def admitted(self) -> None:
+    def admitted(self, cached_tokens: int) -> None:
+        """It has a place, and that many tokens of its prompt need not be computed."""
+        self.cached_tokens = cached_tokens
         self.admitted_at = time.perf_counter()
         self._metrics.queue_time.observe(self.admitted_at - self._arrived)
 
@@ -63,6 +66,7 @@ class Choice:
             self._metrics.time_to_first_token.observe(now - self._arrived)
             self._metrics.prefill_time.observe(now - (self.admitted_at or self._arrived))
             self._metrics.prompt_tokens.inc(self.prompt_tokens)
+            self._metrics.prompt_tokens_cached.inc(self.cached_tokens)
         else:
             self._metrics.inter_token_latency.observe(now - self._last_token_at)
         self._last_token_at = now
@@ -108,8 +112,8 @@ class Generation:
         def on_event(event: TokenEvent | Exception) -> None:  # in the engine's thread
             self._loop.call_soon_threadsafe(self._receive, index, event)
 
-        def on_admit() -> None:  # in the engine's thread
-            self._loop.call_soon_threadsafe(choice.admitted)
+        def on_admit(cached_tokens: int) -> None:  # in the engine's thread
+            self._loop.call_soon_threadsafe(choice.admitted, cached_tokens)
 
         self._running[index] = self._engine.submit(request, on_event, on_admit)
 
@@ -125,12 +129,25 @@ class Generation:
     def completion_tokens(self) -> int:
         return sum(choice.token_count for choice in self.choices)
 
-    def usage(self) -> dict[str, int]:
+    @property
+    def cached_tokens(self) -> int:
+        return sum(choice.cached_tokens for choice in self.choices)
+
+    def usage(self) -> dict[str, Any]:
+        """As OpenAI's answers have it."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+    def log_fields(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
         }
 
     def __enter__(self) -> Self:

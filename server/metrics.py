@@ -34,8 +34,6 @@ class Metrics:
 
         self.prompt_tokens = counter("llm_prompt_tokens", "Prompt tokens read.")
         self.prompt_tokens_cached = counter("llm_prompt_tokens_cached", "Prompt tokens found in the prefix cache.")
-        self.prefix_cache_queries = counter("llm_prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
-        self.prefix_cache_hits = counter("llm_prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self.generation_tokens = counter("llm_generation_tokens", "Tokens generated.")
         self.success = counter("llm_request_success", "Generations that ended, by reason.", "finished_reason")
         self.rejections = counter("llm_admission_rejections", "Requests turned away, by reason.", "reason")
@@ -59,7 +57,7 @@ class Metrics:
         self.http_duration = histogram(
             "http_request_duration_seconds", "From first byte to last.", LATENCY, "method", "route", "status"
         )
-        registry.register(_EngineGauges(stats))
+        registry.register(_EngineMetrics(stats))
         ProcessCollector(registry=registry)
         if vllm_names:
             self._registries.append(CollectorRegistry())
@@ -70,7 +68,7 @@ class Metrics:
         return b"".join(map(generate_latest, self._registries))
 
 
-class _EngineGauges(Collector):
+class _EngineMetrics(Collector):
     """Reads the engine when Prometheus asks."""
 
     def __init__(self, stats: Callable[[], "EngineStats | None"]) -> None:
@@ -78,15 +76,25 @@ class _EngineGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
-        running, waiting, usage, compilations = (
-            (stats.running, stats.waiting, stats.kv_tokens / stats.kv_capacity, stats.compilations)
-            if stats
-            else (0, 0, 0.0, 0)
+
+        def gauge(name: str, help: str, value: Callable[["EngineStats"], float]) -> Metric:
+            return GaugeMetricFamily(name, help, value(stats) if stats else 0)
+
+        def counter(name: str, help: str, value: Callable[["EngineStats"], float]) -> Metric:
+            return CounterMetricFamily(name, help, value(stats) if stats else 0)
+
+        yield gauge("llm_num_requests_running", "Requests in the batch.", lambda s: s.running)
+        yield gauge("llm_num_requests_waiting", "Requests waiting for a place in the batch.", lambda s: s.waiting)
+        yield gauge(
+            "llm_kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", lambda s: s.kv_tokens / s.kv_capacity
         )
-        yield GaugeMetricFamily("llm_num_requests_running", "Requests in the batch.", running)
-        yield GaugeMetricFamily("llm_num_requests_waiting", "Requests waiting for a place in the batch.", waiting)
-        yield GaugeMetricFamily("llm_kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", usage)
-        yield CounterMetricFamily("llm_compilations", "XLA compilations; flat once ready.", compilations)
+        yield counter(
+            "llm_prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda s: s.prefix_queries
+        )
+        yield counter("llm_prefix_cache_hits", "Prompt tokens found there.", lambda s: s.prefix_hits)
+        yield counter("llm_spec_decode_num_draft_tokens", "Tokens guessed ahead.", lambda s: s.drafted)
+        yield counter("llm_spec_decode_num_accepted_tokens", "Guesses that were right.", lambda s: s.accepted)
+        yield counter("llm_compilations", "XLA compilations; flat once ready.", lambda s: s.compilations)
 
 
 class _VllmNames(Collector):

@@ -36,6 +36,10 @@ class Settings:
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
     )
     max_batch: Annotated[int, Ge(1)] = setting(8, "Model", "Requests that are generated at the same time.")
+    prefix_cache: Annotated[int, Ge(0)] = setting(
+        4096, "Model", "Tokens of prompts to keep, so that one which begins alike is not computed again; 0 keeps none."
+    )
+    speculate: bool = setting(True, "Model", "Guess ahead where a text repeats itself; what is generated is the same.")
 
     host: str = setting("127.0.0.1", "Network", "Address to listen on; 0.0.0.0 for every interface.")
     port: Annotated[int, Interval(ge=0, le=65535)] = setting(8000, "Network", "Port to listen on; 0 picks a free one.")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from llm_jax.errors import LLMError
 from llm_jax.inference.generate import continue_prompts
-from llm_jax.inference.sampling import SamplingParams
+from llm_jax.inference.request import SamplingParams
 from llm_jax.inference.text import ContextLengthExceeded, TextPiece
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict, Unpack
 
 from llm_jax.inference.engine import Engine
-from llm_jax.inference.request import TokenEvent
-from llm_jax.inference.sampling import SamplingParams
+from llm_jax.inference.request import SamplingParams, TokenEvent
 from llm_jax.inference.text import TextPiece, TextStream, prepare_request
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer

@@ -6,6 +6,7 @@ request is admitted; attention itself knows nothing of them.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
-from llm_jax.inference.state import EngineState
+from llm_jax.inference.programs import EngineState, put, take
 from llm_jax.model import KVCache, init_cache
 
 BLOCK = 64  # tokens
@@ -36,10 +38,17 @@ def block_keys(prompt_ids: tuple[int, ...], salt: str) -> list[bytes]:
 
 
 class PrefixCache:
-    """A pool of blocks; the one that was not used for longest makes room."""
+    """A pool of blocks; the one that was not used for longest makes room.
 
-    def __init__(self, config: ModelConfig, blocks: int, dtype: str) -> None:
+    Attributes:
+        blocks: how many there is room for.
+        free: places that hold nothing yet.
+    """
+
+    def __init__(self, config: ModelConfig, blocks: int, dtype: str, mesh: Mesh | None = None) -> None:
         self.blocks = blocks
+        self._mesh = mesh
+        self.free = list(reversed(range(blocks)))
         self._pool = init_cache(config, blocks, BLOCK, dtype)
         self._place: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
 
@@ -47,14 +56,14 @@ class PrefixCache:
     def held(self) -> int:
         return len(self._place)
 
-    def load(self, state: EngineState, row: int, keys: list[bytes]) -> tuple[EngineState, int]:
+    def load(self, state: EngineState, row: int, keys: Sequence[bytes]) -> tuple[EngineState, int]:
         """Copies the longest known beginning into a row; gives the number of its tokens."""
         for index, key in enumerate(keys):
             if key not in self._place:
                 return state, index * BLOCK
             self._place.move_to_end(key)
             place = self._place[key]
-            state = _load_block(state, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK))
+            state = _load_block(state, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
         return state, len(keys) * BLOCK
 
     def save(self, state: EngineState, row: int, index: int, key: bytes) -> None:
@@ -62,40 +71,39 @@ class PrefixCache:
         if key in self._place:
             self._place.move_to_end(key)
             return
-        if len(self._place) < self.blocks:
-            place = len(self._place)
-        else:
-            _, place = self._place.popitem(last=False)
+        place = self.free.pop() if self.free else self._place.popitem(last=False)[1]
+        self._pool = _save_block(self._pool, state, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
         self._place[key] = place
-        self._pool = _save_block(self._pool, state, np.int32(place), np.int32(row), np.int32(index * BLOCK))
-
-    def clear(self) -> None:
-        self._place.clear()
 
     def warmup(self, state: EngineState) -> EngineState:
         """Compiles both copies."""
+        if not self.blocks:
+            return state
         zero = np.int32(0)
-        self._pool = _save_block(self._pool, state, zero, zero, zero)
-        return _load_block(state, self._pool, zero, zero, zero)
+        self._pool = _save_block(self._pool, state, zero, zero, zero, self._mesh)
+        return _load_block(state, self._pool, zero, zero, zero, self._mesh)
 
 
-@partial(jax.jit, donate_argnames="state")
-def _load_block(state: EngineState, pool: KVCache, place: Array, row: Array, start: Array) -> EngineState:
+@partial(jax.jit, static_argnames="mesh", donate_argnames="state")
+def _load_block(
+    state: EngineState, pool: KVCache, place: Array, row: Array, start: Array, mesh: Mesh | None
+) -> EngineState:
     def copy(into_BKSH: Array, blocks: Array) -> Array:
-        block = jax.lax.dynamic_slice_in_dim(blocks, place, 1, axis=0)
-        return jax.lax.dynamic_update_slice(into_BKSH, block, (row, 0, start % into_BKSH.shape[2], 0))
+        at = start % into_BKSH.shape[2]  # a layer with a window keeps a ring
+        return put(into_BKSH, take(blocks, BLOCK, place, jnp.int32(0), mesh), row, at, mesh)
 
     keys = [copy(into, blocks) for into, blocks in zip(state.cache.keys, pool.keys, strict=True)]
     values = [copy(into, blocks) for into, blocks in zip(state.cache.values, pool.values, strict=True)]
     return replace(state, cache=replace(state.cache, keys=keys, values=values))
 
 
-@partial(jax.jit, donate_argnames="pool")
-def _save_block(pool: KVCache, state: EngineState, place: Array, row: Array, start: Array) -> KVCache:
+@partial(jax.jit, static_argnames="mesh", donate_argnames="pool")
+def _save_block(
+    pool: KVCache, state: EngineState, place: Array, row: Array, start: Array, mesh: Mesh | None
+) -> KVCache:
     def copy(blocks: Array, source_BKSH: Array) -> Array:
-        _, K, S, H = source_BKSH.shape
-        block = jax.lax.dynamic_slice(source_BKSH, (row, 0, start % S, 0), (1, K, BLOCK, H))
-        return jax.lax.dynamic_update_slice(blocks, block, (place, 0, 0, 0))
+        block = take(source_BKSH, BLOCK, row, start % source_BKSH.shape[2], mesh)
+        return put(blocks, block, place, jnp.int32(0), mesh)
 
     return KVCache(
         keys=[copy(blocks, source) for blocks, source in zip(pool.keys, state.cache.keys, strict=True)],

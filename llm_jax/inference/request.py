@@ -1,17 +1,75 @@
 """What goes into the engine and what comes out of it."""
 
-import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from llm_jax.errors import RequestError
-from llm_jax.inference.lookup import PromptLookup
-from llm_jax.inference.sampling import SamplingParams
 
 FinishReason = Literal["stop", "length"]
+MAX_LOGPROBS = 20  # OpenAI's bound on top_logprobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How one request wants its tokens chosen.
+
+    The order is the field's usual one: penalties and bias, temperature, top-k, top-p, min-p, then a draw.
+
+    Attributes:
+        max_new_tokens: at least 1.
+        temperature: 0 is greedy; logits are divided by it otherwise.
+        top_k: keep the k most likely tokens. None or 0 keeps all.
+        top_p: keep the most likely tokens until their mass reaches p, in (0, 1] (arXiv:1904.09751).
+        min_p: keep tokens at least min_p times as likely as the most likely one, in [0, 1] (arXiv:2407.01082).
+        repetition_penalty: positive logits of seen tokens are divided by it, negative ones multiplied; over
+            prompt and generated tokens (CTRL, arXiv:1909.05858). Above 0; 1 is off.
+        presence_penalty, frequency_penalty: OpenAI's additive rule over generated tokens, -2 to 2.
+        logit_bias: added to the logits of these ids, -100 to 100.
+        seed: the same seed gives the same tokens. None draws a fresh one.
+        stop_ids: generation ends when one of these is chosen.
+        logprobs: report the chosen token's log-probability and this many alternatives, 0 to 20. None reports none.
+    """
+
+    max_new_tokens: int = 50
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+    stop_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check("max_new_tokens", lambda n: n >= 1, "at least 1")
+        self._check("temperature", lambda t: 0 <= t < math.inf, "0 (greedy) or above")
+        self._check("top_k", lambda k: k >= 0, "at least 1, or unset")
+        self._check("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
+        self._check("min_p", lambda p: 0 <= p <= 1, "0 to 1")
+        self._check("repetition_penalty", lambda r: 0 < r < math.inf, "above 0 (1 is off)")
+        self._check("presence_penalty", lambda p: -2 <= p <= 2, "-2 to 2")
+        self._check("frequency_penalty", lambda p: -2 <= p <= 2, "-2 to 2")
+        self._check("logprobs", lambda n: 0 <= n <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}, or unset")
+        for token, bias in (self.logit_bias or {}).items():
+            if not -100 <= bias <= 100:
+                raise RequestError(f"logit_bias of token {token} is {bias}; it must be -100 to 100.", "logit_bias")
+
+    @property
+    def adjusts_logits(self) -> bool:
+        penalised = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return penalised or bool(self.logit_bias)
+
+    def _check(self, name: str, holds: Callable[[float], bool], allowed: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise RequestError(f"{name} is {value}; it must be {allowed}.", name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,50 +123,3 @@ class TokenEvent:
 
 
 OnEvent = Callable[[TokenEvent | Exception], None]
-
-
-@dataclass(eq=False)
-class Job:
-    """A request on its way through the engine.
-
-    Attributes:
-        row: its place in the batch, -1 before it has one.
-        held: tokens that its row holds, counting steps that are still under way.
-        asked: tokens asked of the device so far, counting the same.
-        generated: tokens that have arrived.
-        saved: blocks of the prompt that the prefix cache was offered.
-        is_over: finished, failed or cancelled; tokens under way for it are dropped.
-    """
-
-    ticket: int
-    request: Request
-    on_event: OnEvent
-    on_admit: Callable[[], None]
-    seed: int = 0
-    row: int = -1
-    held: int = 0
-    asked: int = 0
-    saved: int = 0
-    generated: list[int] = field(default_factory=list)
-    is_over: bool = False
-
-    def __post_init__(self) -> None:
-        seed = self.request.sampling.seed
-        self.seed = secrets.randbits(63) if seed is None else seed
-        self.lookup = PromptLookup(self.request.prompt_ids)
-
-    @property
-    def sequence(self) -> tuple[int, ...]:
-        return (*self.request.prompt_ids, *self.generated)
-
-    @property
-    def wants_more(self) -> bool:
-        return not self.is_over and self.asked < self.request.sampling.max_new_tokens
-
-    def take(self, token: int) -> FinishReason | None:
-        """Notes a token that arrived; says whether the request ends with it."""
-        self.generated.append(token)
-        self.lookup.push(token)
-        if token in self.request.sampling.stop_ids:
-            return "stop"
-        return "length" if len(self.generated) >= self.request.sampling.max_new_tokens else None

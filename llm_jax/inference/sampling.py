@@ -1,11 +1,9 @@
-"""From logits to a token: what a request may ask for, and the pure functions that do it for a whole batch.
+"""From logits to a token, for a whole batch: pure functions.
 
 Every setting is a traced vector with one entry per row, so that requests with different settings share one
 compiled step. A row's noise depends on its own seed and on how many tokens it has generated, on nothing else.
 """
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,70 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from llm_jax.errors import RequestError
+from llm_jax.inference.request import MAX_LOGPROBS, SamplingParams
 
-MAX_LOGPROBS = 20  # OpenAI's bound on top_logprobs
 SMALLEST, LARGEST = 1e-30, 1e30  # what a float32 holds with room to multiply; beyond it nothing changes
 COLDEST = 1e-6  # nearly greedy; logits divided by less would overflow
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How one request wants its tokens chosen.
-
-    The order is the field's usual one: penalties and bias, temperature, top-k, top-p, min-p, then a draw.
-
-    Attributes:
-        max_new_tokens: at least 1.
-        temperature: 0 is greedy; logits are divided by it otherwise.
-        top_k: keep the k most likely tokens. None or 0 keeps all.
-        top_p: keep the most likely tokens until their mass reaches p, in (0, 1] (arXiv:1904.09751).
-        min_p: keep tokens at least min_p times as likely as the most likely one, in [0, 1] (arXiv:2407.01082).
-        repetition_penalty: positive logits of seen tokens are divided by it, negative ones multiplied; over
-            prompt and generated tokens (CTRL, arXiv:1909.05858). Above 0; 1 is off.
-        presence_penalty, frequency_penalty: OpenAI's additive rule over generated tokens, -2 to 2.
-        logit_bias: added to the logits of these ids, -100 to 100.
-        seed: the same seed gives the same tokens. None draws a fresh one.
-        stop_ids: generation ends when one of these is chosen.
-        logprobs: report the chosen token's log-probability and this many alternatives, 0 to 20. None reports none.
-    """
-
-    max_new_tokens: int = 50
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] | None = None
-    seed: int | None = None
-    stop_ids: tuple[int, ...] = ()
-    logprobs: int | None = None
-
-    def __post_init__(self) -> None:
-        self._check("max_new_tokens", lambda n: n >= 1, "at least 1")
-        self._check("temperature", lambda t: 0 <= t < math.inf, "0 (greedy) or above")
-        self._check("top_k", lambda k: k >= 0, "at least 1, or unset")
-        self._check("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
-        self._check("min_p", lambda p: 0 <= p <= 1, "0 to 1")
-        self._check("repetition_penalty", lambda r: 0 < r < math.inf, "above 0 (1 is off)")
-        self._check("presence_penalty", lambda p: -2 <= p <= 2, "-2 to 2")
-        self._check("frequency_penalty", lambda p: -2 <= p <= 2, "-2 to 2")
-        self._check("logprobs", lambda n: 0 <= n <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}, or unset")
-        for token, bias in (self.logit_bias or {}).items():
-            if not -100 <= bias <= 100:
-                raise RequestError(f"logit_bias of token {token} is {bias}; it must be -100 to 100.", "logit_bias")
-
-    @property
-    def adjusts_logits(self) -> bool:
-        penalised = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
-        return penalised or bool(self.logit_bias)
-
-    def _check(self, name: str, holds: Callable[[float], bool], allowed: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise RequestError(f"{name} is {value}; it must be {allowed}.", name)
 
 
 @jax.tree_util.register_dataclass
@@ -157,7 +95,7 @@ class Choice:
     top_logprob_BA: Array
 
 
-def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Array | None = None) -> Choice:
+def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Array, is_masked: Array) -> Choice:
     """Chooses one token per row; the choices of rows that are not active mean nothing.
 
     What no active row asks for is not computed: an all-greedy batch pays for no filter and no noise.
@@ -165,14 +103,15 @@ def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Arr
     Args:
         logits_BV: float32.
         active_B: bool.
-        allowed_BV: bool; tokens outside cannot be chosen (grammar masks). None allows all.
+        allowed_BV: bool; tokens outside cannot be chosen (grammar masks).
+        is_masked: bool; False says that all are allowed.
     """
     adjusted_BV = jax.lax.cond(
         jnp.any(active_B & rows.adjusts_B), lambda: adjust(logits_BV, rows), lambda: logits_BV
     )  # fmt: skip
-    if allowed_BV is not None:
-        adjusted_BV = jnp.where(allowed_BV, adjusted_BV, -jnp.inf)
-
+    adjusted_BV = jax.lax.cond(
+        is_masked, lambda: jnp.where(allowed_BV, adjusted_BV, -jnp.inf), lambda: adjusted_BV
+    )  # fmt: skip
     greedy_B = first_argmax(adjusted_BV)
     random_B = active_B & (rows.temperature_B > 0)
     token_B = jax.lax.cond(
@@ -211,30 +150,58 @@ def filter_logits(logits_BV: Array, rows: RowSettings) -> Array:
     temperature_B = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
     logits_BV = logits_BV / temperature_B[:, None]
 
-    def top_k() -> Array:
-        ones = jnp.ones_like(logits_BV)
-        return jnp.where(most_likely(logits_BV, ones, rows.top_k_B.astype(jnp.float32)), logits_BV, -jnp.inf)
+    def keep(weight_BV: Array, target_B: Array, is_on_B: Array) -> Array:
+        kept_BV = most_likely(logits_BV, weight_BV, jnp.where(is_on_B, target_B, 0.0))
+        return jnp.where(kept_BV | ~is_on_B[:, None], logits_BV, -jnp.inf)
 
-    logits_BV = jax.lax.cond(jnp.any(rows.top_k_B < V), top_k, lambda: logits_BV)
-
-    def top_p() -> Array:
-        kept = most_likely(logits_BV, jax.nn.softmax(logits_BV, axis=-1), rows.top_p_B)
-        return jnp.where(kept | (rows.top_p_B >= 1)[:, None], logits_BV, -jnp.inf)
-
-    logits_BV = jax.lax.cond(jnp.any(rows.top_p_B < 1), top_p, lambda: logits_BV)
+    wants_k_B, wants_p_B = rows.top_k_B < V, rows.top_p_B < 1
+    logits_BV = jax.lax.cond(
+        wants_k_B.any(),
+        lambda: keep(jnp.ones_like(logits_BV), rows.top_k_B.astype(jnp.float32), wants_k_B),
+        lambda: logits_BV,
+    )
+    logits_BV = jax.lax.cond(
+        wants_p_B.any(),
+        lambda: keep(jax.nn.softmax(logits_BV, axis=-1), rows.top_p_B, wants_p_B),
+        lambda: logits_BV,
+    )
     floor_B1 = logits_BV.max(-1, keepdims=True) + jnp.log(rows.min_p_B)[:, None]  # log 0 = -inf: off
     return jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
 
 
-def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
+def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array, *, candidates: int = 256) -> Array:
     """The shortest run of tokens, best logit first and equal logits by id, whose weights reach the target.
 
     With weights of one and target k this is top-k; with probabilities and p, top-p. Sorting 50,000 logits takes
-    12 to 34 ms on a CPU, so the run's end is found bit by bit instead: first the least logit that belongs to it
-    (32 passes over the bits of an order-preserving integer), then the last id among those that equal it.
+    12 to 34 ms on a CPU, the best few hundred a fraction of one. Where those do not reach, `_end_of_run` searches.
+
+    Args:
+        candidates: how many of the best to look at first.
 
     Returns:
         bool [B, V].
+    """
+    V = logits_BV.shape[1]
+    logits_BV = logits_BV + 0.0  # so that zeros of both signs are equal
+    best_BC, id_BC = jax.lax.top_k(logits_BV, min(candidates, V))  # equal ones by id
+    reached_BC = jnp.cumsum(jnp.take_along_axis(weight_BV, id_BC, 1), axis=1)
+
+    def among_the_best() -> tuple[Array, Array]:
+        last_B1 = (reached_BC < target_B[:, None]).sum(1, keepdims=True)
+        return jnp.take_along_axis(best_BC, last_B1, 1)[:, 0], jnp.take_along_axis(id_BC, last_B1, 1)[:, 0]
+
+    least_B, last_B = jax.lax.cond(
+        (reached_BC[:, -1] >= target_B).all(), among_the_best, lambda: _end_of_run(logits_BV, weight_BV, target_B)
+    )
+    is_before = jnp.arange(V, dtype=jnp.int32) <= last_B[:, None]
+    return (logits_BV > least_B[:, None]) | ((logits_BV == least_B[:, None]) & is_before)
+
+
+def _end_of_run(logits_BV: Array, weight_BV: Array, target_B: Array) -> tuple[Array, Array]:
+    """The logit and the id of the last token of `most_likely`'s run.
+
+    Found bit by bit: first the least logit that belongs to the run (32 passes over the bits of an order-preserving
+    integer), then the last id among those that equal it.
     """
     order_BV = _ordered_bits(logits_BV)
 
@@ -257,8 +224,8 @@ def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
         trial_B = below_B | (jnp.int32(1) << (bits - 1 - i))
         return jnp.where(heavy_enough(above_BV | (equal_BV & (id_V < trial_B[:, None]))), below_B, trial_B)
 
-    below_B = jax.lax.fori_loop(0, bits, id_bit, jnp.zeros(logits_BV.shape[0], jnp.int32))
-    return above_BV | (equal_BV & (id_V <= below_B[:, None]))
+    last_B = jax.lax.fori_loop(0, bits, id_bit, jnp.zeros(logits_BV.shape[0], jnp.int32))
+    return jnp.where(equal_BV, logits_BV, -jnp.inf).max(-1), last_B
 
 
 def draw(logits_BV: Array, rows: RowSettings) -> Array:

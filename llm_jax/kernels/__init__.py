@@ -4,7 +4,8 @@ Native kernels where the library is built and the processor has what they need, 
 made once, when weights are packed.
 """
 
-from llm_jax.kernels.attention import cached_attention
+from llm_jax.kernels.attention import cached_attention, has_native_attention
+from llm_jax.kernels.blocks import put_block, take_block
 from llm_jax.kernels.cached import from_rows, held_positions, ring_capacity, row_width, slots, to_rows
 from llm_jax.kernels.native import Level, available, best_level, features, use_huge_pages
 from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
@@ -23,13 +24,16 @@ __all__ = [
     "cached_attention",
     "features",
     "from_rows",
+    "has_native_attention",
     "held_positions",
     "matmul",
     "pack",
     "pack_gated",
+    "put_block",
     "ring_capacity",
     "row_width",
     "slots",
+    "take_block",
     "to_rows",
     "use_huge_pages",
 ]

@@ -53,7 +53,7 @@ def cached_attention(
     level = best_level() if level is None else level
     B, T, E, H = qkv_BTEH.shape
     N = E - 2 * keys_BKSH.shape[1]
-    if level == Level.XLA or H % HEAD_STEP or H > LARGEST_HEAD:
+    if not has_native_attention(H, level):
         return _by_xla(
             qkv_BTEH, keys_BKSH, values_BKSH, lengths_B, first_row, scale=scale, softcap=softcap, window=window,
             slopes_N=slopes_N, rotary=rotary, context=context,
@@ -85,6 +85,11 @@ def cached_attention(
         softcap=np.float32(softcap or 0.0),
     )
     return out_BTNH, keys_BKSH, values_BKSH
+
+
+def has_native_attention(head_size: int, level: Level) -> bool:
+    """Whether `cached_attention` runs natively: then it needs no `context`, and reads what each row holds."""
+    return level != Level.XLA and head_size % HEAD_STEP == 0 and head_size <= LARGEST_HEAD
 
 
 def _by_xla(

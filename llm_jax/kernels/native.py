@@ -22,6 +22,7 @@ class Level(IntEnum):
 
 
 PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
+PUT, TAKE = "llm_put", "llm_take"
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +34,7 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     library.llm_level.restype = ctypes.c_int64
     library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    for name in (PACK, PRODUCT, ATTENTION):
+    for name in (PACK, PRODUCT, ATTENTION, PUT, TAKE):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

@@ -38,12 +38,16 @@ def tensor_parallel_mesh(devices: int) -> Mesh:
     return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
-def shard_params(params: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
-    """The same parameters, cut over the mesh; an axis that does not divide evenly stays whole."""
+def shard_params(config: ModelConfig, params: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
+    """The same parameters, cut over the mesh. No head is cut; what does not divide evenly is whole on every device."""
+    heads = {"qkv_proj": config.num_heads + 2 * config.kv_heads, "out_proj": config.num_heads}
 
     def spec(name: str, value: Array) -> PartitionSpec:
         axis = next((axis for pattern, axis in RULES if pattern.search(name)), None)
-        if axis is None or value.shape[axis] % mesh.size:
+        if axis is None:
+            return PartitionSpec()
+        pieces = next((number for layer, number in heads.items() if layer in name), value.shape[axis])
+        if pieces % mesh.size:
             return PartitionSpec()
         return PartitionSpec(*[AXIS if i == axis else None for i in range(value.ndim)])
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
+from server.authentication import tenant_of
 from server.lifecycle import engine_of
 from server.schemas.openai import ChatBody
 
@@ -23,9 +24,8 @@ async def chat_completions(request: Request) -> Response:
     engine = engine_of(request)
     chat = engine.chat_format
     prompt = chat.render([message.for_template() for message in body.messages])
-    generation = engine.generate(
-        await engine.prepare([prompt], body), stop=(*body.stop_strings, *chat.stop), prefix=chat.prefix
-    )
+    requests = await engine.prepare([prompt], body, tenant=tenant_of(request))
+    generation = engine.generate(requests, stop=(*body.stop_strings, *chat.stop), prefix=chat.prefix)
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
     if body.user:
         request.scope["log_fields"]["user"] = body.user

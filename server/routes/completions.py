@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
+from server.authentication import tenant_of
 from server.lifecycle import engine_of
 from server.schemas.openai import CompletionBody
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 async def completions(request: Request) -> Response:
     body = await CompletionBody.read(request)
     engine = engine_of(request)
-    generation = engine.generate(await engine.prepare(body.prompts, body), stop=body.stop_strings)
+    requests = await engine.prepare(body.prompts, body, tenant=tenant_of(request))
+    generation = engine.generate(requests, stop=body.stop_strings)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",

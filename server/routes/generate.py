@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
+from server.authentication import tenant_of
 from server.lifecycle import engine_of
 from server.schemas.generate import BatchGenerateBody, GenerateBody
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 async def generate(request: Request) -> Response:
     body = await GenerateBody.read(request)
     engine = engine_of(request)
-    generation = engine.generate(await engine.prepare([body.prompt], body), stop=body.stop_strings)
+    requests = await engine.prepare([body.prompt], body, tenant=tenant_of(request))
+    generation = engine.generate(requests, stop=body.stop_strings)
     if body.stream:
         return await stream(request, generation, _events)
     [result] = await collect(request, generation)
@@ -29,7 +31,8 @@ async def generate(request: Request) -> Response:
 async def batch_generate(request: Request) -> Response:
     body = await BatchGenerateBody.read(request)
     engine = engine_of(request)
-    generation = engine.generate(await engine.prepare(body.prompts, body), stop=body.stop_strings)
+    requests = await engine.prepare(body.prompts, body, tenant=tenant_of(request))
+    generation = engine.generate(requests, stop=body.stop_strings)
     results = await collect(request, generation)
     return JSONResponse({"results": [_completed(*pair) for pair in zip(body.prompts, results, strict=True)]})
 

@@ -5,10 +5,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from llm_jax.errors import RequestError
+from llm_jax.errors import ConfigError, RequestError
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward
 
@@ -147,17 +145,32 @@ def test_cancelling_frees_the_place_and_silences_the_request(model: Model) -> No
     assert (engine.stats.running, engine.stats.waiting, engine.stats.kv_tokens) == (0, 0, 0)
 
 
-def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) -> None:
+def test_a_failing_grammar_ends_its_own_request_alone(model: Model) -> None:
     engine = Engine(model, max_batch=3)
 
-    def broken(generated: list[int]) -> np.ndarray:
-        raise RuntimeError("grammar failed")
+    def broken(generated: list[int]) -> np.ndarray | None:
+        if len(generated) == 2:
+            raise RuntimeError("grammar failed")
+        return None
 
     heard: list[object] = []
     engine.submit(replace(request(0, 5, 5), mask=broken), heard.append)
+    (events,) = finish_all(engine, [request(1, 5, 5)])
+    assert [str(x) for x in heard[2:]] == ["grammar failed"]
+    assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
+
+
+def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) -> None:
+    """A mask that is too long breaks the step that it is sent with."""
+    engine = Engine(model, max_batch=3, prefix_tokens=128)
+    heard: list[object] = []
+    engine.submit(replace(request(0, 70, 5), mask=lambda generated: np.ones(99, bool)), heard.append)
     while engine.step():
         pass
-    assert [str(x) for x in heard] == ["grammar failed"]
+    assert len(heard) == 1
+    assert isinstance(heard[0], Exception)
+    stats = engine.stats
+    assert (stats.running, stats.kv_tokens, stats.prefix_blocks, stats.prefix_free) == (0, 0, 0, 2)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
 
@@ -176,6 +189,13 @@ def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request
     with pytest.raises(RequestError, match=words):
         engine.submit(bad, print)
     assert engine.stats.waiting == 0
+
+
+def test_a_cache_that_memory_has_no_room_for_is_refused_with_what_to_do(model: Model) -> None:
+    with pytest.raises(
+        ConfigError, match=r"KV cache of 100000000 rows of 400 tokens, with 0 kept, takes .* GB.*lower max_batch"
+    ):
+        Engine(model, max_batch=10**8)
 
 
 def test_the_thread_serves_many_submitters(model: Model) -> None:
@@ -203,47 +223,35 @@ def test_the_thread_serves_many_submitters(model: Model) -> None:
 
 
 def test_after_warmup_nothing_is_compiled(model: Model) -> None:
-    engine = Engine(model, max_batch=3)
+    """Every setting, grammars, shared beginnings, guesses, a full context, a full batch, a cancelled request."""
+    engine = Engine(model, max_batch=5, prefix_tokens=256)
     engine.warmup()
     before = engine.stats.compilations
-    finish_all(
-        engine, [request(i, n, 30, **VARIETY[i % 5]) for i, n in enumerate([1, 16, 17, 100, 129, 256, 300, 370])]
-    )
-    assert engine.stats.compilations == before
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_schedule_gives_the_same_tokens_and_leaks_no_place(model: Model, data: st.DataObject) -> None:
-    """Arrivals, lengths, settings and cancellations at random times."""
-    engine = Engine(model, max_batch=3)
-    plans = data.draw(
-        st.lists(
-            st.tuples(
-                st.integers(0, 12), st.integers(1, 60), st.integers(1, 12), st.sampled_from(VARIETY), st.booleans()
-            ),
-            min_size=1,
-            max_size=7,
-        )
-    )  # fmt: skip
-    heard: list[list[TokenEvent]] = [[] for _ in plans]
-    requests = [request(i, length, new, **kind) for i, (_, length, new, kind, _) in enumerate(plans)]
-    tickets: dict[int, int] = {}
-    for now in range(14):
-        for i, (arrival, *_, cancelled) in enumerate(plans):
-            if arrival == now:
-                tickets[i] = engine.submit(requests[i], heard[i].append)
-            if cancelled and i in tickets and now == arrival + 3:
-                engine.cancel(tickets[i])
+    assert before > 0
+    lengths = [1, 16, 17, 100, 129, 256, 300, 370, 300, 5]
+    requests = [request(i, n, 30, **VARIETY[i % 5], logprobs=i % 3 or None) for i, n in enumerate(lengths)]
+    requests += [replace(requests[3], mask=lambda generated: np.arange(61) > 30), replace(requests[6], salt="other")]
+    requests.append(replace(requests[0], prompt_ids=(5, 9, 2, 33, 7) * 20))
+    events: list[TokenEvent] = []
+    tickets = [engine.submit(r, events.append) for r in requests]
+    for _ in range(20):
         engine.step()
+    engine.cancel(tickets[7])
     while engine.step():
         pass
+    finish_all(engine, requests[:1])  # alone, and in the smallest batch
+    finish_all(engine, [request(0, 390, 10, temperature=0.0), requests[-1]])
     stats = engine.stats
-    assert (stats.running, stats.waiting, stats.kv_tokens) == (0, 0, 0)
-    for i, (*_, cancelled) in enumerate(plans):
-        alone = tokens(finish_all(Engine(model, max_batch=3), [requests[i]])[0])
-        got = tokens(heard[i])
-        assert got == alone[: len(got)] if cancelled else got == alone
+    assert stats.prefix_hits > 0
+    assert stats.drafted > 0
+    assert stats.compilations == before
+
+
+def test_every_compilation_is_counted(model: Model) -> None:
+    engine = Engine(model)
+    before = engine.stats.compilations
+    jax.jit(lambda x: x * before + 1)(np.ones(7))
+    assert engine.stats.compilations == before + 1
 
 
 def test_a_shared_beginning_is_computed_once_and_changes_nothing(model: Model) -> None:
@@ -315,3 +323,10 @@ def test_rows_close_ranks_when_others_leave(model: Model) -> None:
     requests = [request(i, 10 + i, 3 if i < 3 else 40, **VARIETY[i]) for i in range(4)]
     together = finish_all(Engine(model, max_batch=4), requests)
     assert tokens(together[3]) == tokens(finish_all(Engine(model, max_batch=3), [requests[3]])[0])
+
+
+def test_a_context_shorter_than_any_chunk(model: Model) -> None:
+    engine = Engine(model, max_batch=2, max_len=11)
+    engine.warmup()
+    r = request(0, 8, 3, temperature=0.0)
+    assert tokens(finish_all(engine, [r])[0]) == uncached_greedy(model, r.prompt_ids, 3)

@@ -9,14 +9,20 @@ import pytest
 from scipy.stats import chisquare
 
 from llm_jax.errors import RequestError
-from llm_jax.inference.sampling import RowSettings, SamplingParams, count, most_likely, row_settings, sample
+from llm_jax.inference.request import SamplingParams
+from llm_jax.inference.sampling import Choice, RowSettings, count, most_likely, row_settings, sample
 
 V = 24
 DRAWS = 8192
 LOGITS = np.random.default_rng(0).normal(0, 2, V).astype(np.float32)
 PROMPT, GENERATED = (3, 4, 4), (5, 5, 6)
 
-run, note = jax.jit(sample), jax.jit(count)
+note, _sample = jax.jit(count), jax.jit(sample)
+
+
+def run(logits: np.ndarray, rows: RowSettings, active: np.ndarray, allowed: np.ndarray | None = None) -> Choice:
+    everything = np.ones(logits.shape, bool)
+    return _sample(logits, rows, active, everything if allowed is None else allowed, allowed is not None)
 
 
 def batch(rows: list[RowSettings]) -> RowSettings:
@@ -101,12 +107,15 @@ def test_one_seed_over_many_steps_is_a_fair_sequence_too() -> None:
     assert abs(np.corrcoef(lag[:-1], lag[1:])[0, 1]) < 0.08  # consecutive draws are not correlated
 
 
+@pytest.mark.parametrize("candidates", [4, V])
 @pytest.mark.parametrize("k", [1, 2, 7, V])
-def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int) -> None:
+def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int, candidates: int) -> None:
+    """Among the candidates, and where these do not suffice."""
     rng = np.random.default_rng(k)
     logits = rng.integers(-2, 3, (50, V)).astype(np.float32)  # many ties; zeros of both signs
     logits[logits == 0] *= rng.choice([-1.0, 1.0], (logits == 0).sum())
-    kept = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), jnp.full(50, float(k))))
+    target = jnp.full(50, float(k))
+    kept = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), target, candidates=candidates))
     for row, mask in zip(logits, kept, strict=True):
         assert set(np.flatnonzero(mask)) == set(np.argsort(-row, kind="stable")[:k])
 

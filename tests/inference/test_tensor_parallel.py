@@ -10,19 +10,23 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams
-from llm_jax.model import Model, init_params, tensor_parallel_mesh
+from llm_jax.model import Model, init_params, shard_params, tensor_parallel_mesh
 
-base = dict(vocab_size=64, hidden_size=32, num_layers=2, num_heads=8, max_seq_len=96, positions="rotary", dropout=0.0)
-for kinds in (
-    dict(num_kv_heads=4, use_glu=True, norm="rms_norm", qkv_bias=False),
-    dict(num_kv_heads=2, vocab_size=61),  # neither divides by four: those stay whole
-    dict(use_moe=True, num_experts=3, top_k=2, tie_embeddings=True),
-):
+base = dict(vocab_size=64, hidden_size=32, num_layers=1, num_heads=8, max_seq_len=96, positions="rotary", dropout=0.0)
+everything = {"qkv_proj", "out_proj", "fc1", "gate_proj", "fc2", "lm_head", "token_embeddings"}
+llama = dict(num_kv_heads=4, use_glu=True, norm="rms_norm", qkv_bias=False)
+# Four devices divide neither its 6 heads of q, k and v, nor its tokens, nor its experts' width.
+uneven = dict(num_heads=4, num_kv_heads=1, vocab_size=61, intermediate_size=126, use_moe=True, num_experts=3, top_k=2)
+for kinds, cut in (llama, everything), (uneven, {"out_proj"}):
     config = ModelConfig(**{**base, **kinds})
     params = {k: v * (8 if v.ndim > 1 else 1) for k, v in init_params(config).items()}
+    mesh = tensor_parallel_mesh(4)
+    placed = shard_params(config, params, mesh)
+    found = {name.split(".")[-2] for name, x in placed.items() if not x.is_fully_replicated and "weight" in name}
+    assert found == cut, found
     texts = []
-    for mesh in (None, tensor_parallel_mesh(4)):
-        engine, heard = Engine(Model(config, params), max_batch=2, mesh=mesh, prefix_tokens=128), ([], [])
+    for mesh in (None, mesh):
+        engine, heard = Engine(Model(config, params), max_batch=2, mesh=mesh), ([], [])
         for i, events in enumerate(heard):
             prompt = tuple(np.random.default_rng(i).integers(0, 61, 5 + 20 * i).tolist())
             sampling = SamplingParams(max_new_tokens=20, temperature=0.0)
@@ -30,9 +34,6 @@ for kinds in (
         while engine.step():
             pass
         texts.append([[event.token for event in events] for events in heard])
-        if mesh is not None:
-            cut = engine._params["transformer_blocks.0.self_attn.out_proj.weight"]
-            assert len(cut.sharding.device_set) == 4 and not cut.is_fully_replicated
     assert texts[0] == texts[1], texts
 print("same tokens")
 """

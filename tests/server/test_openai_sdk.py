@@ -25,6 +25,7 @@ def test_a_chat(client: openai.OpenAI) -> None:
         "prompt_tokens": len(PROMPT),
         "completion_tokens": TOKENS,
         "total_tokens": len(PROMPT) + TOKENS,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

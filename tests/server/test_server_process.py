@@ -228,3 +228,23 @@ def test_it_will_not_start_on_a_port_that_is_taken() -> None:
 
 def test_it_will_not_start_with_a_setting_that_it_does_not_know() -> None:
     assert "LLM_SERVING_MODEL_PATH" in refusal_to_start(LLM_SERVING_MODELPATH="x")
+
+
+def test_what_a_prompt_has_in_common_with_an_earlier_one_of_its_key_is_not_computed_again(narrow: Server) -> None:
+    """And the compilation counter stays where it was when the server became ready."""
+    compiled = narrow.metric("llm_compilations_total", **KEYS)
+    prompt = "a shared beginning " * 12  # three whole blocks of 64 bytes
+
+    def cached_tokens(key: str) -> int:
+        client = openai.OpenAI(base_url=f"{narrow.url}/v1", api_key=key, max_retries=0)
+        usage = client.completions.create(model="llm", prompt=prompt, max_tokens=3, temperature=0).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        return usage.prompt_tokens_details.cached_tokens or 0
+
+    assert [cached_tokens(key) for key in ("first", "first", "second", "second")] == [0, 192, 0, 192]
+    assert narrow.metric("llm_prefix_cache_hits_total", **KEYS) == 2 * 192
+    assert narrow.metric("llm_prefix_cache_queries_total", **KEYS) >= 4 * len(prompt)
+    assert narrow.metric("llm_prompt_tokens_cached_total", **KEYS) == 2 * 192
+    assert compiled > 0
+    assert narrow.metric("llm_compilations_total", **KEYS) == compiled

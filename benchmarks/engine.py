@@ -1,0 +1,179 @@
+"""What the engine saves and what it keeps even: prompts that begin alike, text that repeats, prompts beside streams.
+
+Ratios of times that are taken in turns on one machine, so that its speed does not matter.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from cli._errors import Command
+
+if TYPE_CHECKING:
+    from llm_jax.inference import Engine
+    from llm_jax.kernels import Kind
+    from llm_jax.model import Model
+
+# A small llama's shape, with random weights.
+SHAPE: dict[str, Any] = dict(
+    vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, intermediate_size=2048, max_seq_len=1088,
+    positions="rotary", norm="rms_norm", use_glu=True, qkv_bias=False, mlp_bias=False, lm_head_bias=False, dropout=0.0,
+)  # fmt: skip
+PREFIX, LONG_PROMPT = 512, 1000
+STREAMS, MAX_BATCH = 4, 8
+
+
+@click.command(cls=Command)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--only", type=click.Choice(["prefix", "lookup", "gap"]), help="One of the three.  [default: all]")
+def main(dtype: "Kind", as_json: bool, only: str | None) -> None:
+    """Measure what prefix reuse and prompt lookup save, and how even streams stay beside a long prompt."""
+    from llm_jax.config import ModelConfig
+    from llm_jax.model import Model
+
+    model = Model.init(ModelConfig(**SHAPE))
+    measures = {"prefix": prefix_reuse, "lookup": prompt_lookup, "gap": gap_beside_a_prompt}
+    report: dict[str, float] = {}
+    for name, measure in measures.items():
+        if only in (None, name):
+            report |= measure(model, dtype)
+    if as_json:
+        click.echo(json.dumps({"dtype": dtype} | report))
+    else:
+        for name, value in report.items():
+            click.echo(f"{name.replace('_', ' ')}: {value:.3g}")
+
+
+@dataclass
+class Stream:
+    """One request and what came of it: its tokens, and when each arrived (seconds)."""
+
+    sent_at: float
+    ticket: int = -1
+    tokens: list[int] = field(default_factory=list)
+    arrived: list[float] = field(default_factory=list)
+
+    @property
+    def first_token(self) -> float:
+        return self.arrived[0] - self.sent_at
+
+    def gaps(self, since: float = 0.0, until: float = math.inf) -> list[float]:
+        """Seconds between neighbouring tokens that arrived in that time."""
+        times = [at for at in self.arrived if since <= at <= until]
+        return [later - earlier for earlier, later in pairwise(times)]
+
+
+def send(engine: "Engine", prompt: Sequence[int], new: int) -> Stream:
+    """Submits a greedy request."""
+    from llm_jax.inference import Request, SamplingParams, TokenEvent
+
+    stream = Stream(time.perf_counter())
+
+    def hear(event: TokenEvent | Exception) -> None:
+        if isinstance(event, Exception):
+            raise event
+        stream.tokens.append(event.token)
+        stream.arrived.append(time.perf_counter())
+
+    request = Request(prompt_ids=tuple(prompt), sampling=SamplingParams(max_new_tokens=new, temperature=0.0))
+    stream.ticket = engine.submit(request, hear)
+    return stream
+
+
+def finish(engine: "Engine", prompt: Sequence[int], new: int) -> Stream:
+    stream = send(engine, prompt, new)
+    while engine.step():
+        pass
+    return stream
+
+
+def prefix_reuse(model: "Model", dtype: "Kind") -> dict[str, float]:
+    """Time to the first token behind 512 tokens that were seen before, over the time when they were new."""
+    from llm_jax.inference import Engine
+
+    kept = Engine(model, max_batch=2, max_len=640, dtype=dtype, prefix_tokens=8 * PREFIX, speculate=False)
+    plain = Engine(model, max_batch=2, max_len=640, dtype=dtype, speculate=False)
+    kept.warmup()
+    plain.warmup()
+    ratios, same = [], []
+    for seed in range(3):
+        shared = random_prompt(seed, PREFIX)
+        first, second = (finish(kept, (*shared, *random_prompt(100 + i, 16)), 16) for i in range(2))
+        ratios.append(second.first_token / first.first_token)
+        same.append(second.tokens == finish(plain, (*shared, *random_prompt(101, 16)), 16).tokens)
+    return {"prefix_first_token_ratio": statistics.median(ratios), "prefix_same_tokens": float(all(same))}
+
+
+def prompt_lookup(model: "Model", dtype: "Kind") -> dict[str, float]:
+    """Seconds of plain decoding over those with guesses: a text of 400 tokens is said again, one in 40 corrected."""
+    from llm_jax.inference import Engine
+
+    text, errors = random_prompt(0, 400), random_prompt(1, 400)
+    draft = tuple(errors[i] if i % 40 == 39 else token for i, token in enumerate(text))
+    reciter = reciting(model, text)
+    runs: dict[bool, list[Stream]] = {}
+    right = 0.0
+    for speculate in (True, False):
+        engine = Engine(reciter, max_batch=2, dtype=dtype, speculate=speculate)
+        engine.warmup()
+        runs[speculate] = [finish(engine, (*draft, text[0]), 390) for _ in range(3)]
+        if speculate:
+            right = engine.stats.accepted / max(engine.stats.drafted, 1)
+    seconds = {key: min(sum(stream.gaps()) for stream in streams) for key, streams in runs.items()}
+    return {
+        "lookup_speedup": seconds[False] / seconds[True],
+        "lookup_share_of_guesses_right": right,
+        "lookup_same_tokens": float(runs[True][0].tokens == runs[False][0].tokens == list(text[1:391])),
+    }
+
+
+def reciting(model: "Model", text: Sequence[int]) -> "Model":
+    """A model of the same shape, and with as much to compute, that greedily says this text from any token of it on."""
+    params = {name: 0 * x if "out_proj" in name or "fc2" in name else x for name, x in model.params.items()}
+    table = params["embedding_layer.token_embeddings.weight"]
+    before, after = np.array(text[:-1]), np.array(text[1:])
+    params["lm_head.weight"] = params["lm_head.weight"].at[after].set(table[before])
+    return replace(model, params=params)
+
+
+def gap_beside_a_prompt(model: "Model", dtype: "Kind") -> dict[str, float]:
+    """The gaps of running streams while a prompt of 1,000 tokens is computed, over their median before that."""
+    from llm_jax.inference import Engine
+
+    engine = Engine(model, max_batch=MAX_BATCH, dtype=dtype, speculate=False)
+    engine.warmup()
+    streams = [send(engine, random_prompt(i, 32), 600) for i in range(STREAMS)]
+    while min(len(stream.tokens) for stream in streams) < 60:
+        engine.step()
+    before = [gap for stream in streams for gap in stream.gaps()[20:]]
+    long = send(engine, random_prompt(9, LONG_PROMPT), 1)
+    while not long.arrived:
+        engine.step()
+    beside = [gap for stream in streams for gap in stream.gaps(long.sent_at, long.arrived[0])]
+    for stream in streams:
+        engine.cancel(stream.ticket)
+    median = statistics.median(before)
+    return {
+        "gap_median_ms": median * 1e3,
+        "gap_beside_a_prompt_median_ratio": statistics.median(beside) / median,
+        "gap_beside_a_prompt_largest_ratio": max(beside) / median,
+        "long_prompt_first_token_seconds": long.first_token,
+    }
+
+
+def random_prompt(seed: int, length: int) -> tuple[int, ...]:
+    """No token twice."""
+    return tuple(np.random.default_rng(seed).permutation(SHAPE["vocab_size"])[:length].tolist())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Whether what an engine keeps all its life fits into memory, found out before it is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from llm_jax.errors import ConfigError
+
+GB = 1e9
+
+
+def check_room(shapes: Any, what: str, remedy: str) -> None:
+    """Refuses arrays that memory has no room for. Silent where nobody says how much is free.
+
+    Args:
+        shapes: a tree of arrays or their shapes.
+        what, remedy: for the message.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    free = _free_bytes()
+    if free is not None and needed > free:
+        raise ConfigError(f"{what} takes {needed / GB:.1f} GB, and {free / GB:.1f} GB of memory are free; {remedy}.")
+
+
+def _free_bytes() -> int | None:
+    device = jax.devices()[0]
+    stats = device.memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return len(jax.devices()) * int(stats["bytes_limit"] - stats["bytes_in_use"])
+    if device.platform != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    return 1024 * int(fields["MemAvailable"].split()[0])

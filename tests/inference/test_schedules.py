@@ -1,0 +1,140 @@
+"""Whatever runs beside a request, and whenever it comes: the same tokens. And no place is ever lost."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_jax.config import ModelConfig
+from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
+from llm_jax.model import Model, init_params
+
+CONFIG = ModelConfig(
+    vocab_size=61, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, max_seq_len=256, positions="rotary",
+    norm="rms_norm", use_glu=True, dropout=0.0,
+)  # fmt: skip
+ROWS, BLOCKS = 4, 6
+WORDS = (5, 9, 2, 33, 7)  # a text that repeats them is one to guess from
+
+SETTINGS: tuple[dict, ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.0, "logprobs": 3},
+    {"temperature": 0.9, "top_p": 0.8},
+    {"temperature": 1.2, "top_k": 7, "frequency_penalty": 0.5},
+    {"temperature": 0.7, "min_p": 0.1, "repetition_penalty": 1.3, "stop_ids": tuple(range(0, 61, 9))},
+    {"temperature": 1.0, "logit_bias": {3: 4.0}, "presence_penalty": -1.0, "logprobs": 0},
+    {"temperature": 0.5, "logit_bias": {5: 100.0, 9: 97.0}, "max_new_tokens": 25},  # says 5 again and again, then 9
+    {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "seed": 5},
+)
+
+
+def only_even_after_odd(generated: Sequence[int]) -> np.ndarray | None:
+    """A grammar, of a kind."""
+    return np.arange(61) % 2 == 0 if generated and generated[-1] % 2 else None
+
+
+def make_request(index: int) -> Request:
+    """One of many different requests: some begin alike, some repeat themselves, every seventh has a grammar."""
+    rng = np.random.default_rng(index)
+    shared = np.random.default_rng(index % 3).integers(0, 61, 130).tolist()
+    ending = rng.integers(0, 61, rng.integers(1, 20)).tolist()
+    prompts = ending, shared[:70] + ending, list(WORDS) * 6 + ending[:2], shared + ending
+    sampling = {"max_new_tokens": int(rng.integers(1, 9)), "seed": index, **SETTINGS[index % len(SETTINGS)]}
+    return Request(
+        prompt_ids=tuple(prompts[index % 4]),
+        sampling=SamplingParams(**sampling),
+        mask=only_even_after_odd if index % 7 == 0 else None,
+        salt=str(index % 2),
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return Model(CONFIG, {k: v * (8 if v.ndim > 1 else 1) for k, v in init_params(CONFIG, seed=7).items()})
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Model) -> Engine:
+    """One for all schedules: what one of them leaves behind must not harm the next."""
+    engine = Engine(tiny, max_batch=ROWS, prefix_tokens=BLOCKS * 64)
+    engine.warmup()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Model) -> Callable[[int], list[TokenEvent]]:
+    """What a request yields with nothing beside it, nothing kept from others, and nothing guessed."""
+    plain = Engine(tiny, max_batch=1, speculate=False)
+
+    @cache
+    def run(index: int) -> list[TokenEvent]:
+        events: list[TokenEvent] = []
+        plain.submit(make_request(index), events.append)
+        while plain.step():
+            pass
+        return events
+
+    return run
+
+
+def run_schedule(engine: Engine, plans: Sequence[tuple[int, int, int]]) -> list[list[TokenEvent]]:
+    """Submits request number `index` before step `arrival`, and cancels it `patience` steps later."""
+    heard: list[list[TokenEvent]] = [[] for _ in plans]
+    now, last = 0, max(arrival for _, arrival, _ in plans)
+    tickets: dict[int, int] = {}
+    is_busy = True
+    while is_busy or now <= last:
+        for i, (index, arrival, patience) in enumerate(plans):
+            if now == arrival:
+                tickets[i] = engine.submit(make_request(index), heard[i].append)
+            if now == arrival + patience:
+                engine.cancel(tickets[i])
+        is_busy = engine.step()
+        now += 1
+    return heard
+
+
+def check(heard: Sequence[list[TokenEvent]], plans: Sequence[tuple[int, int, int]], alone: Callable) -> None:
+    for events, (index, *_) in zip(heard, plans, strict=True):
+        expected = alone(index)
+        was_cancelled = not events or events[-1].finish is None
+        assert was_cancelled or len(events) == len(expected)
+        for event, wanted in zip(events, expected, strict=False):
+            assert (event.token, event.finish) == (wanted.token, wanted.finish)
+            assert event.logprob == pytest.approx(wanted.logprob, abs=1e-4)
+            assert [i for i, _ in event.top_logprobs] == [i for i, _ in wanted.top_logprobs]
+
+
+def check_nothing_is_lost(engine: Engine) -> None:
+    stats = engine.stats
+    assert (stats.running, stats.waiting, stats.kv_tokens) == (0, 0, 0)
+    assert stats.prefix_blocks + stats.prefix_free == BLOCKS
+
+
+def test_sixteen_requests_at_random_times_yield_what_each_yields_alone(engine: Engine, alone: Callable) -> None:
+    rng = np.random.default_rng(0)
+    plans = [(i, int(rng.integers(0, 30)), 5 if i % 5 == 4 else 999) for i in range(16)]
+    heard = run_schedule(engine, plans)
+    check(heard, plans, alone)
+    finished = [events for events, (_, _, patience) in zip(heard, plans, strict=True) if patience == 999]
+    assert all(events[-1].finish for events in finished)
+    check_nothing_is_lost(engine)
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.tuples(st.integers(0, 55), st.integers(0, 20), st.integers(0, 30)), min_size=1, max_size=16))
+def test_no_schedule_changes_a_token_or_loses_a_place(
+    engine: Engine, alone: Callable, plans: list[tuple[int, int, int]]
+) -> None:
+    check(run_schedule(engine, plans), plans, alone)
+    check_nothing_is_lost(engine)
+
+
+def test_all_that_can_be_shared_or_guessed_was(engine: Engine) -> None:
+    """The schedules above went through the prefix cache and through guesses, or they would prove little."""
+    stats = engine.stats
+    assert 0 < stats.prefix_hits < stats.prefix_queries
+    assert 0 < stats.accepted < stats.drafted
