@@ -55,11 +55,13 @@ class Runner:
         self._prefix_blocks = prefix_blocks
         self._mesh = mesh
         self._everything: dict[int, Array] = {}  # rows -> a mask that allows all tokens
-        sizes = (buckets.max_batch, buckets.max_len, buckets.chunks[-1]), (prefix_blocks, BLOCK, None)
+
+        def caches() -> list[KVCache]:
+            rows = init_cache(model.config, buckets.max_batch, buckets.max_len, cache_dtype, chunk=buckets.chunks[-1])
+            return [rows, init_cache(model.config, prefix_blocks, BLOCK, cache_dtype)]
+
         check_room(
-            jax.eval_shape(
-                lambda: [init_cache(model.config, *size, cache_dtype, chunk=chunk) for *size, chunk in sizes]
-            ),
+            jax.eval_shape(caches),
             f"The KV cache of {buckets.max_batch} rows of {buckets.max_len} tokens, with {prefix_blocks * BLOCK} kept,",
             "lower max_batch, the context (max_len), or what is kept of prompts",
         )
