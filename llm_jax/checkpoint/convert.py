@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from llm_jax.checkpoint.directory import Layout, write_directory
-from llm_jax.checkpoint.gguf_file import write_gguf
+from llm_jax.checkpoint.gguf import write_gguf
 from llm_jax.checkpoint.load import StoredModel
 from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES
 from llm_jax.errors import CheckpointError

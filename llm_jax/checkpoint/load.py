@@ -14,7 +14,7 @@ from llm_jax.checkpoint.documented import advice, check_positions, decoder_kwarg
 from llm_jax.checkpoint.families import OWN
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.gguf_file import is_gguf, read_gguf
+from llm_jax.checkpoint.gguf import is_gguf, read_gguf
 from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.checkpoint.weight_files import open_safetensors, open_weights

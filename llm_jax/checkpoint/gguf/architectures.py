@@ -4,23 +4,17 @@ What config.json spells out, a GGUF file leaves to the presence of tensors. Such
 "has <tensor>", and come and go with the tensors themselves.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
-
-import numpy as np
 
 from llm_jax.checkpoint.families.llama import ALWAYS
 from llm_jax.checkpoint.families.parts import BLOCK
-from llm_jax.checkpoint.family import Family, Json, Key, Section, canonical
+from llm_jax.checkpoint.family import Json, Key, Section, canonical
+from llm_jax.checkpoint.gguf.architecture import Architecture
 from llm_jax.checkpoint.names import Rule, qkv_rows, same
-from llm_jax.checkpoint.tensors import Tensor, mapped
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
 from llm_jax.model.positions import rope_frequencies
-
-Change = Callable[[np.ndarray], np.ndarray]
 
 ROPE_FACTORS = "rope_freqs.weight"
 LAYER = "blk.{i}."
@@ -157,47 +151,6 @@ def _windows(arch: str, every: int) -> Section:
         }
 
     return Section(read, lambda config: {f"{arch}.attention.sliding_window": config.window_size})
-
-
-@dataclass(frozen=True)
-class Architecture(Family):
-    """A family as llama.cpp stores it.
-
-    Attributes:
-        pairs: it rotates neighbouring rows of a query or key head as pairs, where Hugging Face's layout pairs the
-            first half of a head with the second: the rows are stored in another order.
-        offset_norms: scales are stored whole, not less norm_offset.
-    """
-
-    pairs: bool = False
-    offset_norms: bool = False
-
-    def stored(self, config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors as the file holds them."""
-        return self._changed(config, tensors, _interleave, lambda scale: scale.astype(np.float32) + config.norm_offset)
-
-    def restored(self, config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The reverse of `stored`."""
-        return self._changed(config, tensors, _separate, lambda scale: scale.astype(np.float32) - config.norm_offset)
-
-    def _changed(
-        self, config: ModelConfig, tensors: dict[str, Tensor], order: Callable[[int], Change], offset: Change
-    ) -> dict[str, Tensor]:
-        changed = dict(tensors)
-        for name, tensor in tensors.items():
-            if self.pairs and (head := re.search(r"\.attn_([qk])\.", name)):
-                changed[name] = mapped(tensor, order(config.num_heads if head[1] == "q" else config.kv_heads))
-            if self.offset_norms and name.endswith("norm.weight"):
-                changed[name] = replace(mapped(tensor, offset), dtype=np.dtype(np.float32))
-        return changed
-
-
-def _interleave(heads: int) -> Change:
-    return lambda rows: rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def _separate(heads: int) -> Change:
-    return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _architecture(
