@@ -20,7 +20,7 @@ from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 from llm_torch_compat.autograd import Call, Decode, decode
 from llm_torch_compat.inputs import KeyValues, allowed, check_ids, room_for, with_room
-from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, check_norm, initialise, make_norm
+from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, check_norm, initialise, make_norm, own_parameters
 from llm_torch_compat.views import ParameterViews, check_computable, to_jax, to_torch
 
 
@@ -168,12 +168,12 @@ class DecoderModel(nn.Module):
         self._config = replace(self._config, gradient_checkpointing=False)
 
     @property
-    def _table(self) -> nn.Parameter:
+    def _table(self) -> Tensor:
         return self.embedding_layer.token_embeddings.weight
 
     def as_jax(self) -> Model:
         """The same model for `llm_jax`, over the same memory: a later change of a weight shows in it."""
-        return Model(self._config, self._views.of(self._parameters_by_name()))
+        return Model(self._config, self._views.of(own_parameters(self, self._shapes)))
 
     @torch.compiler.disable  # torch.compile has nothing left to compile here
     def forward(
@@ -202,7 +202,7 @@ class DecoderModel(nn.Module):
         if use_cache and self.gradient_checkpointing:
             raise ValueError("use_cache with gradient_checkpointing: call disable_gradient_checkpointing() first.")
         config, table = self._config, self._table
-        parameters = self._parameters_by_name()
+        parameters = own_parameters(self, self._shapes)
         past = past_key_values[0][0].shape[2] if past_key_values else 0
         check_ids(config, input_ids, past, table.device)
         (B, T), length = input_ids.shape, past + input_ids.shape[1]
@@ -232,25 +232,6 @@ class DecoderModel(nn.Module):
             return logits
         kept = [x[:, :, :length] for x in kept]
         return logits, list(zip(kept[0::2], kept[1::2], strict=True))
-
-    def _parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """Raises RuntimeError where a part has a hook, or parameters that are not the architecture's."""
-        for name, part in self.named_modules():
-            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-            if part is not self and any(hooks):
-                raise RuntimeError(
-                    f"{name} has a hook, which would never run: JAX computes the model as a whole. Hooks on the "
-                    "model itself, and on parameters, do run."
-                )
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        if {name: parameter.shape for name, parameter in parameters.items()} != self._shapes:
-            changed = {name for name, p in parameters.items() if self._shapes.get(name) != p.shape}
-            names = ", ".join(sorted(changed or self._shapes.keys() - parameters.keys())[:3])
-            raise RuntimeError(
-                f"A part was replaced, resized or parametrised ({names}); JAX computes the architecture that the model "
-                "was made with, from its own parameters. Make a model of the other shape and load the weights into it."
-            )
-        return parameters
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Every move and cast comes through here: one that could not be computed is refused before it is made."""

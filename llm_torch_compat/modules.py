@@ -1,6 +1,7 @@
 """The parts of DecoderModel: they hold parameters under the documented names and compute nothing themselves."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -137,3 +138,26 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
             parameter.normal_(std=INIT_STD)
         if name == "embedding_layer.token_embeddings.weight" and config.padding_idx is not None:
             parameter[config.padding_idx].zero_()
+
+
+def own_parameters(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, nn.Parameter]:
+    """The parameters by name.
+
+    Raises RuntimeError where a part has a hook, which would never run, or parameters of other names or shapes.
+    """
+    for name, part in model.named_modules():
+        hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+        if part is not model and any(hooks):
+            raise RuntimeError(
+                f"{name} has a hook, which would never run: JAX computes the model as a whole. Hooks on the model "
+                "itself, and on parameters, do run."
+            )
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # weights tied by hand stand under both names
+    if {name: parameter.shape for name, parameter in parameters.items()} != shapes:
+        changed = {name for name, parameter in parameters.items() if shapes.get(name) != parameter.shape}
+        names = ", ".join(sorted(changed or shapes.keys() - parameters.keys())[:3])
+        raise RuntimeError(
+            f"A part was replaced, resized or parametrised ({names}); JAX computes the architecture that the model was "
+            "made with, from its own parameters. Make a model of the other shape and load the weights into it."
+        )
+    return parameters
