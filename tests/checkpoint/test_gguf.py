@@ -29,12 +29,14 @@ COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2, yarn": ("qwen2", {"rope_parameters": YARN}),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3_moe": ("qwen3_moe", SHAPES["qwen3_moe", "renormalised"]),
+    "gemma": ("gemma", {"head_dim": 12}),
     "gemma2": ("gemma2", GEMMA_HEADS | {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}),
     "gemma3_text": ("gemma3_text", GEMMA_HEADS | {"num_hidden_layers": 6}),
     "phi3": ("phi3", {"rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 0.5}}),
     "gpt2": ("gpt2", {}),
+    "starcoder2": ("starcoder2", {}),
 }  # fmt: skip
-GELU = ("gemma2", "gemma3_text", "gpt2")
+GELU = ("gemma", "gemma2", "gemma3_text", "gpt2", "starcoder2")
 run = jax.jit(forward, static_argnames="config")
 every_computed = pytest.mark.parametrize("name", COMPUTED)
 
@@ -87,7 +89,10 @@ def test_eight_bits_stay_near_and_read_back_as_they_were_written(model_of: Any, 
     step = np.abs(exact.reshape(-1, 32)).max(-1, keepdims=True) / 127
     assert (np.abs(exact - rounded).reshape(-1, 32) <= 0.57 * step).all()
     convert(once, tmp_path / "b.gguf", dtype="float32")
-    assert_same_bits(once.params, open_model(tmp_path / "b.gguf").params)
+    wide = {name: np.asarray(tensor, np.float32) for name, tensor in once.params.items()}
+    assert_same_bits(wide, open_model(tmp_path / "b.gguf").params)
+    convert(once, tmp_path / "c.gguf", dtype="q8_0")
+    assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -127,7 +132,7 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
     llama.eval(prompt)
     padded = np.array([prompt + [0] * (model.config.max_seq_len - len(prompt))], np.int32)
     ours = run(model.config, model.params, padded)[0, : len(prompt)]
-    # llama.cpp looks GELU up in a table of float16, which is what the three families with GELU differ by.
+    # llama.cpp looks GELU up in a table of float16, which is what the families with GELU differ by.
     np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 1e-4)
     theirs: list[int] = []
     for _ in range(10):

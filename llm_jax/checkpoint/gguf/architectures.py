@@ -7,6 +7,7 @@ What config.json spells out, a GGUF file leaves to the presence of tensors. Such
 from dataclasses import asdict, replace
 from typing import Any
 
+from llm_jax.checkpoint.families.gemma import ALWAYS_1
 from llm_jax.checkpoint.families.llama import ALWAYS
 from llm_jax.checkpoint.families.parts import BLOCK
 from llm_jax.checkpoint.family import Json, Key, Section, canonical
@@ -59,6 +60,7 @@ FUSED_GATED = (Rule((BLOCK + "mlp.fc1.weight", BLOCK + "mlp.gate_proj.weight"), 
 LLAMA_TABLE = (*FRAME, *QKV, *GATED, *EXPERTS)
 PHI3_TABLE = (*FRAME, *FUSED_QKV, *FUSED_GATED)
 GPT2_TABLE = (*FRAME, *FUSED_QKV, *_both("mlp.fc1", "ffn_up"))
+STARCODER2_TABLE = (*FRAME, *QKV, *_both("mlp.fc1", "ffn_up"))
 
 
 def _keys(arch: str) -> dict[str, Key]:
@@ -163,11 +165,8 @@ def _architecture(
 
 
 SILU = ALWAYS | {"activation": "silu"}
-GEMMA = {name: value for name, value in SILU.items() if name != "embedding_scale"} | {
-    "activation": "gelu_tanh",
-    "norm_offset": 1.0,
-    "sandwich_norm": True,
-}
+GEMMAS = ALWAYS_1 | {"activation": "gelu_tanh"}
+WITHOUT_GATE = {"activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0, "dropout": 0.0}
 
 LLAMA = _architecture(
     "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), pairs=True
@@ -180,30 +179,32 @@ QWEN3_MOE = _architecture(
     "qwen3moe", LLAMA_TABLE, always=SILU | {"qk_norm": True}, sections=(_rope("qwen3moe"), _experts("qwen3moe")),
     keys={"intermediate_size": Key("qwen3moe.expert_feed_forward_length")},
 )  # fmt: skip
+GEMMA = _architecture("gemma", LLAMA_TABLE, always=GEMMAS, offset_norms=True, sections=(_rope("gemma"),))
 GEMMA2 = _architecture(
-    "gemma2", LLAMA_TABLE, always=GEMMA, offset_norms=True, sections=(_rope("gemma2"), _windows("gemma2", 2)),
+    "gemma2", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True}, offset_norms=True,
+    sections=(_rope("gemma2"), _windows("gemma2", 2)),
     keys={
         "attention_softcap": Key("gemma2.attn_logit_softcapping", 50.0),
         "logit_softcap": Key("gemma2.final_logit_softcapping", 30.0),
     },
 )  # fmt: skip
 GEMMA3 = _architecture(
-    "gemma3", LLAMA_TABLE, always=GEMMA | {"qk_norm": True}, offset_norms=True,
+    "gemma3", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True, "qk_norm": True}, offset_norms=True,
     sections=(_rope("gemma3"), _windows("gemma3", 6)),
     keys={"window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0)},
 )  # fmt: skip
 PHI3 = _architecture("phi3", PHI3_TABLE, always=SILU, sections=(_rope("phi3", partial=True),))
 GPT2 = _architecture(
-    "gpt2", GPT2_TABLE,
-    always={
-        "positions": "learned", "activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0,
-        "dropout": 0.0,
-    },
+    "gpt2", GPT2_TABLE, always=WITHOUT_GATE | {"positions": "learned"},
     keys={"norm_eps": Key("gpt2.attention.layer_norm_epsilon")},
+)  # fmt: skip
+STARCODER2 = _architecture(
+    "starcoder2", STARCODER2_TABLE, always=WITHOUT_GATE | {"positions": "rotary"}, sections=(_rope("starcoder2"),),
+    keys=BIASES | {"norm_eps": Key("starcoder2.attention.layer_norm_epsilon")},
 )  # fmt: skip
 
 # In the order in which they are tried: llama.cpp's llama could say most of what its qwen2 says.
-ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2)
+ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, STARCODER2)
 
 
 def architecture_for(config: ModelConfig) -> tuple[Architecture, ModelConfig]:

@@ -159,6 +159,8 @@ def _by_transformers(path: Path) -> str:
             "extra 'hf'."
         ) from error
     try:
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False).backend_tokenizer.to_str()
+        return AutoTokenizer.from_pretrained(
+            path.parent, gguf_file=path.name, trust_remote_code=False
+        ).backend_tokenizer.to_str()
     except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"The tokenizer in {path} is of a kind that cannot be read: {error}.") from error
