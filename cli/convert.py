@@ -38,8 +38,9 @@ def main(source: str, destination: Path, dtype: str | None, layout: "Layout", sh
     """Turn SOURCE into DESTINATION.
 
     SOURCE is whatever can be loaded: a model directory (ours or Hugging Face's), a training run, a torch file with
-    its model.json beside it, a GGUF file, a name on the Hub. DESTINATION becomes a GGUF file for llama.cpp where its name ends in .gguf,
-    and else a model directory: config.json, model.safetensors, tokenizer.json. It appears when it is complete.
+    its model.json beside it, a GGUF file, a name on the Hub. DESTINATION becomes a GGUF file for llama.cpp where its
+    name ends in .gguf, and else a model directory: config.json, model.safetensors, tokenizer.json. It appears when it
+    is complete.
     """
     if destination.exists() and not force:
         raise click.UsageError(f"{destination} exists already; choose another name, or replace it with --force.")
