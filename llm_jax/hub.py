@@ -74,7 +74,7 @@ def _download(name: str, revision: str | None) -> Path:
             path = Path(snapshot_download(name, revision=revision, allow_patterns=[*DESCRIPTION, TORCH]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"{name} is no path that exists, and cannot be had from the Hub: {str(error).splitlines()[0].rstrip('.')}. Check the "
-            "name, the network and HF_HUB_OFFLINE, or give a local path."
+            f"{name} is no path that exists, and cannot be had from the Hub: {str(error).splitlines()[0].rstrip('.')}. "
+            "Check the name, the network and HF_HUB_OFFLINE, or give a local path."
         ) from error
     return path

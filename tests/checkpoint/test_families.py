@@ -18,9 +18,9 @@ from llm_jax.checkpoint import load_model, save_model
 from llm_jax.checkpoint.families import FAMILIES, OWN, family_for, family_of_config
 from llm_jax.checkpoint.family import canonical
 from llm_jax.errors import CheckpointError
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward, init_cache
 from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, save
+from tests.checkpoint.greedy import continue_greedily
 
 CHUNK = 7
 run = jax.jit(forward, static_argnames="config")
@@ -114,22 +114,6 @@ def test_the_engine_continues_as_transformers_does(saved: Any, model_type: str) 
     count = CONTEXT - 9
     for text, prompt, new in zip(texts, prompts, continue_greedily(model, prompts, count), strict=True):
         assert prompt + new == text[: len(prompt) + count]
-
-
-def continue_greedily(model: Model, prompts: list[list[int]], count: int) -> list[list[int]]:
-    engine = Engine(model, max_batch=len(prompts))
-    tokens: list[list[int]] = [[] for _ in prompts]
-
-    def collect(row: int, event: TokenEvent | Exception) -> None:
-        assert isinstance(event, TokenEvent)
-        tokens[row].append(event.token)
-
-    for row, prompt in enumerate(prompts):
-        sampling = SamplingParams(max_new_tokens=count, temperature=0.0)
-        engine.submit(Request(prompt_ids=tuple(prompt), sampling=sampling), lambda event, row=row: collect(row, event))
-    while engine.step():
-        pass
-    return tokens
 
 
 @every_shape

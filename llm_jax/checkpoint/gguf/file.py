@@ -12,10 +12,9 @@ from llm_jax.checkpoint.atomic import file_written_beside
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
 from llm_jax.checkpoint.gguf.tokenizer import read_tokenizer, tokenizer_metadata
+from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
-from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
-from llm_jax.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,7 +38,7 @@ def is_gguf(path: Path) -> bool:
         return file.read(4) == MAGIC
 
 
-def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer | None, GenerationDefaults]:
+def read_gguf(path: Path) -> StoredModel:
     """A GGUF file of f32, f16, bf16 and q8_0 tensors (the last are given as float32, when they are read).
 
     Raises CheckpointError when it is damaged, or of an architecture or a type that is not known here.
@@ -64,20 +63,11 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer | N
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
     params = architecture.read_weights(config, architecture.restored(config, tensors, metadata))
-    return config, _of_one_type(params), read_tokenizer(path, metadata), _read_ids(metadata)
+    return StoredModel(path, config, _of_one_type(params), read_tokenizer(path, metadata), _read_ids(metadata))
 
 
-def write_gguf(
-    path: Path,
-    config: ModelConfig,
-    params: dict[str, Tensor],
-    tokenizer: Tokenizer | None,
-    generation: GenerationDefaults,
-    *,
-    type_name: str,
-    written: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write a GGUF file, whole or not at all; one tensor at a time is in memory.
+def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
+    """Write a GGUF file at the model's path, whole or not at all; one tensor at a time is in memory.
 
     Args:
         type_name: f32, f16, bf16 or q8_0, for matrices. Vectors are f32, and matrices whose rows are no multiple of
@@ -88,13 +78,14 @@ def write_gguf(
         CheckpointError: llama.cpp has no such architecture, or no such tokenizer; or the place is taken by something
             that is not a GGUF file.
     """
+    path, config = model.path, model.config
     if path.exists() and not is_gguf(path):
         raise CheckpointError(f"{path} exists and is not a GGUF file; choose another name.")
     gguf = _library()
     architecture, spelled = architecture_for(config)
-    tensors, beside = architecture.stored(config, architecture.write_weights(config, params))
-    metadata = architecture.write_config(spelled) | tokenizer_metadata(tokenizer, generation, config.vocab_size)
-    metadata |= beside
+    tensors, beside = architecture.stored(config, architecture.write_weights(config, model.params))
+    words = tokenizer_metadata(model.tokenizer, model.generation, config.vocab_size)
+    metadata = architecture.write_config(spelled) | words | beside
     if f"has {ROPE_FACTORS}" in metadata:
         tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
     with file_written_beside(path) as new:
