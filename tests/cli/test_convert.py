@@ -169,7 +169,9 @@ def test_two_gigabytes_take_little_memory(tmp_path: Path, destination: str) -> N
     assert (tmp_path / "source/model.safetensors").stat().st_size > 2e9
     peak = 0
     with start(tmp_path / "source", tmp_path / destination) as process:
-        while process.poll() is None:
+        while process.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.01)
             with suppress(psutil.NoSuchProcess):
                 memory = psutil.Process(process.pid).memory_info()
                 peak = max(peak, memory.rss - memory.shared)
