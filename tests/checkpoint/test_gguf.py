@@ -71,7 +71,9 @@ def test_read_back_bit_for_bit(model_of: Any, tmp_path: Path, name: str, dtype: 
     convert(open_model(tmp_path / "source"), tmp_path / "model.gguf")
     source, back = open_model(tmp_path / "source"), open_model(tmp_path / "model.gguf")
     assert_same_bits(source.params, back.params)
+    assert back.config.vocab_size == source.config.vocab_size
     assert back.tokenizer is not None
+    assert back.tokenizer.vocab_size == TOKENIZER.vocab_size
     for text in [*TEXT, "unseen: ß\n\n  x"]:
         assert back.tokenizer.encode(text) == TOKENIZER.encode(text)
     assert back.tokenizer.chat_template == TOKENIZER.chat_template

@@ -4,10 +4,12 @@ import copy
 import io
 import pickle
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from llm import DecoderModel
@@ -258,3 +260,17 @@ def test_compiled_and_functional_calls_and_inference_mode_give_the_same() -> Non
     zeros = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     assert not torch.func.functional_call(model, zeros, (random_ids(1, 4),)).any()
     assert torch.equal(model(random_ids(1, 4)), expected)
+
+
+def test_distributed_data_parallel_finds_every_gradient(tmp_path: Path) -> None:
+    model, _ = make(SMALL)
+    model(random_ids(2, 6)).square().mean().backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        nn.parallel.DistributedDataParallel(model)(random_ids(2, 6)).square().mean().backward()
+    finally:
+        dist.destroy_process_group()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
