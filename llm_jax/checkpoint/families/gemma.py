@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
+from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
 from llm_jax.checkpoint.families.llama import TABLE as PRE_NORM_TABLE
 from llm_jax.checkpoint.families.parts import (
     ATTENTION,
@@ -19,7 +19,7 @@ from llm_jax.checkpoint.families.parts import (
     write_layer_types,
     write_rope,
 )  # fmt: skip
-from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import same
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
@@ -95,24 +95,16 @@ def _write_two_ropes(config: ModelConfig) -> Json:
     }
 
 
-GEMMA = Family(
-    model_type="gemma",
-    architecture="GemmaForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: PRE_NORM_TABLE,
+GEMMA = llama_like(
+    "gemma", "GemmaForCausalLM", PRE_NORM_TABLE,
     keys=KEYS_1,
     always=ALWAYS_1,
     sections=(rope_section(),),
     unsupported=UNSUPPORTED,
-)
+)  # fmt: skip
 
-GEMMA2 = Family(
-    model_type="gemma2",
-    architecture="Gemma2ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+GEMMA2 = llama_like(
+    "gemma2", "Gemma2ForCausalLM", TABLE,
     keys=KEYS_2
     | {
         "attention_softcap": Key("attn_logit_softcapping", 50.0),
@@ -121,14 +113,10 @@ GEMMA2 = Family(
     always=ALWAYS_2,
     sections=(rope_section(), _window_section(2)),
     unsupported=UNSUPPORTED,
-)
+)  # fmt: skip
 
-GEMMA3 = Family(
-    model_type="gemma3_text",
-    architecture="Gemma3ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+GEMMA3 = llama_like(
+    "gemma3_text", "Gemma3ForCausalLM", TABLE,
     keys=KEYS_2
     | {
         "attention_softcap": Key("attn_logit_softcapping", None),
@@ -137,4 +125,4 @@ GEMMA3 = Family(
     always=ALWAYS_2 | {"qk_norm": True},
     sections=(Section(_read_two_ropes, _write_two_ropes), _window_section(6)),
     unsupported=UNSUPPORTED,
-)
+)  # fmt: skip

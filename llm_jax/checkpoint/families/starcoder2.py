@@ -1,6 +1,6 @@
 """StarCoder 2: rotary positions on GPT-2's frame of layer norms, biases and an ungated feed-forward."""
 
-from llm_jax.checkpoint.families.llama import BUFFERS, KEYS
+from llm_jax.checkpoint.families.llama import KEYS, llama_like
 from llm_jax.checkpoint.families.parts import (
     ATTENTION,
     BLOCK,
@@ -11,7 +11,7 @@ from llm_jax.checkpoint.families.parts import (
     activation_key,
     rope_section,
 )  # fmt: skip
-from llm_jax.checkpoint.family import Family, Key
+from llm_jax.checkpoint.family import Key
 from llm_jax.checkpoint.names import same
 
 TABLE = (
@@ -28,12 +28,8 @@ TABLE = (
     ),
 )
 
-STARCODER2 = Family(
-    model_type="starcoder2",
-    architecture="Starcoder2ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+STARCODER2 = llama_like(
+    "starcoder2", "Starcoder2ForCausalLM", TABLE,
     keys=KEYS
     | {
         "activation": activation_key("hidden_act", "gelu_pytorch_tanh"),
@@ -47,4 +43,4 @@ STARCODER2 = Family(
     },
     always={"positions": "rotary", "lm_head_bias": False, "embedding_scale": 1.0, "dropout": 0.0},
     sections=(rope_section(), WINDOW),
-)
+)  # fmt: skip
