@@ -1,10 +1,12 @@
 """The decoder's forward pass and its gradient, computed by JAX inside torch's autograd."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import torch
 from jax import Array
 from torch import Tensor
 from torch.autograd import Function
@@ -36,13 +38,23 @@ class Call:
     dropout_key: Array | None
 
 
-@jax.jit
-def decode(call: Call, params: Params, kept: list[Array]) -> tuple[Array, list[Array]]:
-    """Logits, and the keys and values with the new ones written behind the past.
+def run(call: Call, parameters: Mapping[str, Tensor], views: Params, kept: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the keys and values with the new ones behind the past; part of torch's graph where it is recorded.
 
     Args:
+        views: the parameters as JAX sees them.
         kept: k, v, k, v … of all layers, each [B, K, S, H] with room for the new tokens; or nothing.
     """
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    if torch.is_grad_enabled() and (trained or any(x.requires_grad for x in kept)):
+        logits, *kept = Decode.apply(call, views, tuple(trained), *kept, *trained.values())
+        return logits, kept
+    computed, arrays = _decode(call, views, [to_jax(x) for x in kept])
+    return to_torch(computed), [to_torch(x) for x in arrays]
+
+
+@jax.jit
+def _decode(call: Call, params: Params, kept: list[Array]) -> tuple[Array, list[Array]]:
     cache = None
     if kept:
         length_B = jnp.broadcast_to(call.past, call.tokens_BT.shape[:1])
@@ -58,8 +70,8 @@ def decode(call: Call, params: Params, kept: list[Array]) -> tuple[Array, list[A
 
 @jax.jit
 def _decode_for_gradient(call: Call, trained: Params, frozen: Params, kept: list[Array]) -> Any:
-    """What `decode` gives, and the function from its gradient to those of `trained` and `kept`."""
-    return jax.vjp(lambda params, kept: decode(call, params | frozen, kept), trained, kept)
+    """What `_decode` gives, and the function from its gradient to those of `trained` and `kept`."""
+    return jax.vjp(lambda params, kept: _decode(call, params | frozen, kept), trained, kept)
 
 
 @jax.jit

@@ -18,7 +18,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.hub import from_pretrained, save_pretrained
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
-from llm_torch_compat.autograd import Call, Decode, decode
+from llm_torch_compat.autograd import Call, run
 from llm_torch_compat.inputs import KeyValues, allowed, check_ids, room_for, with_room
 from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, check_norm, initialise, make_norm, own_parameters
 from llm_torch_compat.views import ParameterViews, check_computable, to_jax, to_torch
@@ -220,13 +220,7 @@ class DecoderModel(nn.Module):
             mask=None if attn_mask is None else to_jax(allowed(attn_mask, (B, T, length), room)),
             dropout_key=self._dropout_key(),
         )
-        views = self._views.of(parameters)
-        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-        if torch.is_grad_enabled() and (trained or any(x.requires_grad for x in kept)):
-            logits, *kept = Decode.apply(call, views, tuple(trained), *kept, *trained.values())
-        else:
-            computed, arrays = decode(call, views, [to_jax(x) for x in kept])
-            logits, kept = to_torch(computed), [to_torch(x) for x in arrays]
+        logits, kept = run(call, parameters, self._views.of(parameters), kept)
         logits = logits.to(autocast or table.dtype)
         if not use_cache:
             return logits
