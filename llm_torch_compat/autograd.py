@@ -87,15 +87,17 @@ class Decode(Function):
         count = len(tensors) - len(names)
         trained = {name: views[name] for name in names}
         frozen = {name: view for name, view in views.items() if name not in trained}
-        (logits, kept), ctx.vjp = _decode_for_gradient(call, trained, frozen, list(map(to_jax, tensors[:count])))
+        (logits, kept), vjp = _decode_for_gradient(call, trained, frozen, list(map(to_jax, tensors[:count])))
+        activations, ctx.vjp = jax.tree.flatten(vjp)
         ctx.names = names
-        ctx.save_for_backward(*tensors[count:])  # torch notices if one is changed in place before the backward pass
+        # Torch lets go of what is saved after the backward pass, and notices a parameter that is changed before it.
+        ctx.save_for_backward(*map(to_torch, activations), *tensors[count:])
         return to_torch(logits), *map(to_torch, kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors
+        activations = [to_jax(tensor) for tensor in ctx.saved_tensors[: ctx.vjp.num_leaves]]
         logits, *kept = (to_jax(gradient.contiguous()) for gradient in gradients)
-        of_weights, of_kept = _pull_back(ctx.vjp, (logits, kept))
+        of_weights, of_kept = _pull_back(jax.tree.unflatten(ctx.vjp, activations), (logits, kept))
         return None, None, None, *map(to_torch, of_kept), *(to_torch(of_weights[name]) for name in ctx.names)

@@ -237,4 +237,6 @@ class DecoderModel(nn.Module):
         rates = (config.embedding_dropout, config.attention_dropout, config.mlp_dropout)
         if not self.training or not any(config.dropout_rate(rate) for rate in rates):
             return None
-        return jax.random.key(int(torch.randint(2**31, ())))
+        return jax.random.PRNGKey(
+            int(torch.randint(2**31, ()))
+        )  # plain numbers, which torch can keep for the backward pass

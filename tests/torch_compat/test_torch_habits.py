@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llm import DecoderModel
 from llm_jax.model import param_shapes
@@ -274,3 +276,25 @@ def test_distributed_data_parallel_finds_every_gradient(tmp_path: Path) -> None:
         dist.destroy_process_group()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_activations_are_torchs_to_keep() -> None:
+    """It drops them after the backward pass, moves them elsewhere, or computes them anew."""
+    model, _ = make(SMALL)
+    model.enable_gradient_checkpointing()
+    model.train()
+    ids = random_ids(2, 8)
+
+    def gradient(call: Callable[[], Tensor]) -> Tensor:
+        model.zero_grad()
+        torch.manual_seed(0)
+        loss = call().square().mean()
+        loss.backward()
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            loss.backward()
+        return model.lm_head.weight.grad.clone()
+
+    expected = gradient(lambda: model(ids))
+    with torch.autograd.graph.save_on_cpu():
+        assert torch.equal(gradient(lambda: model(ids)), expected)
+    assert torch.equal(gradient(lambda: checkpoint(model, ids, use_reentrant=False)), expected)
