@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("prompt", required=False)
 @click.option(
-    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompt file."
-)
+    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Prompt file; - is standard input.",
+)  # fmt: skip
 @click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
