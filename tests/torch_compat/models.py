@@ -16,11 +16,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_kv_heads": 2, "use_glu": True, "norm_type": nn.RMSNorm, "pos_encoding_learned": True, "qkv_bias": False,
         "mlp_bias": False, "lm_head_bias": False, "mlp_activation": "silu", "intermediate_size": 40,
     },
-    "post-norm, multi-query, relu": {"norm_first": False, "num_kv_heads": 1, "mlp_activation": "relu"},
+    "post-norm, multi-query, relu": SMALL | {"norm_first": False, "num_kv_heads": 1, "mlp_activation": "relu"},
     "rotary, padding": {"use_rope": True, "rope_theta": 500.0, "padding_idx": 3, "norm_impl": "rms_norm"},
-    "ALiBi, window": {"use_alibi": True, "window_size": 5, "mlp_activation": "tanh"},
-    "not causal, window, epsilon": {"is_causal": False, "window_size": 4, "norm_eps": 1e-2},
-    "experts, not gated, grouped": {"use_moe": True, "num_experts": 3, "top_k": 2, "num_kv_heads": 2},
+    "ALiBi, window": SMALL | {"use_alibi": True, "window_size": 5, "mlp_activation": "tanh"},
+    "not causal, window, epsilon": SMALL | {"is_causal": False, "window_size": 4, "norm_eps": 1e-2},
+    "experts, not gated, grouped": SMALL | {"use_moe": True, "num_experts": 3, "top_k": 2, "num_kv_heads": 2},
     "experts": {"use_moe": True, "num_experts": 4, "top_k": 2, "use_glu": True},
 }  # fmt: skip
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
