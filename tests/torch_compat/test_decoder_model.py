@@ -39,11 +39,7 @@ def test_token_by_token_with_a_cache_equals_one_pass(shape: dict[str, Any]) -> N
         torch.testing.assert_close(logits, expected[:, :5], atol=1e-4, rtol=0)
         for t in range(5, 24):
             kv_heads = arguments.get("num_kv_heads") or 4
-            assert (
-                [k.shape for k, _ in past]
-                == [v.shape for _, v in past]
-                == [(2, kv_heads, t, 8)] * arguments["num_layers"]
-            )
+            assert [x.shape for pair in past for x in pair] == [(2, kv_heads, t, 8)] * 2 * arguments["num_layers"]
             logits, past = model(ids[:, t : t + 1], past_key_values=past, use_cache=True)
             torch.testing.assert_close(logits[:, 0], expected[:, t], atol=1e-4, rtol=0)
     uncached = model(ids[:, 23:], past_key_values=[(k[:, :, :23], v[:, :, :23]) for k, v in past])
