@@ -3,20 +3,21 @@
 import sys
 from pathlib import Path
 
-from llm_jax.checkpoint import LoadedModel, load_model
+from llm_jax.checkpoint import LoadedModel
 from llm_jax.errors import CheckpointError, DataError
+from llm_jax.hub import from_pretrained
 from llm_jax.tokenizers import Tokenizer
 
 
-def load_with_tokenizer(path: Path | None) -> tuple[LoadedModel, Tokenizer]:
-    """The model at a path, or the demo model, which must bear a tokenizer."""
-    if path is None:
+def load_with_tokenizer(name_or_path: str | None) -> tuple[LoadedModel, Tokenizer]:
+    """The model at a path or of a name on the Hub, or the demo model; it must bear a tokenizer."""
+    if name_or_path is None:
         from llm_jax.demo import PATH
 
-        path = PATH
-    loaded = load_model(path)
+        name_or_path = str(PATH)
+    loaded = from_pretrained(name_or_path)
     if loaded.tokenizer is None:
-        raise CheckpointError(f"{path} has no tokenizer; put a tokenizer.json beside the weights.")
+        raise CheckpointError(f"{name_or_path} has no tokenizer; put a tokenizer.json beside the weights.")
     return loaded, loaded.tokenizer
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(
     "--dtype",
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
               help="Cut the weights into files of at most this size.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.version_option(__version__)
-def main(source: Path, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:
+def main(source: str, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:
     """Turn SOURCE into DESTINATION.
 
     SOURCE is whatever can be loaded: a model directory (ours or Hugging Face's), a training run, a torch file with
-    its model.json beside it, a GGUF file. DESTINATION becomes a GGUF file for llama.cpp where its name ends in .gguf,
-    and else a model directory: config.json, model.safetensors, tokenizer.json. It appears when it is complete.
+    its model.json beside it, a GGUF file, a name on the Hub. DESTINATION becomes a GGUF file for llama.cpp where its
+    name ends in .gguf, and else a model directory: config.json, model.safetensors, tokenizer.json. It appears when it
+    is complete.
     """
     if destination.exists() and not force:
         raise click.UsageError(f"{destination} exists already; choose another name, or replace it with --force.")
@@ -48,9 +49,10 @@ def main(source: Path, destination: Path, dtype: str | None, layout: "Layout", s
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from llm_jax.checkpoint import convert, open_model
+    from llm_jax.hub import find
 
     started = time.perf_counter()
-    stored = open_model(source)
+    stored = open_model(find(source))
     total = sum(tensor.nbytes for tensor in stored.params.values())
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("text_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--model", "model_path", type=Path, help="Model to evaluate: a directory, a run, a file. [default: demo]")
+@click.option("--model", help="Model to evaluate: a directory, a run, a file, a name on the Hub.  [default: demo]")
 @click.option("--window", type=int, help="Tokens that the model sees at once. [default: its context]")
 @click.option("--stride", type=int, help="Tokens from one window to the next. [default: half a window]")
 @click.option(
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.version_option(__version__)
 def main(
-    text_file: Path, model_path: Path | None, window: int | None, stride: int | None, dtype: "Kind", as_json: bool
+    text_file: Path, model: str | None, window: int | None, stride: int | None, dtype: "Kind", as_json: bool
 ) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
 
@@ -35,7 +35,7 @@ def main(
     from cli._model import load_with_tokenizer, read_text
     from llm_jax.training.evaluate import evaluate_text
 
-    loaded, tokenizer = load_with_tokenizer(model_path)
+    loaded, tokenizer = load_with_tokenizer(model)
     score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride, dtype=dtype)
     rows = {
         "model": str(loaded.path),

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("prompt", required=False)
 @click.option(
-    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompt file."
-)
-@click.option("--model", "model_path", type=Path, help="Model to use: a directory, a run, a file. [default: demo]")
+    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Prompt file; - is standard input.",
+)  # fmt: skip
+@click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 def main(
     prompt: str | None,
     prompt_file: Path | None,
-    model_path: Path | None,
+    model: str | None,
     stop: tuple[str, ...],
     as_json: bool,
     chat: bool,
@@ -69,7 +70,7 @@ def main(
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
-    loaded, tokenizer = load_with_tokenizer(model_path)
+    loaded, tokenizer = load_with_tokenizer(model)
     settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
     conversation = Conversation(loaded.model, tokenizer, settings, system=system, stop=stop)
     if prompt is None:

@@ -10,7 +10,7 @@ from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
 DESCRIPTION = ["*.json", "*.jinja", "tokenizer.model"]
-SAFETENSORS, TORCH = "*.safetensors", "pytorch_model.bin"
+SAFETENSORS, TORCH = "*.safetensors", "pytorch_model*.bin"
 
 
 def from_pretrained(
@@ -29,10 +29,18 @@ def from_pretrained(
 
     >>> model, tokenizer = (loaded := from_pretrained("path/to/model")).model, loaded.tokenizer  # doctest: +SKIP
     """
+    return load_model(find(name_or_path, revision=revision), dtype=dtype)
+
+
+def find(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """The path itself, or where huggingface_hub keeps the model of that name, downloaded if need be.
+
+    Raises CheckpointError when a name cannot be had. A path need not exist.
+    """
     path = Path(name_or_path)
-    if not path.exists() and _is_hub_name(str(name_or_path)):
-        path = _download(str(name_or_path), revision)
-    return load_model(path, dtype=dtype)
+    if path.exists() or not _is_hub_name(str(name_or_path)):
+        return path
+    return _download(str(name_or_path), revision)
 
 
 def save_pretrained(
@@ -66,7 +74,7 @@ def _download(name: str, revision: str | None) -> Path:
             path = Path(snapshot_download(name, revision=revision, allow_patterns=[*DESCRIPTION, TORCH]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"{name} is no path that exists, and cannot be had from the Hub: {str(error).splitlines()[0]} Check the "
-            "name, the network and HF_HUB_OFFLINE, or give a local path."
+            f"{name} is no path that exists, and cannot be had from the Hub: {str(error).splitlines()[0].rstrip('.')}. "
+            "Check the name, the network and HF_HUB_OFFLINE, or give a local path."
         ) from error
     return path

@@ -1,9 +1,12 @@
 """The decoder's forward pass and its gradient, computed by JAX inside torch's autograd."""
 
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import torch
 from jax import Array
 from torch import Tensor
 from torch.autograd import Function
@@ -13,60 +16,88 @@ from llm_jax.config import ModelConfig
 from llm_jax.model import KVCache, Params, forward
 from llm_torch_compat.views import to_jax, to_torch
 
-Inputs = dict[str, Any]  # what `llm_jax.model.forward` takes beside parameters and tokens
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Call:
+    """What is asked of the decoder, less the weights, and less the keys and values it goes on from.
+
+    Attributes:
+        dtype: what to compute in; the weights' own where it is None.
+        tokens_BT: int32.
+        past: how many tokens the keys and values hold, int32 scalar.
+        mask: bool [B, 1, T, S], True = may attend.
+        dropout_key: switches dropout on.
+    """
+
+    config: ModelConfig = field(metadata={"static": True})
+    dtype: str | None = field(metadata={"static": True})
+    tokens_BT: Array
+    past: Array
+    mask: Array | None
+    dropout_key: Array | None
 
 
-@partial(jax.jit, static_argnames="config")
-def decode(config: ModelConfig, params: Params, tokens_BT: Array, inputs: Inputs) -> tuple[Array, KVCache | None]:
-    """Logits, and the cache if there is one among the inputs."""
-    out = forward(config, params, tokens_BT, **inputs)
-    return out if inputs.get("cache") is not None else (out, None)
+def run(call: Call, parameters: Mapping[str, Tensor], views: Params, kept: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the keys and values with the new ones behind the past; part of torch's graph where it is recorded.
 
-
-@partial(jax.jit, static_argnames="config")
-def _decode_for_gradient(
-    config: ModelConfig, trained: Params, frozen: Params, tokens_BT: Array, inputs: Inputs
-) -> tuple[Array, Any, KVCache | None]:
-    """Logits, the function from their gradient to the parameters' (a pytree of activations), and the cache."""
-    return jax.vjp(lambda params: decode(config, params | frozen, tokens_BT, inputs), trained, has_aux=True)
+    Args:
+        views: the parameters as JAX sees them.
+        kept: k, v, k, v … of all layers, each [B, K, S, H] with room for the new tokens; or nothing.
+    """
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    if torch.is_grad_enabled() and (trained or any(x.requires_grad for x in kept)):
+        logits, *kept = Decode.apply(call, views, tuple(trained), *kept, *trained.values())
+        return logits, kept
+    computed, arrays = _decode(call, views, [to_jax(x) for x in kept])
+    return to_torch(computed), [to_torch(x) for x in arrays]
 
 
 @jax.jit
-def _pull_back(vjp: Any, gradient_BTV: Array) -> Params:
-    (gradients,) = vjp(gradient_BTV)
-    return gradients
+def _decode(call: Call, params: Params, kept: list[Array]) -> tuple[Array, list[Array]]:
+    cache = None
+    if kept:
+        length_B = jnp.broadcast_to(call.past, call.tokens_BT.shape[:1])
+        cache = KVCache(keys=kept[0::2], values=kept[1::2], length_B=length_B)
+    out = forward(
+        call.config, params, call.tokens_BT, mask=call.mask, dtype=call.dtype, dropout_key=call.dropout_key, cache=cache
+    )
+    if cache is None:
+        return out, []
+    logits, cache = out
+    return logits, [x for pair in zip(cache.keys, cache.values, strict=True) for x in pair]
+
+
+@jax.jit
+def _decode_for_gradient(call: Call, trained: Params, frozen: Params, kept: list[Array]) -> Any:
+    """What `_decode` gives, and the function from its gradient to those of `trained` and `kept`."""
+    return jax.vjp(lambda params, kept: _decode(call, params | frozen, kept), trained, kept)
+
+
+@jax.jit
+def _pull_back(vjp: Any, gradients: tuple[Array, list[Array]]) -> tuple[Params, list[Array]]:
+    return vjp(gradients)
 
 
 class Decode(Function):
-    """(logits, keys and values …) as a function of the parameters that require a gradient, `names`.
-
-    Keys and values carry no gradient.
-    """
+    """(logits, k, v, k, v …) as a function of `tensors`: the keys and values kept, then the parameters `names`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, config: ModelConfig, views: Params, tokens: Array, inputs: Inputs, names: tuple[str, ...],
-        *parameters: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+    def forward(ctx: Any, call: Call, views: Params, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        count = len(tensors) - len(names)
         trained = {name: views[name] for name in names}
         frozen = {name: view for name, view in views.items() if name not in trained}
-        logits, ctx.vjp, cache = _decode_for_gradient(config, trained, frozen, tokens, inputs)
+        (logits, kept), vjp = _decode_for_gradient(call, trained, frozen, list(map(to_jax, tensors[:count])))
+        activations, ctx.vjp = jax.tree.flatten(vjp)
         ctx.names = names
-        ctx.save_for_backward(*parameters)  # torch notices if one is changed in place before the backward pass
-        kept = flat_cache(cache)
-        ctx.mark_non_differentiable(*kept)
-        return to_torch(logits), *kept
+        # Torch lets go of what is saved after the backward pass, and notices a parameter that is changed before it.
+        ctx.save_for_backward(*map(to_torch, activations), *tensors[count:])
+        return to_torch(logits), *map(to_torch, kept)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors
-        gradients = _pull_back(ctx.vjp, to_jax(gradient.contiguous()))
-        return (None,) * 5 + tuple(to_torch(gradients[name]) for name in ctx.names)
-
-
-def flat_cache(cache: KVCache | None) -> list[Tensor]:
-    """k, v, k, v … of all layers, each [B, K, S, H]; nothing without a cache."""
-    if cache is None:
-        return []
-    return [to_torch(x) for pair in zip(cache.keys, cache.values, strict=True) for x in pair]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        activations = [to_jax(tensor) for tensor in ctx.saved_tensors[: ctx.vjp.num_leaves]]
+        logits, *kept = (to_jax(gradient.contiguous()) for gradient in gradients)
+        of_weights, of_kept = _pull_back(jax.tree.unflatten(ctx.vjp, activations), (logits, kept))
+        return None, None, None, *map(to_torch, of_kept), *(to_torch(of_weights[name]) for name in ctx.names)

@@ -1,8 +1,10 @@
 """DecoderModel: a torch.nn.Module to its user, computed by the JAX decoder on the module's own memory."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +13,15 @@ from jax import Array
 from torch import Tensor, nn
 
 from llm_jax.checkpoint import decoder_kwargs_to_config
+from llm_jax.checkpoint.documented import documented_buffers
 from llm_jax.config import ModelConfig
-from llm_jax.model import KVCache, Model
-from llm_torch_compat.autograd import Decode, Inputs, decode, flat_cache
-from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, initialise, make_norm
-from llm_torch_compat.views import DTYPES, ParameterViews, to_jax, to_torch
-
-KeyValues = list[tuple[Tensor, Tensor]]
-MIN_CAPACITY = 64
+from llm_jax.hub import from_pretrained, save_pretrained
+from llm_jax.model import Model
+from llm_jax.tokenizers import Tokenizer
+from llm_torch_compat.autograd import Call, run
+from llm_torch_compat.inputs import KeyValues, allowed, check_ids, room_for, with_room
+from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, check_norm, initialise, make_norm, own_parameters
+from llm_torch_compat.views import ParameterViews, check_computable, to_jax, to_torch
 
 
 class DecoderModel(nn.Module):
@@ -28,8 +31,11 @@ class DecoderModel(nn.Module):
     instance, which is copied to every place with its weights. Parameters are drawn from torch's generator, so
     `torch.manual_seed` repeats them.
 
+    The parts (`lm_head`, `transformer_blocks` …) hold parameters and compute nothing: hooks belong on the model.
+
     Raises:
         ConfigError (a ValueError): an argument is out of range, contradicts another, or cannot be honoured.
+        TypeError, RuntimeError: the decoder cannot compute in that dtype, or on that device.
     """
 
     def __init__(
@@ -71,24 +77,56 @@ class DecoderModel(nn.Module):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        if dtype is not None and dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype}; the decoder computes in float32, bfloat16 or float16.")
-        if isinstance(norm_type, nn.Module):
-            arguments["norm_eps"] = _check_norm(norm_type, hidden_size)
-        self._config = decoder_kwargs_to_config(arguments)
-        self._views = ParameterViews()
+        given_norm = norm_type if isinstance(norm_type, nn.Module) else None
+        if given_norm is not None:
+            arguments["norm_eps"] = check_norm(given_norm, hidden_size)
+        self._build(decoder_kwargs_to_config(arguments), given_norm, {"device": device, "dtype": dtype})
 
-        config = self._config
-        factory: Factory = {"device": device, "dtype": dtype}
-        norm = make_norm(config, factory)
-        if isinstance(norm_type, nn.Module):
-            norm = copy.deepcopy(norm_type).to(**factory)
+    @classmethod
+    def from_config(
+        cls, config: ModelConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """A model of any architecture that a ModelConfig describes, with random weights."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._build(config, None, {"device": device, "dtype": dtype})
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The model at a path or of that name on the Hub, in eval mode; of every family that `llm_jax` reads.
+
+        Raises what `llm_jax.from_pretrained` raises.
+        """
+        loaded = from_pretrained(name_or_path, revision=revision).model
+        model = cls.from_config(loaded.config, device="meta")
+        state = {name: to_torch(array) for name, array in loaded.params.items()}
+        state |= {name: torch.from_numpy(array) for name, array in documented_buffers(loaded.config).items()}
+        model.load_state_dict(state, assign=True)
+        return (model if dtype is None else model.to(dtype)).eval()
+
+    def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
+        """Write a model directory, whole or not at all: what `from_pretrained`, `llm_jax` and the commands read.
+
+        Raises CheckpointError where the place is taken by something that is not a model.
+        """
+        save_pretrained(directory, self.as_jax(), tokenizer)
+
+    def _build(self, config: ModelConfig, given_norm: nn.Module | None, factory: Factory) -> None:
+        self._config = config
+        self._views = ParameterViews()
+        norm = make_norm(config, factory) if given_norm is None else copy.deepcopy(given_norm).to(**factory)
         self.embedding_layer = EmbeddingLayer(config, factory)
-        self.transformer_blocks = nn.ModuleList(Block(config, norm, factory) for _ in range(num_layers))
+        self.transformer_blocks = nn.ModuleList(Block(config, norm, factory) for _ in range(config.num_layers))
         if config.norm_first:
             self.final_norm = norm
-        self.lm_head = nn.Linear(hidden_size, vocab_size, bias=lm_head_bias, **factory)
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias, **factory)
+        check_computable("the model", self._table)
         initialise(self, config)
+        self._shapes = {name: parameter.shape for name, parameter in self.named_parameters()}
 
     @property
     def config(self) -> ModelConfig:
@@ -129,10 +167,15 @@ class DecoderModel(nn.Module):
     def disable_gradient_checkpointing(self) -> None:
         self._config = replace(self._config, gradient_checkpointing=False)
 
+    @property
+    def _table(self) -> Tensor:
+        return self.embedding_layer.token_embeddings.weight
+
     def as_jax(self) -> Model:
         """The same model for `llm_jax`, over the same memory: a later change of a weight shows in it."""
-        return Model(self._config, self._views.of(self))
+        return Model(self._config, self._views.of(own_parameters(self, self._shapes)))
 
+    @torch.compiler.disable  # torch.compile has nothing left to compile here
     def forward(
         self,
         input_ids: Tensor,
@@ -140,105 +183,60 @@ class DecoderModel(nn.Module):
         past_key_values: KeyValues | None = None,
         use_cache: bool = False,
     ) -> Any:
-        """Logits [B, T, V], or (logits, keys and values) with use_cache.
+        """Logits [B, T, V], or (logits, keys and values) with use_cache. Under torch.autocast in its dtype.
 
         Args:
             input_ids: int [B, T].
             attn_mask: bool, True = hidden; [T, S], [B, T, S] or broadcastable to [B, 1, T, S], where S counts
                 past and new tokens. Causality is applied on top.
             past_key_values: what an earlier call returned: per layer (k, v), each [B, kv_heads, S, head_dim].
-            use_cache: return them. They carry no gradient.
+                Gradients flow into them, and through them into that call.
+            use_cache: return them.
 
         Raises:
             ValueError: longer than max_seq_len, a mask of another shape or dtype, no tokens at all, or use_cache
                 with gradient_checkpointing.
             IndexError: an id outside the vocabulary.
+            RuntimeError: ids on another device, or parts that were changed such that JAX cannot follow.
         """
+        if use_cache and self.gradient_checkpointing:
+            raise ValueError("use_cache with gradient_checkpointing: call disable_gradient_checkpointing() first.")
+        config, table = self._config, self._table
+        parameters = own_parameters(self, self._shapes)
         past = past_key_values[0][0].shape[2] if past_key_values else 0
-        self._check(input_ids, past, use_cache)
-        length = past + input_ids.shape[1]
-        tokens = to_jax(input_ids.to(torch.int32))
-        inputs: Inputs = {"dropout_key": self._dropout_key()}
-        room = length
+        check_ids(config, input_ids, past, table.device)
+        (B, T), length = input_ids.shape, past + input_ids.shape[1]
+        room, kept = length, []
         if use_cache or past:
-            room = self._capacity(length)
-            inputs["cache"] = self._cache(input_ids.shape[0], past_key_values or [], past, room)
-        if attn_mask is not None:
-            inputs["mask"] = _allowed(attn_mask, (*input_ids.shape, length), room)
-
-        views = self._views.of(self)
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad and torch.is_grad_enabled()}
-        if trained:
-            logits, *kept = Decode.apply(self._config, views, tokens, inputs, tuple(trained), *trained.values())
-        else:
-            computed, cache = decode(self._config, views, tokens, inputs)
-            logits, kept = to_torch(computed), flat_cache(cache)
-        logits = logits.to(self.lm_head.weight.dtype)
+            room = room_for(config, length)
+            kept = with_room(config, past_key_values, room, like=table, rows=B)
+        device = table.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        call = Call(
+            config=config,
+            dtype=None if autocast is None else str(autocast).removeprefix("torch."),
+            tokens_BT=to_jax(input_ids.to(torch.int32)),
+            past=jnp.int32(past),
+            mask=None if attn_mask is None else to_jax(allowed(attn_mask, (B, T, length), room)),
+            dropout_key=self._dropout_key(),
+        )
+        logits, kept = run(call, parameters, self._views.of(parameters), kept)
+        logits = logits.to(autocast or table.dtype)
         if not use_cache:
             return logits
         kept = [x[:, :, :length] for x in kept]
         return logits, list(zip(kept[0::2], kept[1::2], strict=True))
 
-    def _check(self, input_ids: Tensor, past: int, use_cache: bool) -> None:
-        if use_cache and self.gradient_checkpointing:
-            raise ValueError("use_cache with gradient_checkpointing: call disable_gradient_checkpointing() first.")
-        if input_ids.ndim != 2 or input_ids.numel() == 0 or input_ids.is_floating_point():
-            raise ValueError(f"input_ids is {input_ids.dtype} {list(input_ids.shape)}; ids [B, T] are expected.")
-        length = past + input_ids.shape[1]
-        if length > self.max_seq_len:
-            raise ValueError(f"{length} tokens are longer than max_seq_len, which is {self.max_seq_len}.")
-        if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.vocab_size:
-            raise IndexError(f"input_ids holds an id outside 0 to {self.vocab_size - 1}.")
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Every move and cast comes through here: one that could not be computed is refused before it is made."""
+        check_computable("the model", fn(torch.empty(1, dtype=self._table.dtype, device=self._table.device)))
+        return super()._apply(fn, recurse)
 
     def _dropout_key(self) -> Array | None:
         config = self._config
         rates = (config.embedding_dropout, config.attention_dropout, config.mlp_dropout)
         if not self.training or not any(config.dropout_rate(rate) for rate in rates):
             return None
-        return jax.random.key(int(torch.randint(2**31, ())))
-
-    def _capacity(self, length: int) -> int:
-        """Caches grow by doubling, so that decoding token by token compiles a handful of programs."""
-        return min(max(MIN_CAPACITY, 1 << (length - 1).bit_length()), self.max_seq_len)
-
-    def _cache(self, batch: int, past_key_values: KeyValues, past: int, capacity: int) -> KVCache:
-        dtype, device = self.lm_head.weight.dtype, self.lm_head.weight.device
-        config = self._config
-        empty = torch.zeros(batch, config.kv_heads, 0, config.head_size, dtype=dtype, device=device)
-        pairs = past_key_values or [(empty, empty)] * config.num_layers
-        expected = (batch, config.kv_heads, past, config.head_size)
-        if len(pairs) != config.num_layers or any(x.shape != expected for pair in pairs for x in pair):
-            raise ValueError(
-                f"past_key_values must be (k, v) of shape {list(expected)} for each of {config.num_layers} layers: "
-                "pass what an earlier call returned, for the same number of rows."
-            )
-        keys, values = (
-            [to_jax(nn.functional.pad(pair[i].to(dtype), (0, 0, 0, capacity - past))) for pair in pairs] for i in (0, 1)
-        )
-        return KVCache(keys=keys, values=values, length_B=jnp.full(batch, past, jnp.int32))
-
-
-def _allowed(attn_mask: Tensor, expected: tuple[int, int, int], room: int) -> Array:
-    """JAX's mask (True = may attend) [B, 1, T, room] from torch's (True = hidden), which fits B, T, S = expected."""
-    B, T, S = expected
-    mask = attn_mask.unsqueeze(1) if attn_mask.ndim == 3 else attn_mask
-    fits = mask.ndim <= 4 and all(
-        size in (1, wanted) for size, wanted in zip(mask.shape[::-1], (S, T, 1, B), strict=False)
-    )
-    if mask.dtype != torch.bool or not fits:
-        raise ValueError(
-            f"attn_mask is {attn_mask.dtype} {list(attn_mask.shape)}; expected is a bool mask (True = hidden) "
-            f"[T, S], [B, T, S] or [B, 1, T, S], with B = {B}, T = {T}, S = {S} or 1 each, and one for all heads."
-        )
-    return to_jax(nn.functional.pad(~mask.expand(B, 1, T, S), (0, room - S), value=True))
-
-
-def _check_norm(norm: nn.Module, hidden_size: int) -> float:
-    """The epsilon of a norm given as an instance."""
-    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
-        raise ValueError(f"norm_type is a {type(norm).__name__}; it must be nn.LayerNorm or nn.RMSNorm.")
-    if tuple(norm.normalized_shape) != (hidden_size,):
-        raise ValueError(f"norm_type normalises {norm.normalized_shape}; hidden_size is {hidden_size}.")
-    if norm.weight is None or (isinstance(norm, nn.LayerNorm) and norm.bias is None):
-        raise ValueError("norm_type has no weight or no bias; the documented state_dict has both.")
-    return torch.finfo(norm.weight.dtype).eps if norm.eps is None else norm.eps
+        return jax.random.PRNGKey(
+            int(torch.randint(2**31, ()))
+        )  # plain numbers, which torch can keep for the backward pass

@@ -1,6 +1,7 @@
 """The parts of DecoderModel: they hold parameters under the documented names and compute nothing themselves."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +53,9 @@ class SelfAttention(nn.Module):
         N, K, H, D = config.num_heads, config.kv_heads, config.head_size, config.hidden_size
         self.qkv_proj = nn.Linear(D, (N + 2 * K) * H, bias=config.qkv_bias, **factory)
         self.out_proj = nn.Linear(N * H, D, bias=config.has_out_bias, **factory)
+        if config.qk_norm:
+            self.q_norm = _rms_norm(H, config, factory)
+            self.k_norm = _rms_norm(H, config, factory)
 
 
 class FeedForward(nn.Module):
@@ -91,13 +95,33 @@ class Block(nn.Module):
         self.norm1 = copy.deepcopy(norm)
         self.self_attn = SelfAttention(config, factory)
         self.norm2 = copy.deepcopy(norm)
+        if config.sandwich_norm:
+            self.post_attn_norm = copy.deepcopy(norm)
+            self.post_mlp_norm = copy.deepcopy(norm)
         self.mlp = MixtureOfExperts(config, factory) if config.use_moe else FeedForward(config, factory)
 
 
 def make_norm(config: ModelConfig, factory: Factory) -> nn.Module:
     if config.norm == "rms_norm":
-        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps, **factory)
+        return _rms_norm(config.hidden_size, config, factory)
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, **factory)
+
+
+def _rms_norm(size: int, config: ModelConfig, factory: Factory) -> nn.RMSNorm:
+    norm = nn.RMSNorm(size, eps=config.norm_eps, **factory)
+    nn.init.constant_(norm.weight, 1.0 - config.norm_offset)
+    return norm
+
+
+def check_norm(norm: nn.Module, hidden_size: int) -> float:
+    """The epsilon of a norm that is given as an instance. Raises ValueError for one that cannot be computed."""
+    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+        raise ValueError(f"norm_type is a {type(norm).__name__}; it must be nn.LayerNorm or nn.RMSNorm.")
+    if tuple(norm.normalized_shape) != (hidden_size,):
+        raise ValueError(f"norm_type normalises {norm.normalized_shape}; hidden_size is {hidden_size}.")
+    if norm.weight is None or (isinstance(norm, nn.LayerNorm) and norm.bias is None):
+        raise ValueError("norm_type has no weight or no bias; the documented state_dict has both.")
+    return torch.finfo(norm.weight.dtype).eps if norm.eps is None else norm.eps
 
 
 @torch.no_grad()
@@ -114,3 +138,26 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
             parameter.normal_(std=INIT_STD)
         if name == "embedding_layer.token_embeddings.weight" and config.padding_idx is not None:
             parameter[config.padding_idx].zero_()
+
+
+def own_parameters(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, nn.Parameter]:
+    """The parameters by name.
+
+    Raises RuntimeError where a part has a hook, which would never run, or parameters of other names or shapes.
+    """
+    for name, part in model.named_modules():
+        hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+        if part is not model and any(hooks):
+            raise RuntimeError(
+                f"{name} has a hook, which would never run: JAX computes the model as a whole. Hooks on the model "
+                "itself, and on parameters, do run."
+            )
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # weights tied by hand stand under both names
+    if {name: parameter.shape for name, parameter in parameters.items()} != shapes:
+        changed = {name for name, parameter in parameters.items() if shapes.get(name) != parameter.shape}
+        names = ", ".join(sorted(changed or shapes.keys() - parameters.keys())[:3])
+        raise RuntimeError(
+            f"A part was replaced, resized or parametrised ({names}); JAX computes the architecture that the model was "
+            "made with, from its own parameters. Make a model of the other shape and load the weights into it."
+        )
+    return parameters

@@ -4,7 +4,8 @@ from llm_jax.checkpoint.convert import convert
 from llm_jax.checkpoint.directory import check_params, save_model
 from llm_jax.checkpoint.documented import decoder_kwargs_to_config
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.load import LoadedModel, StoredModel, load_model, open_model
+from llm_jax.checkpoint.load import LoadedModel, load_model, open_model
+from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.checkpoint.train_state import TrainCheckpointer
 

@@ -2,14 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from llm_jax.checkpoint.directory import Layout, write_directory
-from llm_jax.checkpoint.gguf_file import write_gguf
-from llm_jax.checkpoint.load import StoredModel
+from llm_jax.checkpoint.gguf import write_gguf
+from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES
 from llm_jax.errors import CheckpointError
 
@@ -51,17 +52,12 @@ def convert(
         raise CheckpointError(f"{name} is a type of GGUF files; let the destination end in {GGUF}, or choose another.")
     size = int(bytes_per_value * sum(tensor.size for tensor in stored.params.values()))
     _check_room(destination, size)
+    target = replace(stored, path=destination)
     if is_gguf:
-        write_gguf(
-            destination, stored.config, stored.params, stored.tokenizer, stored.generation,
-            type_name=gguf_type, written=written,
-        )  # fmt: skip
+        write_gguf(target, type_name=gguf_type, written=written)
     else:
-        write_directory(
-            destination, stored.config, stored.params, stored.tokenizer, stored.generation,
-            layout=layout, dtype=kept if dtype or name != _widest(stored) else None,
-            max_shard_bytes=max_shard_bytes, written=written,
-        )  # fmt: skip
+        cast = kept if dtype or name != _widest(stored) else None
+        write_directory(target, layout=layout, dtype=cast, max_shard_bytes=max_shard_bytes, written=written)
 
 
 def stored_dtype(stored: StoredModel) -> str:

@@ -13,6 +13,7 @@ from llm_jax.checkpoint.families import OWN, family_for, family_of_config
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.names import own_table, read_names
+from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.checkpoint.torch_writer import write_torch_file
 from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES, write_safetensors
@@ -42,25 +43,21 @@ def save_model(
     Raises:
         CheckpointError: the place is taken by something that is not a model, or a parameter is missing or misshaped.
     """
-    write_directory(
-        Path(directory), model.config, {name: np.asarray(value) for name, value in model.params.items()},
-        tokenizer, generation, max_shard_bytes=max_shard_bytes,
-    )  # fmt: skip
+    params: dict[str, Tensor] = {name: np.asarray(value) for name, value in model.params.items()}
+    generation = generation or GenerationDefaults.of_tokenizer(tokenizer)
+    stored = StoredModel(Path(directory), model.config, params, tokenizer, generation)
+    write_directory(stored, max_shard_bytes=max_shard_bytes)
 
 
 def write_directory(
-    target: Path,
-    config: ModelConfig,
-    params: Mapping[str, Tensor],
-    tokenizer: Tokenizer | None,
-    generation: GenerationDefaults | None,
+    model: StoredModel,
     *,
     layout: Layout = "transformers",
     dtype: np.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     written: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """`save_model` for tensors that may still be on disk: one at a time is in memory.
+    """`save_model` at the model's path, for tensors that may still be on disk: one at a time is in memory.
 
     Args:
         layout: "transformers" means the names of a family that it knows, where one is equivalent; "documented" means
@@ -68,22 +65,23 @@ def write_directory(
         dtype: what to store; as the parameters are unless given.
         written: told of each tensor that is done, by its bytes before a change of dtype.
     """
+    target, config = model.path, model.config
     if target.exists() and not _replaceable(target):
         raise CheckpointError(f"{target} exists and is not a model directory; choose an empty or a new one.")
-    check_params(config, params)
+    check_params(config, model.params)
     family = family_for(config) if layout == "transformers" else OWN
-    generation = generation or GenerationDefaults.of_tokenizer(tokenizer)
-    stored = dtype or params["embedding_layer.token_embeddings.weight"].dtype
-    tensors = family.write_weights(config, params)
+    kept = dtype or model.params["embedding_layer.token_embeddings.weight"].dtype
+    tensors = family.write_weights(config, model.params)
+    ids = model.generation.to_json()
     with written_beside(target) as new:
-        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(stored)} | generation.to_json())
-        _write_json(new / GENERATION, generation.to_json())
+        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(kept)} | ids)
+        _write_json(new / GENERATION, ids)
         if layout == "torch":
             write_torch_file(new / "model.pt", tensors | documented_buffers(config), dtype=dtype, written=written)
         else:
             write_safetensors(new, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes, written=written)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(new)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(new)
 
 
 def read_architecture(directory: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:

@@ -17,33 +17,20 @@ LEARNED = "embedding_layer.positional_encoding.pos_embedding.weight"
 
 NORMS = {"LayerNorm": "layer_norm", "layer_norm": "layer_norm", "RMSNorm": "rms_norm", "rms_norm": "rms_norm"}
 
-# Keyword argument -> field of ModelConfig, where it is the same thing under another name or the same.
-RENAMED = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_layers",
-    "num_heads": "num_heads",
-    "num_kv_heads": "num_kv_heads",
-    "max_seq_len": "max_seq_len",
-    "intermediate_size": "intermediate_size",
+# Keyword argument -> the field of ModelConfig that is the same thing.
+FIELDS = {
+    name: name
+    for name in (
+        "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "max_seq_len", "intermediate_size",
+        "norm_eps", "norm_first", "is_causal", "padding_idx", "qkv_bias", "mlp_bias", "lm_head_bias", "use_glu",
+        "use_moe", "num_experts", "top_k", "window_size", "rope_theta", "gradient_checkpointing",
+    )
+} | {
     "embedding_dropout_p": "embedding_dropout",
     "attn_dropout_p": "attention_dropout",
     "mlp_dropout_p": "mlp_dropout",
-    "norm_eps": "norm_eps",
-    "norm_first": "norm_first",
-    "is_causal": "is_causal",
-    "padding_idx": "padding_idx",
-    "qkv_bias": "qkv_bias",
-    "mlp_bias": "mlp_bias",
-    "lm_head_bias": "lm_head_bias",
-    "use_glu": "use_glu",
-    "use_moe": "use_moe",
-    "num_experts": "num_experts",
-    "top_k": "top_k",
-    "window_size": "window_size",
-    "rope_theta": "rope_theta",
-    "gradient_checkpointing": "gradient_checkpointing",
-}
+}  # fmt: skip
+# Those that make a field together, or none.
 COMBINED = (
     "pos_encoding_learned", "use_rope", "use_alibi", "mlp_activation", "norm_type", "norm_impl",
     "attn_impl", "mlp_impl", "device", "dtype",
@@ -59,14 +46,14 @@ def decoder_kwargs_to_config(arguments: Mapping[str, Any]) -> ModelConfig:
         ConfigError: an argument is unknown, missing, out of range, or contradicts another one.
     """
     for name in arguments:
-        if name not in RENAMED and name not in COMBINED:
-            raise ConfigError(f"DecoderModel has no argument {name!r}; it knows {', '.join((*RENAMED, *COMBINED))}.")
+        if name not in FIELDS and name not in COMBINED:
+            raise ConfigError(f"DecoderModel has no argument {name!r}; it knows {', '.join((*FIELDS, *COMBINED))}.")
     for name in ("vocab_size", "hidden_size", "num_layers", "num_heads"):
         if name not in arguments:
             raise ConfigError(f"DecoderModel needs {name}.")
     _only(arguments, "attn_impl", ("mha",))
     _only(arguments, "mlp_impl", ("mlp", "moe") if arguments.get("use_moe") else ("mlp",))
-    ours = {field: arguments[name] for name, field in RENAMED.items() if name in arguments}
+    ours = {field: arguments[name] for name, field in FIELDS.items() if name in arguments}
     return ModelConfig(
         **ours,
         positions=_positions(arguments),

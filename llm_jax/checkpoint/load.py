@@ -14,8 +14,8 @@ from llm_jax.checkpoint.documented import advice, check_positions, decoder_kwarg
 from llm_jax.checkpoint.families import OWN
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.gguf_file import is_gguf, read_gguf
-from llm_jax.checkpoint.tensors import Tensor
+from llm_jax.checkpoint.gguf import is_gguf, read_gguf
+from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.checkpoint.weight_files import open_safetensors, open_weights
 from llm_jax.config import ModelConfig
@@ -36,17 +36,6 @@ class LoadedModel:
     """
 
     model: Model
-    tokenizer: Tokenizer | None
-    generation: GenerationDefaults
-    path: Path
-
-
-@dataclass(frozen=True)
-class StoredModel:
-    """A model on disk: its description, and tensors that are read when they are used."""
-
-    config: ModelConfig
-    params: dict[str, Tensor]
     tokenizer: Tokenizer | None
     generation: GenerationDefaults
     path: Path
@@ -77,8 +66,7 @@ def open_model(path: str | Path) -> StoredModel:
     """What `load_model` loads, without reading the weights."""
     source = _recognise(Path(path))
     if is_gguf(source):
-        config, params, tokenizer, generation = read_gguf(source)
-        return StoredModel(config, params, tokenizer, generation, source)
+        return read_gguf(source)
     directory = source if source.is_dir() else source.parent
     tensors = open_weights(source) if source.is_dir() else _open_file(source)
     family, config, raw = _architecture(directory, tensors)
@@ -91,7 +79,7 @@ def open_model(path: str | Path) -> StoredModel:
         generation = GenerationDefaults.from_json(read_json(directory / GENERATION), raw)
     elif "eos_token_id" in raw:
         generation = GenerationDefaults.from_json(raw)
-    return StoredModel(config, params, tokenizer, generation, source)
+    return StoredModel(source, config, params, tokenizer, generation)
 
 
 def _recognise(path: Path) -> Path:

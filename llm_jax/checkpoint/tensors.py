@@ -4,7 +4,7 @@ A large model is converted one tensor at a time. What needs no arithmetic (a cut
 does is a LazyTensor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
+BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,18 @@ class LazyTensor:
 
 
 Tensor = np.ndarray | LazyTensor
+
+
+def blocks_of_rows(tensor: Tensor, dtype: np.dtype | None = None) -> Iterator[np.ndarray]:
+    """The tensor in contiguous arrays [rows, …] of about BLOCK_BYTES: a change of dtype never has all of it twice.
+
+    Args:
+        dtype: what to give; as the tensor is unless given.
+    """
+    whole = np.atleast_1d(np.asarray(tensor))
+    rows = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
+    for start in range(0, len(whole), rows):
+        yield np.ascontiguousarray(whole[start : start + rows], dtype)
 
 
 def mapped(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from llm_jax.checkpoint.tensors import Tensor
+from llm_jax.checkpoint.tensors import Tensor, blocks_of_rows
 
 STORAGES = {
     np.dtype(np.float16): "HalfStorage",
@@ -41,9 +41,9 @@ def write_torch_file(
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/version", "3\n")
         for key, tensor in enumerate(tensors.values()):
-            array = np.asarray(tensor, dtype, order="C")
             with archive.open(f"archive/data/{key}", "w", force_zip64=True) as storage:
-                storage.write(array.reshape(-1).view(np.uint8).data)
+                for block in blocks_of_rows(tensor, dtype):
+                    storage.write(block.reshape(-1).view(np.uint8).data)
             written(tensor.nbytes)
 
 

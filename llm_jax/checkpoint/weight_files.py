@@ -10,13 +10,14 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from llm_jax.checkpoint.tensors import Tensor
+from llm_jax.checkpoint.tensors import Tensor, blocks_of_rows
 from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.errors import CheckpointError
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 TORCH_FILES = ("pytorch_model.bin", "pytorch_model.pt", "model.pt", "model.pth")
+INDEX = SINGLE + ".index.json"
+TORCH_INDEX = TORCH_FILES[0] + ".index.json"
 MAX_SHARD_BYTES = 4 * 2**30
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -34,17 +35,19 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def open_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Whatever weights a model directory holds: model.safetensors, its shards, or a torch file.
+    """Whatever weights a model directory holds: model.safetensors or its shards, a torch file or its shards.
 
     Raises CheckpointError when there are none or they are damaged.
     """
     if (directory / SINGLE).is_file():
         return open_safetensors(directory / SINGLE)
     if (directory / INDEX).is_file():
-        return _open_shards(directory)
+        return _open_shards(directory / INDEX, open_safetensors)
     for name in TORCH_FILES:
         if (directory / name).is_file():
             return read_torch_file(directory / name)
+    if (directory / TORCH_INDEX).is_file():
+        return _open_shards(directory / TORCH_INDEX, read_torch_file)
     raise CheckpointError(f"{directory} holds no weights: expected {SINGLE}, {INDEX} or {TORCH_FILES[0]}.")
 
 
@@ -75,25 +78,24 @@ def _view(data: np.ndarray, dtype: str, shape: list[int], data_offsets: tuple[in
     return data[start:end].view(np.ndarray).view(DTYPES[dtype]).reshape(shape)
 
 
-def _open_shards(directory: Path) -> dict[str, np.ndarray]:
-    index = directory / INDEX
+def _open_shards(index: Path, open_file: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     try:
         shard_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        paths = {shard: _inside(directory, shard) for shard in set(shard_of.values())}
+        paths = {shard: _beside(index, shard) for shard in set(shard_of.values())}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of shards: it needs a weight_map of names to files.") from error
-    shards = {shard: open_safetensors(path) for shard, path in paths.items()}
+    shards = {shard: open_file(path) for shard, path in paths.items()}
     for name, shard in shard_of.items():
         if name not in shards[shard]:
             raise CheckpointError(f"{paths[shard]} does not hold {name}, which {index.name} says it does.")
     return {name: shards[shard][name] for name, shard in shard_of.items()}
 
 
-def _inside(directory: Path, shard: str) -> Path:
+def _beside(index: Path, shard: str) -> Path:
     """The shard's path, which must be a plain file name: an index is data, and must not name other people's files."""
     if shard != PurePosixPath(shard).name or "\\" in shard or shard in ("", ".."):
-        raise CheckpointError(f"{directory / INDEX} names {shard!r}, which lies outside its directory. It was refused.")
-    return directory / shard
+        raise CheckpointError(f"{index} names {shard!r}, which lies outside its directory. It was refused.")
+    return index.parent / shard
 
 
 def write_safetensors(
@@ -157,6 +159,6 @@ def _write(path: Path, tensors: Mapping[str, Tensor], dtype: np.dtype | None, wr
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            array = np.asarray(tensors[name], dtype, order="C")
-            file.write(array.reshape(-1).view(np.uint8).data)
+            for block in blocks_of_rows(tensors[name], dtype):
+                file.write(block.reshape(-1).view(np.uint8).data)
             written(tensors[name].nbytes)

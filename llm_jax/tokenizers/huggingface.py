@@ -117,7 +117,7 @@ class HFTokenizer:
                 "install the extra 'hf', or give a local path."
             ) from error
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"No tokenizer can be loaded from {name!r}: {error}\n"

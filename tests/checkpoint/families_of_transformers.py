@@ -54,6 +54,10 @@ SHAPES: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen3_moe", "not renormalised, biases"): {
         "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 10, "attention_bias": True,
     },
+    ("gemma", "tied"): {"head_dim": 12},
+    ("gemma", "untied, one key head, biases"): {
+        "head_dim": 8, "num_key_value_heads": 1, "tie_word_embeddings": False, "attention_bias": True,
+    },
     ("gemma2", "soft caps"): GEMMA | {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0},
     ("gemma2", "no caps, biases"): GEMMA | {
         "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True, "vocab_size": 83,
@@ -73,6 +77,12 @@ SHAPES: dict[tuple[str, str], dict[str, Any]] = {
     ("phi3", "longrope"): {"rope_parameters": LONGROPE, "original_max_position_embeddings": CONTEXT},
     ("gpt2", "tied"): {},
     ("gpt2", "untied, relu"): {"tie_word_embeddings": False, "activation_function": "relu", "n_inner": 24},
+    ("starcoder2", "tied, linear rope"): {
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 90.0},
+    },
+    ("starcoder2", "untied, no biases, window"): {
+        "tie_word_embeddings": False, "use_bias": False, "sliding_window": 5, "vocab_size": 53,
+    },
 }  # fmt: skip
 
 

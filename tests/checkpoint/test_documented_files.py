@@ -14,24 +14,14 @@ import torch
 from llm_jax.checkpoint import decoder_kwargs_to_config, load_model, read_torch_file
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
-from llm_jax.model import Model, forward
+from llm_jax.model import forward
 from llm_jax.tokenizers import CharacterTokenizer
+from tests.checkpoint.greedy import continue_greedily
 
 run = jax.jit(forward, static_argnames="config")
 FOLDERS = sorted((Path(__file__).parents[1] / "fixtures/torch_checkpoints").iterdir())
 FILES = [folder / name for folder in FOLDERS for name in ("state_dict.pt", "training_checkpoint.pt")]
 by_path = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-
-
-def continue_greedily(model: Model, prompt: list[int], count: int) -> list[int]:
-    engine = Engine(model, max_batch=1)
-    events: list[TokenEvent | Exception] = []
-    sampling = SamplingParams(max_new_tokens=count, temperature=0.0)
-    engine.submit(Request(prompt_ids=tuple(prompt), sampling=sampling), events.append)
-    while engine.step():
-        pass
-    return [event.token for event in events if isinstance(event, TokenEvent)]
 
 
 @by_path
@@ -42,7 +32,7 @@ def test_logits_and_greedy_continuation(path: Path) -> None:
     np.testing.assert_allclose(run(model.config, model.params, tokens), expected["logits"].numpy(), atol=1e-4)
     greedy = expected["greedy"][0].tolist()
     prompt = 5
-    assert continue_greedily(model, greedy[:prompt], len(greedy) - prompt) == greedy[prompt:]
+    assert continue_greedily(model, [greedy[:prompt]], len(greedy) - prompt) == [greedy[prompt:]]
 
 
 @pytest.fixture

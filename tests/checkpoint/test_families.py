@@ -18,10 +18,11 @@ from llm_jax.checkpoint import load_model, save_model
 from llm_jax.checkpoint.families import FAMILIES, OWN, family_for, family_of_config
 from llm_jax.checkpoint.family import canonical
 from llm_jax.errors import CheckpointError
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward, init_cache
 from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, save
+from tests.checkpoint.greedy import continue_greedily
 
+CHUNK = 7
 run = jax.jit(forward, static_argnames="config")
 every_shape = pytest.mark.parametrize(("model_type", "shape"), SHAPES, ids=[" ".join(key) for key in SHAPES])
 FIRST_SHAPES = dict(reversed(SHAPES))
@@ -53,54 +54,66 @@ def random_tokens(vocab: int, rows: int = 2, seed: int = 0) -> np.ndarray:
 
 @every_shape
 def test_logits_equal_those_of_transformers(saved: Any, model_type: str, shape: str) -> None:
-    """Rows of 17 and 11 tokens are prefilled together, then decoded token by token, the first to the full context."""
+    """Rows of 14 and 11 tokens are prefilled together and go on from the cache, the first to the full context."""
     theirs, directory = saved(model_type, shape)
     model = load_model(directory).model
-    config = model.config
-    assert config.max_seq_len == CONTEXT
-    tokens = random_tokens(config.vocab_size)
+    assert model.config.max_seq_len == CONTEXT
+    tokens = random_tokens(model.config.vocab_size)
     expected = logits_of(theirs, tokens)
-
-    lengths = np.array([17, 11])
-    cache = init_cache(config, 2, CONTEXT)
-    logits, cache = run(config, model.params, tokens[:, :17], cache=cache)
-    for row, length in enumerate(lengths):
-        np.testing.assert_allclose(logits[row, :length], expected[row, :length], atol=1e-4, err_msg="prefill")
-    cache = dataclasses.replace(cache, length_B=jnp.asarray(lengths, jnp.int32))
-    for step in range(CONTEXT - 17):
-        at = lengths + step
-        logits, cache = run(config, model.params, tokens[[0, 1], at][:, None], cache=cache)
-        np.testing.assert_allclose(logits[:, 0], expected[[0, 1], at], atol=1e-4, err_msg=f"step {step}")
+    np.testing.assert_allclose(in_chunks(model, tokens, (14, 11)), expected, atol=1e-4)
 
 
-@every_family
-def test_greedy_tokens_equal_those_of_transformers(saved: Any, model_type: str) -> None:
-    """Prompts of unequal length in one batch of the engine; each alone in transformers."""
+@every_shape
+def test_the_likeliest_tokens_are_those_that_transformers_generates(saved: Any, model_type: str, shape: str) -> None:
+    """From prompts of 9 and 4 tokens to the full context: by induction, greedy decoding gives the same."""
+    theirs, directory = saved(model_type, shape)
+    model = load_model(directory).model
+    tokens = random_tokens(model.config.vocab_size)
+    texts = [generated(theirs, row[:length]) for row, length in zip(tokens, (9, 4), strict=True)]
+    likeliest = in_chunks(model, np.array(texts, np.int32), (14, 11)).argmax(-1)
+    for text, length, following in zip(texts, (9, 4), likeliest, strict=True):
+        assert following[length - 1 : -1].tolist() == text[length:]
+
+
+def in_chunks(model: Model, tokens: np.ndarray, lengths: tuple[int, int]) -> np.ndarray:
+    """Logits [2, CONTEXT, V]: the first `lengths` tokens of the rows by prefill, the others from the cache.
+
+    All in calls of CHUNK tokens, so that each architecture is one compiled program.
+    """
+    logits = np.zeros((*tokens.shape, model.config.vocab_size), np.float32)
+    cache = init_cache(model.config, 2, CONTEXT)
+    held = np.zeros(2, np.int32)
+    while (held < CONTEXT).any():
+        at = np.minimum(held[:, None] + np.arange(CHUNK), CONTEXT - 1)
+        cache = dataclasses.replace(cache, length_B=jnp.asarray(held))
+        chunk, cache = run(model.config, model.params, tokens[[[0], [1]], at], cache=cache)
+        for row, length in enumerate(lengths):
+            # What stands behind a row's prompt is padding in a call of the prefill, and is overwritten by the next.
+            count = min(CHUNK, (length if held[row] < length else CONTEXT) - held[row])
+            logits[row, held[row] : held[row] + count] = chunk[row, :count]
+            held[row] += count
+    return logits
+
+
+def generated(theirs: PreTrainedModel, prompt: np.ndarray) -> list[int]:
+    """The prompt and what follows greedily, to the full context."""
+    ids = torch.tensor(prompt, dtype=torch.int64)[None]
+    count = CONTEXT - len(prompt)
+    return theirs.generate(ids, do_sample=False, max_new_tokens=count)[0].tolist()
+
+
+# Each has something in the decode step that those before it have not.
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3", "gemma2", "mixtral", "phi3"])
+def test_the_engine_continues_as_transformers_does(saved: Any, model_type: str) -> None:
+    """Prompts of unequal length in one batch; each alone in transformers."""
     theirs, directory = saved(model_type, FIRST_SHAPES[model_type])
     model = load_model(directory).model
-    prompts = [
-        row[:length].tolist() for row, length in zip(random_tokens(model.config.vocab_size), (9, 4), strict=True)
-    ]
-    count = 12
-    for prompt, tokens in zip(prompts, continue_greedily(model, prompts, count), strict=True):
-        expected = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=count)[0, len(prompt) :]
-        assert tokens == expected.tolist()
-
-
-def continue_greedily(model: Model, prompts: list[list[int]], count: int) -> list[list[int]]:
-    engine = Engine(model, max_batch=len(prompts))
-    tokens: list[list[int]] = [[] for _ in prompts]
-
-    def collect(row: int, event: TokenEvent | Exception) -> None:
-        assert isinstance(event, TokenEvent)
-        tokens[row].append(event.token)
-
-    for row, prompt in enumerate(prompts):
-        sampling = SamplingParams(max_new_tokens=count, temperature=0.0)
-        engine.submit(Request(prompt_ids=tuple(prompt), sampling=sampling), lambda event, row=row: collect(row, event))
-    while engine.step():
-        pass
-    return tokens
+    tokens = random_tokens(model.config.vocab_size)
+    texts = [generated(theirs, row[:length]) for row, length in zip(tokens, (9, 4), strict=True)]
+    prompts = [text[:length] for text, length in zip(texts, (9, 4), strict=True)]
+    count = CONTEXT - 9
+    for text, prompt, new in zip(texts, prompts, continue_greedily(model, prompts, count), strict=True):
+        assert prompt + new == text[: len(prompt) + count]
 
 
 @every_shape

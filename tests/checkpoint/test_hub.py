@@ -51,7 +51,8 @@ def test_a_name_comes_from_the_cache_when_offline(tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text(COMMIT)
     (repository / "snapshots").mkdir()
     llm_jax.save_pretrained(repository / "snapshots" / COMMIT, Model.init(CONFIG), TOKENIZER)
-    code = """
+    code = f"""
+from cli.convert import main
 from llm_jax import from_pretrained
 from llm_jax.errors import CheckpointError
 print(from_pretrained("someone/small").model.config.hidden_size)
@@ -59,8 +60,10 @@ try:
     from_pretrained("someone/else")
 except CheckpointError as error:
     print(error)
+main(["someone/small", {str(tmp_path / "copy")!r}], standalone_mode=False)
 """
-    first, second = offline(code, tmp_path).splitlines()
+    first, second = offline(code, tmp_path).splitlines()[:2]
     assert first == "8"
+    assert llm_jax.from_pretrained(tmp_path / "copy").model.config == CONFIG
     assert second.startswith("someone/else is no path that exists, and cannot be had from the Hub")
     assert "HF_HUB_OFFLINE" in second

@@ -1,4 +1,4 @@
-"""Safetensors: sharding, and what is refused."""
+"""Files of weights: sharding, and what is refused."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
-from llm_jax.checkpoint.weight_files import INDEX, SINGLE, open_weights, write_safetensors
+from llm_jax.checkpoint.weight_files import INDEX, SINGLE, TORCH_INDEX, open_weights, write_safetensors
 from llm_jax.errors import CheckpointError
 
 TENSORS = {
@@ -39,14 +40,30 @@ def test_the_index_names_every_shard_and_the_size(tmp_path: Path) -> None:
             assert name in file.keys()  # noqa: SIM118 (no mapping)
 
 
+def test_shards_of_torch_files_are_read(tmp_path: Path) -> None:
+    parts = {
+        "first.bin": {"a": torch.arange(6.0).reshape(2, 3)},
+        "second.bin": {"b": torch.ones(2), "c": torch.ones(1)},
+    }
+    for file, part in parts.items():
+        torch.save(part, tmp_path / file)
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    (tmp_path / TORCH_INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    read = open_weights(tmp_path)
+    assert {name: array.tolist() for name, array in read.items()} == {
+        name: tensor.tolist() for part in parts.values() for name, tensor in part.items()
+    }
+
+
+@pytest.mark.parametrize("index", [INDEX, TORCH_INDEX])
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "..\\x"])
-def test_an_index_cannot_leave_its_directory(tmp_path: Path, shard: str) -> None:
+def test_an_index_cannot_leave_its_directory(tmp_path: Path, shard: str, index: str) -> None:
     model = tmp_path / "model"
     model.mkdir()
     write_safetensors(tmp_path, {"a": TENSORS["a"]})
     (tmp_path / SINGLE).rename(tmp_path / "secret.safetensors")
-    (model / INDEX).write_text(json.dumps({"weight_map": {"a": shard}}))
-    with pytest.raises(CheckpointError, match="outside its directory"):
+    (model / index).write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(CheckpointError, match=rf"{index} names .* outside its directory"):
         open_weights(model)
 
 

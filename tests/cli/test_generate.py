@@ -32,6 +32,7 @@ def test_argument_file_and_standard_input_are_the_same_prompt(
     assert by_argument.startswith("été 日本")
     assert call(main, *options, "--file", tmp_path / "prompt.txt").stdout == by_argument
     assert call(main, *options, input="été 日本\n").stdout == by_argument
+    assert call(main, *options, "--file", "-", input="été 日本\n").stdout == by_argument
 
 
 def test_json_says_how_it_ended(call: Call, model_directory: Path) -> None:

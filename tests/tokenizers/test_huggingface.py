@@ -57,6 +57,16 @@ def test_an_older_layout_is_read_through_transformers(bpe, tmp_path):
         assert loaded.eos_token_id == bpe.eos_token_id
 
 
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path):
+    trap = tmp_path / "executed"
+    (tmp_path / "code.py").write_text(f"open({str(trap)!r}, 'w')")
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "code.Own"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(TokenizerError, match="custom code"):
+        load_tokenizer(tmp_path)
+    assert not trap.exists()
+
+
 def test_a_local_directory_does_not_import_transformers(bpe, tmp_path):
     bpe.save_pretrained(tmp_path)
     code = (

@@ -1,18 +1,19 @@
 """The families themselves, as data: one file per group. A new one is a Family there and a place in FAMILIES."""
 
-from llm_jax.checkpoint.families.gemma import GEMMA2, GEMMA3
+from llm_jax.checkpoint.families.gemma import GEMMA, GEMMA2, GEMMA3
 from llm_jax.checkpoint.families.gpt2 import GPT2
 from llm_jax.checkpoint.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from llm_jax.checkpoint.families.mixture import MIXTRAL, QWEN3_MOE
 from llm_jax.checkpoint.families.own import OWN
 from llm_jax.checkpoint.families.parts import ACTIVATIONS
 from llm_jax.checkpoint.families.phi3 import PHI3
+from llm_jax.checkpoint.families.starcoder2 import STARCODER2
 from llm_jax.checkpoint.family import Family, Json
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 
 # The order in which a home is looked for when a model is saved: where several fit, the plainest is the first.
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2, OWN)
+FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, STARCODER2, OWN)
 
 
 def family_of_config(theirs: Json) -> Family:

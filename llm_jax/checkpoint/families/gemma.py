@@ -1,6 +1,9 @@
-"""Gemma 2 and the text half of Gemma 3: norms around each block, scaled embeddings, windows on most layers."""
+"""Gemma: scaled embeddings and norms; 2 and the text half of 3 with norms around each block, windows on most layers."""
 
-from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
+from dataclasses import replace
+
+from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
+from llm_jax.checkpoint.families.llama import TABLE as PRE_NORM_TABLE
 from llm_jax.checkpoint.families.parts import (
     ATTENTION,
     BLOCK,
@@ -16,7 +19,7 @@ from llm_jax.checkpoint.families.parts import (
     write_layer_types,
     write_rope,
 )  # fmt: skip
-from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import same
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
@@ -31,21 +34,24 @@ TABLE = (
     same(BLOCK + "post_mlp_norm.weight", LAYER + "post_feedforward_layernorm.weight"),
 )
 
-GEMMA_KEYS = KEYS | {
+GELU = activation_key("hidden_act", "gelu_pytorch_tanh")
+KEYS_1 = KEYS | {
     "head_dim": Key("head_dim", 256),
-    "activation": activation_key("hidden_activation", "gelu_pytorch_tanh"),
+    # The first releases said "gelu" and meant its approximation.
+    "activation": replace(GELU, read=lambda name: GELU.read("gelu_pytorch_tanh" if name == "gelu" else name)),
     "tie_embeddings": Key("tie_word_embeddings", True),
     "qkv_bias": Key("attention_bias", False),
+}
+KEYS_2 = KEYS_1 | {
+    "activation": replace(GELU, name="hidden_activation"),
     # Attention is scaled by 1 / sqrt of this whole number, which need not be the head size.
     "attention_scale": Key(
         "query_pre_attn_scalar", 256, read=lambda scalar: scalar**-0.5, write=lambda scale: round(scale**-2)
     ),
 }
 
-GEMMA_ALWAYS = {name: value for name, value in ALWAYS.items() if name != "embedding_scale"} | {
-    "norm_offset": 1.0,
-    "sandwich_norm": True,
-}
+ALWAYS_1 = {name: value for name, value in ALWAYS.items() if name != "embedding_scale"} | {"norm_offset": 1.0}
+ALWAYS_2 = ALWAYS_1 | {"sandwich_norm": True}
 
 UNSUPPORTED = {"use_bidirectional_attention": False}
 
@@ -89,34 +95,34 @@ def _write_two_ropes(config: ModelConfig) -> Json:
     }
 
 
-GEMMA2 = Family(
-    model_type="gemma2",
-    architecture="Gemma2ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
-    keys=GEMMA_KEYS
+GEMMA = llama_like(
+    "gemma", "GemmaForCausalLM", PRE_NORM_TABLE,
+    keys=KEYS_1,
+    always=ALWAYS_1,
+    sections=(rope_section(),),
+    unsupported=UNSUPPORTED,
+)  # fmt: skip
+
+GEMMA2 = llama_like(
+    "gemma2", "Gemma2ForCausalLM", TABLE,
+    keys=KEYS_2
     | {
         "attention_softcap": Key("attn_logit_softcapping", 50.0),
         "logit_softcap": Key("final_logit_softcapping", 30.0),
     },
-    always=GEMMA_ALWAYS,
+    always=ALWAYS_2,
     sections=(rope_section(), _window_section(2)),
     unsupported=UNSUPPORTED,
-)
+)  # fmt: skip
 
-GEMMA3 = Family(
-    model_type="gemma3_text",
-    architecture="Gemma3ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
-    keys=GEMMA_KEYS
+GEMMA3 = llama_like(
+    "gemma3_text", "Gemma3ForCausalLM", TABLE,
+    keys=KEYS_2
     | {
         "attention_softcap": Key("attn_logit_softcapping", None),
         "logit_softcap": Key("final_logit_softcapping", None),
     },
-    always=GEMMA_ALWAYS | {"qk_norm": True},
+    always=ALWAYS_2 | {"qk_norm": True},
     sections=(Section(_read_two_ropes, _write_two_ropes), _window_section(6)),
     unsupported=UNSUPPORTED,
-)
+)  # fmt: skip

@@ -1,6 +1,7 @@
 """Llama and those that changed little: Mistral (a window), Qwen 2 (biases), Qwen 3 (norms on query and key heads)."""
 
 import re
+from typing import Any
 
 from llm_jax.checkpoint.families.parts import (
     ATTENTION,
@@ -14,11 +15,10 @@ from llm_jax.checkpoint.families.parts import (
     write_layer_types,
 )  # fmt: skip
 from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.names import Rule
 from llm_jax.config import ModelConfig
 
 TABLE = (*ENDS, *PRE_NORMS, *ATTENTION, *FEED_FORWARD)
-
-BUFFERS = re.compile(r"rotary_emb\.inv_freq$")
 
 KEYS = {
     "vocab_size": Key("vocab_size"),
@@ -46,6 +46,14 @@ ALWAYS = {
 }
 
 
+def llama_like(model_type: str, architecture: str, table: tuple[Rule, ...], **rest: Any) -> Family:
+    """A family whose files are laid out as Llama's: a prefix before the body, and in old ones buffers."""
+    return Family(
+        model_type=model_type, architecture=architecture, table=lambda _: table,
+        prefix="model.", ignored=re.compile(r"rotary_emb\.inv_freq$"), **rest,
+    )  # fmt: skip
+
+
 def _read_qwen_window(theirs: Json) -> Json:
     if not theirs.get("use_sliding_window") or theirs.get("sliding_window") is None:
         return {}
@@ -68,46 +76,30 @@ def _write_qwen_window(config: ModelConfig) -> Json:
 
 QWEN_WINDOW = Section(_read_qwen_window, _write_qwen_window)
 
-LLAMA = Family(
-    model_type="llama",
-    architecture="LlamaForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+LLAMA = llama_like(
+    "llama", "LlamaForCausalLM", TABLE,
     keys=KEYS | {"qkv_bias": Key("attention_bias", False), "mlp_bias": Key("mlp_bias", False)},
     always=ALWAYS,
     sections=(rope_section(),),
-)
+)  # fmt: skip
 
-MISTRAL = Family(
-    model_type="mistral",
-    architecture="MistralForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+MISTRAL = llama_like(
+    "mistral", "MistralForCausalLM", TABLE,
     keys=KEYS,
     always=ALWAYS,
     sections=(rope_section(), WINDOW),
-)
+)  # fmt: skip
 
-QWEN2 = Family(
-    model_type="qwen2",
-    architecture="Qwen2ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+QWEN2 = llama_like(
+    "qwen2", "Qwen2ForCausalLM", TABLE,
     keys=KEYS,
     always=ALWAYS | {"qkv_bias": True, "out_bias": False},
     sections=(rope_section(), QWEN_WINDOW),
-)
+)  # fmt: skip
 
-QWEN3 = Family(
-    model_type="qwen3",
-    architecture="Qwen3ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+QWEN3 = llama_like(
+    "qwen3", "Qwen3ForCausalLM", TABLE,
     keys=KEYS | {"head_dim": Key("head_dim", 128), "qkv_bias": Key("attention_bias", False)},
     always=ALWAYS | {"qk_norm": True},
     sections=(rope_section(), QWEN_WINDOW),
-)
+)  # fmt: skip

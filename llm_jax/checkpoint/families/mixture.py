@@ -1,8 +1,8 @@
 """Mixtures of experts on Llama's frame: Mixtral and Qwen 3 MoE."""
 
-from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
+from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
 from llm_jax.checkpoint.families.parts import ATTENTION, BLOCK, ENDS, LAYER, PRE_NORMS, WINDOW, rope_section
-from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import Rule, same
 from llm_jax.config import ModelConfig
 
@@ -29,12 +29,8 @@ def _write_window(config: ModelConfig) -> Json:
 MIXTRAL_TABLE = (*ENDS, *PRE_NORMS, *ATTENTION, *_experts("block_sparse_moe.", "w1", "w3", "w2"))
 QWEN3_MOE_TABLE = (*ENDS, *PRE_NORMS, *ATTENTION, *_experts("mlp.", "gate_proj", "up_proj", "down_proj"))
 
-MIXTRAL = Family(
-    model_type="mixtral",
-    architecture="MixtralForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: MIXTRAL_TABLE,
+MIXTRAL = llama_like(
+    "mixtral", "MixtralForCausalLM", MIXTRAL_TABLE,
     keys=KEYS
     | {
         "num_experts": Key("num_local_experts", 8),
@@ -43,14 +39,10 @@ MIXTRAL = Family(
     },
     always=ALWAYS | {"use_moe": True},
     sections=(rope_section(1e6), WINDOW),
-)
+)  # fmt: skip
 
-QWEN3_MOE = Family(
-    model_type="qwen3_moe",
-    architecture="Qwen3MoeForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: QWEN3_MOE_TABLE,
+QWEN3_MOE = llama_like(
+    "qwen3_moe", "Qwen3MoeForCausalLM", QWEN3_MOE_TABLE,
     keys=KEYS
     | {
         "intermediate_size": Key("moe_intermediate_size", 768),
@@ -62,4 +54,4 @@ QWEN3_MOE = Family(
     always=ALWAYS | {"use_moe": True, "qk_norm": True},
     sections=(rope_section(), Section(_read_window, _write_window)),
     unsupported={"decoder_sparse_step": 1, "mlp_only_layers": []},
-)
+)  # fmt: skip

@@ -2,9 +2,9 @@
 
 import math
 
-from llm_jax.checkpoint.families.llama import ALWAYS, BUFFERS, KEYS
+from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
 from llm_jax.checkpoint.families.parts import BLOCK, ENDS, LAYER, PRE_NORMS, WINDOW, read_rope, write_rope
-from llm_jax.checkpoint.family import Family, Json, Key, Section
+from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import Rule, same
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
@@ -61,12 +61,8 @@ def _write_rope(config: ModelConfig) -> Json:
     return {"rope_parameters": rope, "original_max_position_embeddings": scaling.original_max_seq_len}
 
 
-PHI3 = Family(
-    model_type="phi3",
-    architecture="Phi3ForCausalLM",
-    prefix="model.",
-    ignored=BUFFERS,
-    table=lambda _: TABLE,
+PHI3 = llama_like(
+    "phi3", "Phi3ForCausalLM", TABLE,
     # There is no head_dim; a model whose heads are not hidden_size / num_heads is not expressed.
     keys={name: key for name, key in KEYS.items() if name != "head_dim"}
     | {
@@ -77,4 +73,4 @@ PHI3 = Family(
     },
     always=ALWAYS,
     sections=(Section(_read_rope, _write_rope), WINDOW),
-)
+)  # fmt: skip

@@ -4,23 +4,18 @@ What config.json spells out, a GGUF file leaves to the presence of tensors. Such
 "has <tensor>", and come and go with the tensors themselves.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
+from llm_jax.checkpoint.families.gemma import ALWAYS_1
 from llm_jax.checkpoint.families.llama import ALWAYS
 from llm_jax.checkpoint.families.parts import BLOCK
-from llm_jax.checkpoint.family import Family, Json, Key, Section, canonical
+from llm_jax.checkpoint.family import Json, Key, Section, canonical
+from llm_jax.checkpoint.gguf.architecture import Architecture
 from llm_jax.checkpoint.names import Rule, qkv_rows, same
-from llm_jax.checkpoint.tensors import Tensor, mapped
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
 from llm_jax.model.positions import rope_frequencies
-
-Change = Callable[[np.ndarray], np.ndarray]
 
 ROPE_FACTORS = "rope_freqs.weight"
 LAYER = "blk.{i}."
@@ -65,6 +60,7 @@ FUSED_GATED = (Rule((BLOCK + "mlp.fc1.weight", BLOCK + "mlp.gate_proj.weight"), 
 LLAMA_TABLE = (*FRAME, *QKV, *GATED, *EXPERTS)
 PHI3_TABLE = (*FRAME, *FUSED_QKV, *FUSED_GATED)
 GPT2_TABLE = (*FRAME, *FUSED_QKV, *_both("mlp.fc1", "ffn_up"))
+STARCODER2_TABLE = (*FRAME, *QKV, *_both("mlp.fc1", "ffn_up"))
 
 
 def _keys(arch: str) -> dict[str, Key]:
@@ -159,47 +155,6 @@ def _windows(arch: str, every: int) -> Section:
     return Section(read, lambda config: {f"{arch}.attention.sliding_window": config.window_size})
 
 
-@dataclass(frozen=True)
-class Architecture(Family):
-    """A family as llama.cpp stores it.
-
-    Attributes:
-        pairs: it rotates neighbouring rows of a query or key head as pairs, where Hugging Face's layout pairs the
-            first half of a head with the second: the rows are stored in another order.
-        offset_norms: scales are stored whole, not less norm_offset.
-    """
-
-    pairs: bool = False
-    offset_norms: bool = False
-
-    def stored(self, config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors as the file holds them."""
-        return self._changed(config, tensors, _interleave, lambda scale: scale.astype(np.float32) + config.norm_offset)
-
-    def restored(self, config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The reverse of `stored`."""
-        return self._changed(config, tensors, _separate, lambda scale: scale.astype(np.float32) - config.norm_offset)
-
-    def _changed(
-        self, config: ModelConfig, tensors: dict[str, Tensor], order: Callable[[int], Change], offset: Change
-    ) -> dict[str, Tensor]:
-        changed = dict(tensors)
-        for name, tensor in tensors.items():
-            if self.pairs and (head := re.search(r"\.attn_([qk])\.", name)):
-                changed[name] = mapped(tensor, order(config.num_heads if head[1] == "q" else config.kv_heads))
-            if self.offset_norms and name.endswith("norm.weight"):
-                changed[name] = replace(mapped(tensor, offset), dtype=np.dtype(np.float32))
-        return changed
-
-
-def _interleave(heads: int) -> Change:
-    return lambda rows: rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def _separate(heads: int) -> Change:
-    return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
 def _architecture(
     name: str, table: tuple[Rule, ...], *, sections: tuple[Section, ...] = (), **rest: Any
 ) -> Architecture:
@@ -210,11 +165,8 @@ def _architecture(
 
 
 SILU = ALWAYS | {"activation": "silu"}
-GEMMA = {name: value for name, value in SILU.items() if name != "embedding_scale"} | {
-    "activation": "gelu_tanh",
-    "norm_offset": 1.0,
-    "sandwich_norm": True,
-}
+GEMMAS = ALWAYS_1 | {"activation": "gelu_tanh"}
+WITHOUT_GATE = {"activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0, "dropout": 0.0}
 
 LLAMA = _architecture(
     "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), pairs=True
@@ -227,30 +179,32 @@ QWEN3_MOE = _architecture(
     "qwen3moe", LLAMA_TABLE, always=SILU | {"qk_norm": True}, sections=(_rope("qwen3moe"), _experts("qwen3moe")),
     keys={"intermediate_size": Key("qwen3moe.expert_feed_forward_length")},
 )  # fmt: skip
+GEMMA = _architecture("gemma", LLAMA_TABLE, always=GEMMAS, offset_norms=True, sections=(_rope("gemma"),))
 GEMMA2 = _architecture(
-    "gemma2", LLAMA_TABLE, always=GEMMA, offset_norms=True, sections=(_rope("gemma2"), _windows("gemma2", 2)),
+    "gemma2", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True}, offset_norms=True,
+    sections=(_rope("gemma2"), _windows("gemma2", 2)),
     keys={
         "attention_softcap": Key("gemma2.attn_logit_softcapping", 50.0),
         "logit_softcap": Key("gemma2.final_logit_softcapping", 30.0),
     },
 )  # fmt: skip
 GEMMA3 = _architecture(
-    "gemma3", LLAMA_TABLE, always=GEMMA | {"qk_norm": True}, offset_norms=True,
+    "gemma3", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True, "qk_norm": True}, offset_norms=True,
     sections=(_rope("gemma3"), _windows("gemma3", 6)),
     keys={"window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0)},
 )  # fmt: skip
 PHI3 = _architecture("phi3", PHI3_TABLE, always=SILU, sections=(_rope("phi3", partial=True),))
 GPT2 = _architecture(
-    "gpt2", GPT2_TABLE,
-    always={
-        "positions": "learned", "activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0,
-        "dropout": 0.0,
-    },
+    "gpt2", GPT2_TABLE, always=WITHOUT_GATE | {"positions": "learned"},
     keys={"norm_eps": Key("gpt2.attention.layer_norm_epsilon")},
+)  # fmt: skip
+STARCODER2 = _architecture(
+    "starcoder2", STARCODER2_TABLE, always=WITHOUT_GATE | {"positions": "rotary"}, sections=(_rope("starcoder2"),),
+    keys=BIASES | {"norm_eps": Key("starcoder2.attention.layer_norm_epsilon")},
 )  # fmt: skip
 
 # In the order in which they are tried: llama.cpp's llama could say most of what its qwen2 says.
-ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3, GPT2)
+ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, STARCODER2)
 
 
 def architecture_for(config: ModelConfig) -> tuple[Architecture, ModelConfig]:

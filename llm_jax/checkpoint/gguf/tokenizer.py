@@ -66,7 +66,7 @@ def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     if WHOLE in metadata:
         content = metadata[WHOLE]
     elif AT + "tokens" in metadata:
-        content = _by_transformers(path)
+        content = _without_padding(_by_transformers(path), metadata.get(AT + "token_type", []))
     else:
         return None
     tokens = {id_: token for token, id_ in Backend.from_str(content).get_vocab(with_added_tokens=True).items()}
@@ -75,6 +75,17 @@ def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     with tempfile.TemporaryDirectory() as directory:
         TokenizerFiles(content, config, metadata.get(TEMPLATE)).write(directory)
         return load_tokenizer(directory)
+
+
+def _without_padding(content: str, types: list[int]) -> str:
+    """tokenizer.json less the tokens that only fill the list up to the model's number of rows."""
+    tokenizer = json.loads(content)
+    unused = {id_ for id_, kind in enumerate(types) if kind == UNUSED}
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        tokenizer["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if id_ not in unused}
+    tokenizer["added_tokens"] = [added for added in tokenizer["added_tokens"] if added["id"] not in unused]
+    return json.dumps(tokenizer, ensure_ascii=False)
 
 
 def _files(tokenizer: Tokenizer) -> TokenizerFiles:
@@ -148,6 +159,8 @@ def _by_transformers(path: Path) -> str:
             "extra 'hf'."
         ) from error
     try:
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).backend_tokenizer.to_str()
+        return AutoTokenizer.from_pretrained(
+            path.parent, gguf_file=path.name, trust_remote_code=False
+        ).backend_tokenizer.to_str()
     except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"The tokenizer in {path} is of a kind that cannot be read: {error}.") from error

@@ -1,20 +1,20 @@
-"""GGUF, the file of llama.cpp: a whole model with its tokenizer. The gguf library reads and writes the format."""
+"""A GGUF file as a configuration, tensors and a tokenizer, and back."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from llm_jax.checkpoint.atomic import file_written_beside
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.gguf_families import ARCHITECTURES, ROPE_FACTORS, architecture_for
-from llm_jax.checkpoint.gguf_tokenizer import read_tokenizer, tokenizer_metadata
-from llm_jax.checkpoint.tensors import LazyTensor, Tensor
-from llm_jax.config import ModelConfig
+from llm_jax.checkpoint.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
+from llm_jax.checkpoint.gguf.tokenizer import read_tokenizer, tokenizer_metadata
+from llm_jax.checkpoint.stored import StoredModel
+from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
 from llm_jax.errors import CheckpointError
-from llm_jax.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 MAGIC = b"GGUF"
-TYPES = ("f32", "f16", "bf16", "q8_0")
+# GGUF's types that are read and written -> what their values are, or are quantized from.
+DTYPES = {
+    "f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16),
+    "q8_0": np.dtype(np.float32),
+}  # fmt: skip
 KEPT_WHOLE = ("ffn_gate_inp.", "position_embd.")  # llama.cpp wants these, and all vectors, in float32
 Q8_0_BLOCK = 32  # values of a row that share a scale
 
@@ -34,7 +38,7 @@ def is_gguf(path: Path) -> bool:
         return file.read(4) == MAGIC
 
 
-def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer | None, GenerationDefaults]:
+def read_gguf(path: Path) -> StoredModel:
     """A GGUF file of f32, f16, bf16 and q8_0 tensors (the last are given as float32, when they are read).
 
     Raises CheckpointError when it is damaged, or of an architecture or a type that is not known here.
@@ -58,34 +62,30 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer | N
     if "token_embd.weight" in tensors:
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
-    params = architecture.read_weights(config, architecture.restored(config, tensors))
-    return config, params, read_tokenizer(path, metadata), _read_ids(metadata)
+    params = architecture.read_weights(config, architecture.restored(config, tensors, metadata))
+    return StoredModel(path, config, _of_one_type(params), read_tokenizer(path, metadata), _read_ids(metadata))
 
 
-def write_gguf(
-    path: Path,
-    config: ModelConfig,
-    params: dict[str, Tensor],
-    tokenizer: Tokenizer | None,
-    generation: GenerationDefaults,
-    *,
-    type_name: str,
-    written: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write a GGUF file, whole or not at all; one tensor at a time is in memory.
+def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
+    """Write a GGUF file at the model's path, whole or not at all; one tensor at a time is in memory.
 
     Args:
-        type_name: one of TYPES, for matrices; vectors are f32, and matrices whose rows are no multiple of 32 values
-            are f16 where q8_0 is asked for.
+        type_name: f32, f16, bf16 or q8_0, for matrices. Vectors are f32, and matrices whose rows are no multiple of
+            32 values are f16 where q8_0 is asked for.
         written: told of each tensor that is done, by its bytes before a change of dtype.
 
     Raises:
-        CheckpointError: llama.cpp has no such architecture, or no such tokenizer.
+        CheckpointError: llama.cpp has no such architecture, or no such tokenizer; or the place is taken by something
+            that is not a GGUF file.
     """
+    path, config = model.path, model.config
+    if path.exists() and not is_gguf(path):
+        raise CheckpointError(f"{path} exists and is not a GGUF file; choose another name.")
     gguf = _library()
     architecture, spelled = architecture_for(config)
-    tensors = architecture.stored(config, architecture.write_weights(config, params))
-    metadata = architecture.write_config(spelled) | tokenizer_metadata(tokenizer, generation, config.vocab_size)
+    tensors, beside = architecture.stored(config, architecture.write_weights(config, model.params))
+    words = tokenizer_metadata(model.tokenizer, model.generation, config.vocab_size)
+    metadata = architecture.write_config(spelled) | words | beside
     if f"has {ROPE_FACTORS}" in metadata:
         tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
     with file_written_beside(path) as new:
@@ -100,14 +100,13 @@ def write_gguf(
         types = {name: _type_of(name, tensor, type_name) for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
             kind = gguf.GGMLQuantizationType[types[name].upper()]
-            block, size = gguf.GGML_QUANT_SIZES[kind]
-            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.size // block * size, kind)
+            nbytes = _Encoded(gguf, tensor, types[name]).nbytes
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, tensor in tensors.items():
-            data = _encode(gguf, np.asarray(tensor), types[name])
-            writer.write_tensor_data(data)
+            writer.write_tensor_data(_Encoded(gguf, tensor, types[name]))
             written(tensor.nbytes)
         writer.close()
 
@@ -123,7 +122,7 @@ def _open(gguf: "ModuleType", path: Path, tensor: "ReaderTensor") -> Tensor:
     if kind == "Q8_0":
         return LazyTensor(shape, np.dtype(np.float32), lambda: gguf.dequantize(data, tensor.tensor_type).reshape(shape))
     raise CheckpointError(
-        f"{path} holds {tensor.name} as {kind.lower()}; {', '.join(TYPES)} can be read. Convert the model it was "
+        f"{path} holds {tensor.name} as {kind.lower()}; {', '.join(DTYPES)} can be read. Convert the model it was "
         "quantised from instead."
     )
 
@@ -136,11 +135,36 @@ def _type_of(name: str, tensor: Tensor, wanted: str) -> str:
     return wanted
 
 
-def _encode(gguf: "ModuleType", array: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "q8_0":
-        return gguf.quantize(array.astype(np.float32, copy=False), gguf.GGMLQuantizationType.Q8_0)
-    dtype = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}[kind]
-    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+@dataclass(frozen=True)
+class _Encoded:
+    """A tensor of the file, in the form in which the library takes an array to write it: its length and `tofile`."""
+
+    gguf: "ModuleType"
+    tensor: Tensor
+    kind: str
+
+    @property
+    def nbytes(self) -> int:
+        values, size = self.gguf.GGML_QUANT_SIZES[self.gguf.GGMLQuantizationType[self.kind.upper()]]
+        return self.tensor.size // values * size
+
+    def tofile(self, file: BinaryIO) -> None:
+        quantized = self.gguf.GGMLQuantizationType.Q8_0
+        for block in blocks_of_rows(self.tensor, DTYPES[self.kind]):
+            file.write((self.gguf.quantize(block, quantized) if self.kind == "q8_0" else block).view(np.uint8).data)
+
+
+def _of_one_type(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Beside half-precision matrices vectors are wide; where they lose nothing, they become like the matrices."""
+    dtype = params["embedding_layer.token_embeddings.weight"].dtype
+    narrow: dict[str, Tensor] = {}
+    for name, tensor in params.items():
+        if tensor.dtype.itemsize > dtype.itemsize:
+            wide = np.asarray(tensor)
+            cast = wide.astype(dtype)
+            if np.array_equal(wide, cast):
+                narrow[name] = cast
+    return params | narrow
 
 
 def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
