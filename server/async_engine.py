@@ -30,11 +30,12 @@ class AsyncEngine:
     def __init__(self, loaded: LoadedModel, tokenizer: Tokenizer, settings: Settings, metrics: Metrics) -> None:
         self.tokenizer = tokenizer
         self.chat_format = ChatFormat.of(tokenizer)
-        self._loaded = loaded
+        # The plain weights can go once the engine has packed its own.
+        self._config, self._eos_ids = loaded.model.config, loaded.generation.eos_ids
         self._metrics = metrics
         self._engine = Engine(
             loaded.model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=settings.dtype,
-            prefix_tokens=settings.prefix_cache, speculate=settings.speculate,
+            kv_dtype=settings.kv_dtype, prefix_tokens=settings.prefix_cache, speculate=settings.speculate,
         )  # fmt: skip
         self._places = settings.max_batch + settings.max_queue
         self._deadlines = Deadlines(
@@ -75,10 +76,8 @@ class AsyncEngine:
         try:
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
-            sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._loaded.generation.eos_ids, **body.sampling())
-            request = prepare_request(
-                self._loaded.model.config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len
-            )
+            sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._eos_ids, **body.sampling())
+            request = prepare_request(self._config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len)
             self._engine.validate(request)
         except RequestError as error:
             raise _refusal(error, error.param or "prompt", body) from None

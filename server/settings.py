@@ -29,8 +29,9 @@ class Settings:
     )
     served_model_name: str = setting("llm", "Model", "Name of the model in /v1/models and in answers.")
     device: Literal["auto", "cpu", "cuda", "gpu"] = setting("auto", "Model", "Where to compute.")
-    dtype: Literal["float32", "bfloat16", "int8"] = setting(
-        "float32", "Model", "Number format of the computation; int8 is that of the weights."
+    dtype: Literal["float32", "bfloat16", "int8"] = setting("float32", "Model", "What weights are kept in.")
+    kv_dtype: Literal["float32", "bfloat16", "int8"] | None = setting(
+        None, "Model", "What keys and values are cached in. Unset: float32 with float32 weights, else bfloat16."
     )
     max_model_len: Annotated[int, Ge(2)] | None = setting(
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
