@@ -10,7 +10,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.benchmark_inference import Run, bytes_per_step, summarise
+from benchmarks.benchmark_inference import Run, summarise
+from benchmarks.limits import bytes_per_step
 from llm_jax.config import ModelConfig
 from llm_jax.model import Model, param_shapes
 
