@@ -93,7 +93,7 @@ def main(
                 f"run {number}: {run.tokens} tokens in {run.latency:.3f} s, "
                 f"first after {run.first_token * 1e3:.1f} ms, {run.tokens_per_second:.1f} tokens/s"
             )
-    report = summarise(measured, bytes_per_step(model, dtype), bandwidth)
+    report = summarise(measured, bytes_per_step(model.config, dtype), bandwidth)
     if as_json:
         setting = {"model": description, "dtype": dtype, "prompt_tokens": len(prompt_ids), "compiled": compiled}
         click.echo(json.dumps(setting | report | {"runs": [asdict(run) for run in measured]}))

@@ -114,8 +114,8 @@ def measure(
             advance()
         bandwidth = max(bandwidth, memory.bandwidth(PROBE_SECONDS))
     if cell.task == "prefill":
-        limit = prefill_limit(weights.model, cell.context, operations)
+        limit = prefill_limit(weights.config, cell.context, operations)
     else:
         context = cell.context + effort.steps // 2
-        limit = decode_limit(weights.model, cell.dtype, cell.batch, context, bandwidth)
+        limit = decode_limit(weights.config, cell.dtype, cell.batch, context, bandwidth)
     return Row(cell, rates, limit, bandwidth)

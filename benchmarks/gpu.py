@@ -19,7 +19,8 @@ from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.report import add_line
 from benchmarks.weights import SHAPES, Weights
 from cli._errors import Command
-from llm_jax.model import Model, forward
+from llm_jax.config import ModelConfig
+from llm_jax.model import forward, init_params
 from llm_jax.training.losses import next_token_loss
 from llm_jax.training.optimizer import adamw
 from llm_jax.training.step import initial_state, make_train_step
@@ -74,9 +75,10 @@ def main(
 
     with Weights(model_shape) as weights:
         decode = {n: decode_rate(weights, n, context, steps, rounds) for n in (1, batch)}
-        limit = decode_limit(weights.model, "bfloat16", 1, context + steps // 2, bandwidth)
-        model = weights.model
-    trained, rate = training_rate(model, train_batch, train_length, rounds, checkpointing)
+    del weights  # training needs the room
+    config = replace(SHAPES[model_shape], gradient_checkpointing=checkpointing)
+    trained, rate = training_rate(config, train_batch, train_length, rounds)
+    limit = decode_limit(config, "bfloat16", 1, context + steps // 2, bandwidth)
     figures = {
         "machine": describe(),
         "shape": model_shape,
@@ -87,7 +89,7 @@ def main(
         "batch_gain": decode[batch] / decode[1],
         "training_batch": trained,
         "training": rate,
-        "mfu": rate * training_operations(model, train_length) / flops,
+        "mfu": rate * training_operations(config, train_length) / flops,
     }
     if as_json:
         click.echo(json.dumps(figures))
@@ -106,20 +108,18 @@ def decode_rate(weights: Weights, batch: int, context: int, steps: int, rounds: 
     return best
 
 
-def training_rate(model: Model, batch: int, length: int, rounds: int, checkpointing: bool) -> tuple[int, float]:
+def training_rate(config: ModelConfig, batch: int, length: int, rounds: int) -> tuple[int, float]:
     """The batch that fits the memory, and tokens/s of AdamW steps in bfloat16 over float32 weights."""
     while True:
         try:
-            return batch, _training_rate(model, batch, length, rounds, checkpointing)
+            return batch, _training_rate(config, batch, length, rounds)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or batch == 1:
                 raise
             batch //= 2
 
 
-def _training_rate(model: Model, batch: int, length: int, rounds: int, checkpointing: bool) -> float:
-    config = replace(model.config, gradient_checkpointing=checkpointing)
-
+def _training_rate(config: ModelConfig, batch: int, length: int, rounds: int) -> float:
     def loss(params, batch, *, dtype, dropout_key):  # type: ignore[no-untyped-def]
         logits = forward(config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
         return next_token_loss(logits, batch["targets"], batch["weights"])
@@ -127,8 +127,7 @@ def _training_rate(model: Model, batch: int, length: int, rounds: int, checkpoin
     dtype = jnp.dtype(jnp.bfloat16)
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=1.0)
     step = make_train_step(loss, optimizer, dtype=dtype, seed=0)
-    # The step takes its state over, so it gets a copy; dropout is 0 in these shapes.
-    state = initial_state(jax.tree.map(jnp.copy, model.params), optimizer, dtype)
+    state = initial_state(init_params(config), optimizer, dtype)
     tokens = jax.random.randint(jax.random.key(0), (1, batch, length + 1), 0, config.vocab_size)
     examples = {
         "inputs": tokens[..., :-1],
