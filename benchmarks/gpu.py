@@ -52,7 +52,7 @@ PEAKS = {
 @click.option("--peak-bandwidth", type=float, help="TB/s. [by the device's name, else measured]")
 @click.option("--peak-flops", type=float, help="TFLOP/s in bfloat16, dense. [by the device's name, else measured]")
 @click.option("--results", type=Path, default=RESULTS, show_default=True, help="Where the line goes.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(
     model_shape: str,
     batch: int,
@@ -91,12 +91,9 @@ def main(
         "training": rate,
         "mfu": rate * training_operations(config, train_length) / flops,
     }
-    if as_json:
-        click.echo(json.dumps(figures))
-        return
     line = _line(figures, batch, train_length)
-    click.echo("\n".join(f"{name:22} {value}" for name, value in line.items()))
     add_line(results, SECTION, line)
+    click.echo(json.dumps(figures) if as_json else "\n".join(f"{name:22} {value}" for name, value in line.items()))
 
 
 def decode_rate(weights: Weights, batch: int, context: int, steps: int, rounds: int) -> float:
