@@ -64,7 +64,8 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
             marks += [(max(operation.start, start), 1, part), (min(operation.end, end), -1, part)]
     running: Counter[str] = Counter()
     last = start
-    for moment, change, part in [*sorted(marks), (end, 0, "host")]:
+    marks.sort(key=lambda mark: (mark[0], -mark[1]))  # what takes no time at all begins before it ends
+    for moment, change, part in [*marks, (end, 0, "host")]:
         for name, count in running.items():
             seconds[name] += (moment - last) * count / running.total() / 1e9
         if not running.total():
@@ -98,10 +99,11 @@ def _parts_of_programs(operations: Iterable[Operation]) -> dict[str, dict[str, s
     names: dict[str, set[str]] = defaultdict(set)
     for operation in operations:
         names[operation.program].add(operation.name)
-    compiled: dict[str, list[dict[str, str]]] = {}
+    compiled: dict[str, list[dict[str, str]]] = {program.split()[0]: [] for program in names}
     for executable in jax.devices()[0].client.live_executables():
         for module in executable.hlo_modules():
-            compiled.setdefault(module.name, []).append(_parts(module.to_string()))
+            if module.name in compiled:
+                compiled[module.name].append(_parts(module.to_string()))
     return {
         program: max(compiled[program.split()[0]], key=lambda parts: len(seen & parts.keys()))
         for program, seen in names.items()
