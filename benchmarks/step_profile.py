@@ -22,6 +22,7 @@ BELONGS = {
     ("kernels/product.py", ""): "products",
     ("model/layers.py", "Linear.__call__"): "products",
     ("kernels/attention.py", ""): "attention",
+    ("kernels/cached.py", ""): "attention",
     ("model/attention.py", "SelfAttention.attend"): "attention",
     ("model/cache.py", ""): "attention",
     ("inference/sampling.py", ""): "sampling",
