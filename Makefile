@@ -56,8 +56,8 @@ demo-model: install  ## train the model that ships in llm_jax/demo anew
 	$(BIN)/python scripts/make_demo_model.py
 
 .PHONY: bench
-bench: install  ## measure latency and tokens per second of generation on this machine
-	$(BIN)/python benchmarks/benchmark_inference.py
+bench: install  ## compare this engine with transformers and llama.cpp on this machine (BENCH=--help tells how to narrow it)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: image
 image:  ## build the server's container image (ACCELERATOR=cuda for NVIDIA GPUs)

@@ -18,11 +18,12 @@ from cli._errors import Command
 
 if TYPE_CHECKING:
     from llm_jax.inference import Engine, Request
+    from llm_jax.kernels import Kind
     from llm_jax.model import Model
+    from llm_jax.training.device import DeviceName
 
 # The shape of the usage guide's larger example, with random weights: what is measured does not depend on them.
-DEFAULT_SHAPE = {"vocab_size": 50257, "hidden_size": 768, "num_layers": 12, "num_heads": 12, "max_seq_len": 1024}
-PROBE_BYTES = 2**28  # beyond any cache
+DEFAULT_SHAPE: dict[str, Any] = dict(vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, max_seq_len=1024)
 
 
 @dataclass(frozen=True)
@@ -53,28 +54,30 @@ class Run:
 @click.option(
     "--compile/--no-compile", "compiled", default=True, help="--no-compile runs operation by operation. Slow."
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", show_default=True)
 @click.option("--model-path", type=Path, help="Any model that llm-serve takes. [default: random weights, 12 x 768]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def main(
     prompt: str,
     max_new_tokens: int,
     runs: int,
-    device: str,
+    device: "DeviceName",
     compiled: bool,
-    dtype: str,
+    dtype: "Kind",
     model_path: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how fast one prompt is continued greedily."""
     import jax
 
+    from benchmarks.limits import bytes_per_step
+    from benchmarks.machine import Memory
     from llm_jax.inference import Engine
     from llm_jax.training.device import use_device
 
     use_device(device)
     say = partial(click.echo, err=as_json)
-    bandwidth = memory_bandwidth()
+    bandwidth = Memory().bandwidth()
     model, prompt_ids, description = _model_and_prompt(model_path, prompt)
     say(f"{description}, {dtype}, on {jax.devices()[0].device_kind}; memory reads at {bandwidth / 1e9:.1f} GB/s")
 
@@ -90,7 +93,7 @@ def main(
                 f"run {number}: {run.tokens} tokens in {run.latency:.3f} s, "
                 f"first after {run.first_token * 1e3:.1f} ms, {run.tokens_per_second:.1f} tokens/s"
             )
-    report = summarise(measured, bytes_per_step(model, dtype), bandwidth)
+    report = summarise(measured, bytes_per_step(model.config, dtype), bandwidth)
     if as_json:
         setting = {"model": description, "dtype": dtype, "prompt_tokens": len(prompt_ids), "compiled": compiled}
         click.echo(json.dumps(setting | report | {"runs": [asdict(run) for run in measured]}))
@@ -140,38 +143,6 @@ def summarise(runs: list[Run], weights: int, bandwidth: float) -> dict[str, Any]
         "bandwidth": bandwidth,
         "bandwidth_share": weights / step / bandwidth if step else 0.0,
     }
-
-
-def bytes_per_step(model: "Model", dtype: str) -> int:
-    """What decoding one token reads: every parameter, but of lookup tables a row, and of the experts the chosen."""
-    config = model.config
-    tables = {"embedding_layer.positional_encoding.pos_embedding.weight"}
-    if not config.tie_embeddings:
-        tables.add("embedding_layer.token_embeddings.weight")
-    read = 0
-    for name, value in model.params.items():
-        if ".experts." in name:
-            read += value.size * config.top_k // config.num_experts
-        elif name not in tables:
-            read += value.size
-    return read * (2 if dtype == "bfloat16" else 4)
-
-
-def memory_bandwidth(attempts: int = 5) -> float:
-    """Bytes per second at which a large matrix is read on JAX's device; the best of some attempts."""
-    import jax
-    import jax.numpy as jnp
-
-    matrix = jnp.ones((2**13, PROBE_BYTES // 4 // 2**13), jnp.float32)
-    vector = jnp.ones(matrix.shape[1], jnp.float32)
-    best = 0.0
-    for read in (jax.jit(lambda w, v: w @ v), jax.jit(lambda w, _: w.sum(1))):
-        read(matrix, vector).block_until_ready()
-        for _ in range(attempts):
-            start = time.perf_counter()
-            read(matrix, vector).block_until_ready()
-            best = max(best, PROBE_BYTES / (time.perf_counter() - start))
-    return best
 
 
 def _model_and_prompt(path: Path | None, prompt: str) -> tuple["Model", list[int], str]:

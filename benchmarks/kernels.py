@@ -1,6 +1,6 @@
 """What the kernels reach: GB/s and GFLOP/s of each product, and the rate of a whole decode step.
 
-    python benchmarks/kernels.py [products] [step] [quick]
+    python -m benchmarks.kernels [products] [step] [quick]
 
 Weights are random, of the shape "llama-160m": 12 layers, 768 wide, 12 heads, feed-forward 2048 gated, vocabulary
 50257, untied head, rotary, RMS norm. Times are the best of several; the read bandwidth is measured first, over a
@@ -8,14 +8,14 @@ Weights are random, of the shape "llama-160m": 12 layers, 768 wide, 12 heads, fe
 """
 
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.limits import BYTES
+from benchmarks.machine import Memory, best
 from llm_jax.kernels import (
     KINDS,
     Level,
@@ -31,32 +31,6 @@ from llm_jax.kernels import (
 
 L, D, N, H, F, V = 12, 768, 12, 64, 2048, 50257
 PRODUCTS = {"q, k, v": (3 * D, D), "out": (D, D), "gate, up": (2 * F, D), "down": (D, F), "head": (V, D)}
-SECONDS = 0.6  # per figure
-
-
-def best(run: Callable[..., object], *arguments: object) -> float:
-    """Seconds of the fastest of many runs."""
-    jax.block_until_ready(run(*arguments))
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while len(times) < 5 or time.perf_counter() < end:
-        start = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def read_bandwidth() -> float:
-    """Bytes per second that both cores read together."""
-    buffer = jnp.ones((1 << 27,), jnp.float32)
-    total = jax.jit(lambda x: x.reshape(2, -1, 16).sum(1))
-    xla = buffer.nbytes / best(total, buffer)
-    if len(features()) == 1:
-        return xla
-    matrix = pack(jnp.ones((1 << 15, 4096)), "float32")
-    x = jnp.ones((1, 4096))
-    product = jax.jit(matmul)
-    return max(xla, matrix.nbytes / best(product, x, matrix))
 
 
 def products(rows: tuple[int, ...] = (1, 4, 16, 128, 512)) -> None:
@@ -71,7 +45,7 @@ def products(rows: tuple[int, ...] = (1, 4, 16, 128, 512)) -> None:
             packed = {level: pack(weight, kind, level=level) for level in features()}
             for M in rows:
                 x = jax.random.normal(jax.random.key(1), (M, size))
-                nbytes = out * size * {"float32": 4, "bfloat16": 2, "int8": 1}[kind]
+                nbytes = out * size * BYTES[kind]
                 work = (nbytes if M <= 16 else 2 * M * out * size) / 1e9
                 run = jax.jit(matmul)
                 figures = [work / best(run, x, p) for p in packed.values()]
@@ -123,7 +97,7 @@ def decode_step(params, table_VD, caches, tokens_B, lengths_B, *, level, context
 
 def step(batches: tuple[int, ...] = (1, 2, 4, 8, 16), contexts: tuple[int, ...] = (32, 1024)) -> None:
     """The whole decode step: tokens/s over the batch, and the share of the time that its reads need."""
-    bandwidth = read_bandwidth()
+    bandwidth = Memory().bandwidth()
     print(f"\nread bandwidth {bandwidth / 1e9:.1f} GB/s")
     print(f"{'kind':9} {'level':7} {'context':>7} {'batch':>5} {'tokens/s':>9} {'steps/s':>8} {'share of limit':>14}")
     for kind in KINDS:

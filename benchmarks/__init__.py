@@ -1,0 +1,1 @@
+"""What this project's speed is, and what it could be: `python -m benchmarks`."""

@@ -1,0 +1,167 @@
+"""`python -m benchmarks`: this engine beside transformers and llama.cpp, on the same weights, in one run."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the peers read local files alone
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import click
+
+from benchmarks.compare import Cell, Effort, cells, measure, open_contenders
+from benchmarks.contenders import PEERS, Contender, Ours, room
+from benchmarks.machine import Memory, describe, matmul_rate
+from benchmarks.plot import plot
+from benchmarks.report import ProfileRow, Report, print_table, put_section
+from benchmarks.step_profile import profile
+from benchmarks.weights import SHAPES, Weights
+from cli._errors import Command
+from llm_jax.kernels import Kind
+
+HERE = Path(__file__).parent
+BATCHES, CONTEXTS, PREFILL = (1, 4, 8, 16), (32, 1024), 512
+QUICK_BATCHES, QUICK_CONTEXTS = (1, 16), (32,)
+SECTION = "comparison"
+
+
+@click.command(cls=Command)
+@click.option("--quick", is_flag=True, help="Batch 1 and 16 at the short context, prefill; two rounds.")
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), help="Of these only; may be repeated.")
+@click.option("--context", "contexts", multiple=True, type=click.IntRange(min=2), help="Likewise: tokens of prompt.")
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(get_args(Kind)), help="Likewise: kinds of weights.")
+@click.option("--peers", multiple=True, type=click.Choice([*PEERS, "none"]), help="Likewise: who else is measured.")
+@click.option("--prefill", type=click.IntRange(min=0), help=f"Tokens of the prompt that is timed, 0: none. [{PREFILL}]")
+@click.option("--model-shape", type=click.Choice(list(SHAPES)), default="llama-160m", show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each contender, of which the best counts. [3]")
+@click.option("--steps", type=click.IntRange(min=1), default=32, show_default=True, help="Decode steps of a turn.")
+@click.option("--profile/--no-profile", "profiled", default=True, help="Also trace where a step's time goes.")
+@click.option("--json", "json_path", type=Path, help="Where the figures go; the plot lies beside. [benchmarks/results]")
+@click.option("--results", type=Path, help="Where the tables go, between markers. [benchmarks/RESULTS.md]")
+def main(
+    quick: bool,
+    batches: tuple[int, ...],
+    contexts: tuple[int, ...],
+    dtypes: tuple[Kind, ...],
+    peers: tuple[str, ...],
+    prefill: int | None,
+    model_shape: str,
+    rounds: int | None,
+    steps: int,
+    profiled: bool,
+    json_path: Path | None,
+    results: Path | None,
+) -> None:
+    """Measure prefill and decode of this engine and its peers on the same random weights.
+
+    A full run replaces the committed figures. One that an option narrows prints its own, and writes nothing unless
+    --json or --results say where.
+    """
+    is_full = not (
+        quick or batches or contexts or dtypes or peers or prefill is not None or model_shape != "llama-160m"
+    )
+    if is_full:
+        json_path = json_path or HERE / "results" / f"{model_shape}.json"
+        results = results or HERE / "RESULTS.md"
+    batches = batches or (QUICK_BATCHES if quick else BATCHES)
+    contexts = contexts or (QUICK_CONTEXTS if quick else CONTEXTS)
+    dtypes = dtypes or get_args(Kind)
+    prefill = PREFILL if prefill is None else prefill
+    kinds: list[type[Contender]] = [Ours, *(peer for name, peer in PEERS.items() if not peers or name in peers)]
+    effort = Effort(rounds or (2 if quick else 3), steps)
+
+    plan = [cell for dtype in dtypes for cell in cells(dtype, batches, contexts, prefill)]
+    with Bar(len(plan) * len(kinds) * (1 + effort.rounds)) as bar, Weights(model_shape) as weights:
+        memory = Memory()
+        report = Report(
+            command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            shape=model_shape,
+            machine=describe(),
+            effort=effort,
+            bandwidth=memory.bandwidth(),
+            operations={dtype: matmul_rate(dtype) for dtype in dtypes},
+        )
+        for dtype in dtypes:
+            run(report, [cell for cell in plan if cell.dtype == dtype], kinds, weights, memory, profiled, bar)
+
+    print_table(report.rates(), f"{model_shape}, tokens/s")
+    if report.profile:
+        print_table(report.parts(), "where the time goes")
+    for line in report.remarks():
+        click.echo(f"- {line}")
+    if json_path is not None:
+        report.write_json(json_path)
+        plot(json_path.with_suffix(".png"), report.rows, min(contexts))
+    if results is not None:
+        picture = None if json_path is None else os.path.relpath(json_path.with_suffix(".png"), results.parent)
+        put_section(results, SECTION, report.markdown(picture))
+
+
+def run(
+    report: Report,
+    plan: Sequence[Cell],
+    kinds: Sequence[type[Contender]],
+    weights: Weights,
+    memory: Memory,
+    profiled: bool,
+    bar: "Bar",
+) -> None:
+    """Measures the cells of one dtype, and adds them to the report."""
+    dtype, steps = plan[0].dtype, report.effort.steps
+    bar.say(f"{dtype}: opening")
+    max_batch = max(*BATCHES, *(cell.batch for cell in plan))  # one engine, as a server has it, for every batch
+    max_len = min(room(max(cell.context for cell in plan), steps, max_batch), weights.config.max_seq_len)
+    contenders, notes = open_contenders(kinds, weights, dtype, max_batch=max_batch, max_len=max_len)
+    report.notes.update({f"{name}, {dtype}": note for name, note in notes.items()})
+    ours = contenders[0]
+    for cell in plan:
+        bar.say(str(cell))
+        row = measure(contenders, cell, weights, memory, report.operations[dtype], report.effort, bar.advance)
+        report.rows.append(row)
+        bar.advance((len(kinds) - len(contenders)) * (1 + report.effort.rounds))
+        if profiled and cell.context == min(other.context for other in plan if other.task == cell.task):
+            report.profile.append(profile_of(ours, cell, steps))
+    for contender in contenders:
+        contender.close()
+
+
+def profile_of(ours: Contender, cell: Cell, steps: int) -> ProfileRow:
+    """One traced turn."""
+    if cell.task == "prefill":
+        return ProfileRow(cell.dtype, f"prefill of {cell.context}", profile(lambda: ours.prefill(cell.context)))
+    seconds = profile(lambda: ours.decode(cell.batch, cell.context, steps))
+    per_step = {part: value / steps for part, value in seconds.items()}
+    return ProfileRow(cell.dtype, f"decode, batch {cell.batch}", per_step)
+
+
+class Bar:
+    """The live line: what is being measured, how far, how long still."""
+
+    def __init__(self, turns: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("the machine", total=turns)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+    def advance(self, turns: int = 1) -> None:
+        self._progress.advance(self._task, turns)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the machine allows: how many bytes a decode step has to read, how many operations a prompt has to cost."""
+
+from llm_jax.config import ModelConfig
+from llm_jax.kernels import Kind
+from llm_jax.model import param_shapes
+
+BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+def bytes_per_step(config: ModelConfig, dtype: Kind) -> int:
+    """What decoding one token reads: every parameter, but of lookup tables a row, and of the experts the chosen."""
+    return _parameters_read(config) * BYTES[dtype]
+
+
+def cache_bytes(config: ModelConfig, dtype: Kind, tokens: int) -> int:
+    """Keys and values of that many tokens: four bytes a value beside float32 weights, else two."""
+    return 2 * config.num_layers * config.kv_heads * config.head_size * tokens * (4 if dtype == "float32" else 2)
+
+
+def decode_limit(config: ModelConfig, dtype: Kind, batch: int, context: int, bandwidth: float) -> float:
+    """Tokens per second where a step reads weights and cache once and does nothing else."""
+    read = bytes_per_step(config, dtype) + cache_bytes(config, dtype, batch * context)
+    return batch * bandwidth / read
+
+
+def prefill_limit(config: ModelConfig, tokens: int, rate: float) -> float:
+    """Tokens per second of a prompt where its products run at `rate` operations per second."""
+    head = config.vocab_size * config.hidden_size
+    products = 2 * (_parameters_read(config) - head) * tokens + 2 * head  # the head sees the last token alone
+    return tokens * rate / (products + attention_operations(config, tokens))
+
+
+def training_operations(config: ModelConfig, length: int) -> float:
+    """Per token, forward and backward: six for each parameter of a product, and attention to what stands before."""
+    return 6 * _parameters_read(config) + 3 * attention_operations(config, length) / length
+
+
+def attention_operations(config: ModelConfig, tokens: int) -> float:
+    """Scores and mixed values of a causal prompt: half of tokens × tokens."""
+    return 2 * config.num_layers * config.num_heads * config.head_size * tokens**2
+
+
+def _parameters_read(config: ModelConfig) -> int:
+    tables = {"embedding_layer.positional_encoding.pos_embedding.weight"}
+    if not config.tie_embeddings:
+        tables.add("embedding_layer.token_embeddings.weight")
+    read = 0
+    for name, value in param_shapes(config).items():
+        if ".experts." in name:
+            read += value.size * config.top_k // config.num_experts
+        elif name not in tables:
+            read += value.size
+    return read

@@ -1,0 +1,137 @@
+"""The comparison, on a tiny model: the contenders compute the same, and what is shown is what was measured."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contenders import LlamaCpp, Ours, Transformers
+from benchmarks.contenders.contender import Contender
+from benchmarks.report import add_line, put_section
+from benchmarks.step_profile import PARTS
+from benchmarks.weights import Weights
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--model-shape", "tiny", "--context", "16", "--prefill", "40", "--rounds", "1", "--steps", "4"]
+
+
+def benchmark(*arguments: str, first_in_path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": f"{first_in_path}:{ROOT}"}
+    command = [sys.executable, "-m", "benchmarks", *SMALL, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def tables_and_json(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[list[str]]], dict[str, Any], Path]:
+    """A run over two kinds of weights and two batches: its tables from RESULTS.md, its JSON, its directory."""
+    directory = tmp_path_factory.mktemp("results")
+    done = benchmark(
+        "--dtype", "float32", "--dtype", "int8", "--batch", "1", "--batch", "3",
+        "--json", str(directory / "run.json"), "--results", str(directory / "RESULTS.md"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (directory / "RESULTS.md").read_text().splitlines()
+    tables: list[list[list[str]]] = [[]]
+    for line in lines:
+        if line.startswith("| "):
+            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif tables[-1] and not line.startswith("|-"):
+            tables.append([])
+    return tables, json.loads((directory / "run.json").read_text()), directory
+
+
+def test_the_table_shows_what_the_json_holds(tables_and_json: Any) -> None:
+    [[header, *lines], *_], report, _ = tables_and_json
+    assert [(cell["dtype"], cell["task"], cell["batch"]) for cell in report["cells"]] == [
+        (dtype, task, batch)
+        for dtype in ("float32", "int8")
+        for task, batch in (("prefill", 1), ("decode", 1), ("decode", 3))
+    ]
+    for line, cell in zip(lines, report["cells"], strict=True):
+        shown = dict(zip(header, line, strict=True))
+        assert (shown["weights"], shown["task"]) == (cell["dtype"], cell["task"])
+        assert (int(shown["context"]), int(shown["batch"])) == (cell["context"], cell["batch"])
+        for name, rate in cell["tokens_per_second"].items():
+            assert float(shown[name]) == pytest.approx(rate, abs=0.51)
+        for name, ratio in cell["ratios"].items():
+            assert ratio == pytest.approx(cell["tokens_per_second"]["llm"] / cell["tokens_per_second"][name])
+            assert float(shown[f"× {name}"]) == pytest.approx(ratio, abs=0.0051)
+        assert float(shown["limit"]) == pytest.approx(cell["limit"], abs=0.51)
+        assert cell["share"] == pytest.approx(cell["tokens_per_second"]["llm"] / cell["limit"])
+
+
+def test_who_takes_no_part_is_named_with_the_reason(tables_and_json: Any) -> None:
+    [[header, *lines], *_], report, directory = tables_and_json
+    int8 = [dict(zip(header, line, strict=True)) for line in lines if line[0] == "int8"]
+    assert {line["transformers"] for line in int8} == {"–"}
+    assert "no int8" in report["notes"]["transformers, int8"]
+    assert "transformers, int8: has no int8" in (directory / "RESULTS.md").read_text()
+
+
+def test_the_profile_accounts_for_each_step(tables_and_json: Any) -> None:
+    _, report, _ = tables_and_json
+    assert [row["what"] for row in report["profile"]] == ["prefill of 40", "decode, batch 1", "decode, batch 3"] * 2
+    for row in report["profile"]:
+        assert list(row["seconds"]) == list(PARTS)
+        assert all(row["seconds"][part] > 0 for part in ("products", "attention", "rest", "host"))
+
+
+def test_the_plot_lies_beside_the_json_and_is_shown(tables_and_json: Any) -> None:
+    *_, directory = tables_and_json
+    assert (directory / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert "](run.png)" in (directory / "RESULTS.md").read_text()
+
+
+def test_without_llama_cpp_the_rest_is_measured_its_absence_said_and_nothing_written(tmp_path: Path) -> None:
+    (tmp_path / "llama_cpp.py").write_text("raise ImportError('not here')")
+    committed = [ROOT / "benchmarks/RESULTS.md", *(ROOT / "benchmarks/results").glob("*")]
+    before = [path.read_bytes() for path in committed]
+    arguments = ("--dtype", "float32", "--batch", "1", "--peers", "llama.cpp", "--no-profile")
+    done = benchmark(*arguments, first_in_path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"llama\.cpp, float32: not installed; pip install 'llm\[llama-cpp\]'", done.stdout)
+    assert re.search(r"decode .* 1 .* – ", done.stdout)
+    assert [path.read_bytes() for path in committed] == before  # a narrowed run leaves them alone
+
+
+@pytest.mark.parametrize("peer", [LlamaCpp, Transformers])
+@pytest.mark.parametrize("context", [16, 300])  # llama.cpp changes its attention between them
+def test_contenders_choose_the_same_tokens(peer: type[Contender], context: int) -> None:
+    if peer is LlamaCpp:
+        pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
+    with Weights("tiny") as weights:
+        rows = []
+        for kind in (Ours, peer):
+            contender = kind(weights, "float32", max_batch=3, max_len=350)
+            assert contender.prefill(context) > 0
+            rows.append([row[:9] for row in contender.decode(3, context, 8).rows])
+            contender.close()
+    ours, theirs = rows
+    assert [len(row) for row in ours] == [9, 9, 9]
+    assert len({tuple(row) for row in ours}) == 3
+    assert theirs == ours
+
+
+def test_a_section_is_replaced_and_what_stands_around_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Results\n\nBy hand.\n")
+    put_section(path, "one", "first \\1")
+    put_section(path, "two", "other")
+    put_section(path, "one", "second")
+    text = path.read_text()
+    assert "first" not in text
+    assert text.index("By hand.") < text.index("second") < text.index("other")
+
+
+def test_lines_are_added_to_the_table_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    for day in ("1", "2"):
+        add_line(path, "gpu", {"date": day, "device": "one"})
+    assert [line for line in path.read_text().splitlines() if line.startswith("|")] == [
+        "| date | device |", "|---|---|", "| 1 | one |", "| 2 | one |",
+    ]  # fmt: skip
