@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from llm_jax.kernels import Kind
     from llm_jax.model import Model
 
-# A small llama's shape, with random weights.
-SHAPE: dict[str, Any] = dict(
-    vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, intermediate_size=2048, max_seq_len=1088,
-    positions="rotary", norm="rms_norm", use_glu=True, qkv_bias=False, mlp_bias=False, lm_head_bias=False, dropout=0.0,
-)  # fmt: skip
-PREFIX, LONG_PROMPT = 512, 1000
+PREFIX, LONG_PROMPT, CONTEXT = 512, 1000, 1088
 STREAMS, MAX_BATCH = 4, 8
+VOCABULARY = 50257
 
 
 @click.command(cls=Command)
@@ -37,10 +33,10 @@ STREAMS, MAX_BATCH = 4, 8
 @click.option("--only", type=click.Choice(["prefix", "lookup", "gap"]), help="One of the three.  [default: all]")
 def main(dtype: "Kind", as_json: bool, only: str | None) -> None:
     """Measure what prefix reuse and prompt lookup save, and how even streams stay beside a long prompt."""
-    from llm_jax.config import ModelConfig
+    from benchmarks.weights import SHAPES
     from llm_jax.model import Model
 
-    model = Model.init(ModelConfig(**SHAPE))
+    model = Model.init(SHAPES["llama-160m"])
     measures = {"prefix": prefix_reuse, "lookup": prompt_lookup, "gap": gap_beside_a_prompt}
     report: dict[str, float] = {}
     for name, measure in measures.items():
@@ -123,7 +119,7 @@ def prompt_lookup(model: "Model", dtype: "Kind") -> dict[str, float]:
     runs: dict[bool, list[Stream]] = {}
     right = 0.0
     for speculate in (True, False):
-        engine = Engine(reciter, max_batch=2, dtype=dtype, speculate=speculate)
+        engine = Engine(reciter, max_batch=2, max_len=CONTEXT, dtype=dtype, speculate=speculate)
         engine.warmup()
         runs[speculate] = [finish(engine, (*draft, text[0]), 390) for _ in range(3)]
         if speculate:
@@ -149,7 +145,7 @@ def gap_beside_a_prompt(model: "Model", dtype: "Kind") -> dict[str, float]:
     """The gaps of running streams while a prompt of 1,000 tokens is computed, over their median before that."""
     from llm_jax.inference import Engine
 
-    engine = Engine(model, max_batch=MAX_BATCH, dtype=dtype, speculate=False)
+    engine = Engine(model, max_batch=MAX_BATCH, max_len=CONTEXT, dtype=dtype, speculate=False)
     engine.warmup()
     streams = [send(engine, random_prompt(i, 32), 600) for i in range(STREAMS)]
     while min(len(stream.tokens) for stream in streams) < 60:
@@ -172,7 +168,7 @@ def gap_beside_a_prompt(model: "Model", dtype: "Kind") -> dict[str, float]:
 
 def random_prompt(seed: int, length: int) -> tuple[int, ...]:
     """No token twice."""
-    return tuple(np.random.default_rng(seed).permutation(SHAPE["vocab_size"])[:length].tolist())
+    return tuple(np.random.default_rng(seed).permutation(VOCABULARY)[:length].tolist())
 
 
 if __name__ == "__main__":
