@@ -290,7 +290,6 @@ def test_layers_with_a_window_forget_and_change_nothing(model: Model) -> None:
     config = replace(model.config, max_seq_len=1000, window_size=40, window_layers=(True, False))
     windowed = replace(model, config=config)
     engine = Engine(windowed, max_batch=2, prefix_tokens=1024)
-    assert [keys.shape[2] for keys in engine._runner._state.cache.keys] == [384, 1000]
     pattern = tuple(np.random.default_rng(8).integers(0, 61, 30).tolist())
     for repeats, ending in ((25, (1,)), (25, (2, 3)), (1, ())):
         r = Request(prompt_ids=pattern * repeats + ending, sampling=SamplingParams(max_new_tokens=6, temperature=0.0))
