@@ -13,6 +13,7 @@ from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.inference import TextPiece
+    from llm_jax.kernels import Kind
 
 
 @click.command(cls=Command)
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     help="Prompt file; - is standard input.",
 )  # fmt: skip
 @click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
+@click.option(
+    "--dtype", default="float32", show_default=True, type=click.Choice(("float32", "bfloat16", "int8")),
+    help="What to keep the weights in; fewer bits are faster.",
+)  # fmt: skip
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
@@ -42,6 +47,7 @@ def main(
     prompt: str | None,
     prompt_file: Path | None,
     model: str | None,
+    dtype: "Kind",
     stop: tuple[str, ...],
     as_json: bool,
     chat: bool,
@@ -72,13 +78,13 @@ def main(
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
     loaded, tokenizer = load_with_tokenizer(model)
     settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
-    conversation = Conversation(loaded.model, tokenizer, settings, system=system, stop=stop)
+    conversation = Conversation(loaded.model, tokenizer, settings, system=system, stop=stop, dtype=dtype)
     if prompt is None:
         talk(conversation)
     elif chat:
         _print(conversation.answer(prompt), "", as_json)
     else:
-        stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop)
+        stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop, dtype=dtype)
         _print((piece for _, piece in stream), prompt, as_json)
 
 

@@ -6,6 +6,7 @@ from llm_jax.errors import LLMError
 from llm_jax.inference.generate import continue_prompts
 from llm_jax.inference.request import SamplingParams
 from llm_jax.inference.text import ContextLengthExceeded, TextPiece
+from llm_jax.kernels import Kind
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
 
@@ -25,8 +26,9 @@ class Conversation:
         *,
         system: str | None = None,
         stop: Sequence[str] = (),
+        dtype: Kind = "float32",
     ) -> None:
-        self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._model, self._tokenizer, self._sampling, self._dtype = model, tokenizer, sampling, dtype
         self._system = [] if system is None else [{"role": "system", "content": system}]
         ending, self._prefix = answer_bounds(tokenizer)
         self._stop = (*ending, *stop)
@@ -46,8 +48,9 @@ class Conversation:
         """
         self.messages.append({"role": "user", "content": message})
         try:
+            prompt = self._fitting_prompt()
             pieces = continue_prompts(
-                self._model, self._tokenizer, [self._fitting_prompt()], self._sampling, stop=self._stop
+                self._model, self._tokenizer, [prompt], self._sampling, stop=self._stop, dtype=self._dtype
             )
         except LLMError:
             self.messages.pop()  # as if it had not been said

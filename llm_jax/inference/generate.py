@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 from llm_jax.inference.engine import Engine
 from llm_jax.inference.request import SamplingParams, TokenEvent
 from llm_jax.inference.text import TextPiece, TextStream, prepare_request
+from llm_jax.kernels import Kind
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
@@ -109,10 +110,12 @@ def continue_prompts(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
+    dtype: Kind = "float32",
 ) -> Iterator[tuple[int, TextPiece]]:
     """Yields (index of the prompt, its next piece) as the engine makes them; a piece's text may be empty.
 
-    What the other three functions rest on. Every prompt is checked before any runs.
+    What the other three functions rest on. Every prompt is checked before any runs. `dtype` is what the engine keeps
+    weights in.
     """
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     requests = [prepare_request(model.config, tokenizer, prompt, sampling, truncate=True) for prompt in prompts]
@@ -121,6 +124,7 @@ def continue_prompts(
         model,
         max_batch=min(len(prompts), MAX_ROWS) or 1,
         max_len=-(-longest // CONTEXT_STEP) * CONTEXT_STEP,
+        dtype=dtype,
         use_cache=use_cache,
     )
 

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from cli.generate import main
 from llm_jax.checkpoint import load_model
-from llm_jax.inference import generate
+from llm_jax.inference import SamplingParams, continue_prompts, generate
 
 Call = Callable[..., Result]
 
@@ -21,6 +21,16 @@ def test_it_prints_what_generate_returns(call: Call, model_directory: Path) -> N
     expected = generate(loaded.model, loaded.tokenizer, "the dog", max_new_tokens=8, seed=3, top_k=5)
     options = ["--model", model_directory, "--max-new-tokens", 8, "--seed", 3, "--top-k", 5]
     assert call(main, *options, "the dog").stdout == expected + "\n"
+
+
+def test_weights_of_eight_bits_are_the_engines(call: Call, model_directory: Path) -> None:
+    loaded = load_model(model_directory)
+    assert loaded.tokenizer is not None
+    settings = SamplingParams(max_new_tokens=20, seed=3)
+    made = continue_prompts(loaded.model, loaded.tokenizer, ["the dog"], settings, dtype="int8")
+    text = "the dog" + "".join(piece.text for _, piece in made)
+    options = ["--model", model_directory, "--max-new-tokens", 20, "--seed", 3]
+    assert call(main, *options, "--dtype", "int8", "the dog").stdout == text + "\n"
 
 
 def test_argument_file_and_standard_input_are_the_same_prompt(
@@ -55,6 +65,7 @@ def test_json_says_how_it_ended(call: Call, model_directory: Path) -> None:
         (["--max-new-tokens", 64, "the"], "max_new_tokens is 64"),
         (["--temperature", -1, "the"], "temperature is -1"),
         (["--top-p", 0, "the"], "top_p is 0"),
+        (["--dtype", "int4", "the"], "'int4' is not one of 'float32', 'bfloat16', 'int8'"),
         (["--top-k", "many", "the"], "'many' is not a valid integer"),
         (["THE"], "'T'"),
         ([""], "prompt is empty"),
