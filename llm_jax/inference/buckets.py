@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 # Buckets grow by fours: every one is a program to compile before the first request.
-CHUNKS = (16, 64, 256)  # a prompt is cut into the largest that fit, and its end is padded to the smallest
+CHUNKS = (8, 16, 64, 256)  # a prompt is cut into the largest that fit, and its end is padded to the smallest
 SMALLEST_CONTEXT = 128  # attention runs over 128, 512, 2048 … places, up to max_len
 SMALLEST_BATCH = 2  # rows are computed by 2, 8, 32 …: XLA's fast bfloat16 and int8 products begin at two rows
 

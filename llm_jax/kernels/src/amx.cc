@@ -71,11 +71,14 @@ void one_by(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chu
   if constexpr (P > 3) _tile_stored(3, sums + 48, P * 64);
 }
 
-// Two tiles of rows times two panels: each loaded tile is used twice.
+// Two tiles of rows times two panels: each loaded tile is used twice. The last rows ask for the next two panels.
 template <Kind kind>
-void two_by_two(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, float* sums) {
+void two_by_two(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, bool is_last, float* sums) {
   clear();
   for (int64_t c = 0; c < chunks; ++c) {
+    if (is_last)
+      for (int64_t line = c * 1024; line < (c + 1) * 1024; line += 64)
+        for (int64_t q = 2; q < 4; ++q) __builtin_prefetch(w + q * panel_bytes + line, 0, 2);
     _tile_loadd(4, x + c * 1024, 64);
     _tile_loadd(6, w + c * 1024, 64);
     DOT(0, 4, 6);
@@ -105,7 +108,7 @@ void multiply(const Product& p, int64_t panel, int64_t count) {
       const uint8_t* x = p.rows + m / kTile * tile_bytes;
       const int64_t left = p.M - m;
       if (left > kTile && width == 2) {
-        two_by_two<kind>(x, w, panel_bytes, p.chunks, sums);
+        two_by_two<kind>(x, w, panel_bytes, p.chunks, left <= 32, sums);
         finish<Traits>(p, m, left < 32 ? left : 32, panel, 2, sums, 32);
         m += 32;
         continue;
