@@ -5,6 +5,8 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.weights import Weights
+from llm_jax.inference.buckets import CHUNKS
+from llm_jax.inference.prefix_cache import BLOCK
 from llm_jax.kernels import Kind
 
 THREADS = 2  # of the peers; XLA takes every core there is
@@ -43,8 +45,8 @@ class Contender(Protocol):
 
 
 def room(context: int, steps: int, batch: int) -> int:
-    """Tokens that a row must hold: while the engine reads one row's prompt, up to four chunks, the others go on."""
-    return context + steps + 4 * batch + 16
+    """Tokens that a row must hold: while the engine reads the end of one row's prompt, in chunks, the others go on."""
+    return context + steps + BLOCK // CHUNKS[0] * batch + 16
 
 
 def prompts(batch: int, context: int, vocab_size: int) -> list[list[int]]:
