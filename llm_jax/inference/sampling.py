@@ -185,14 +185,16 @@ def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array, *, candidat
     logits_BV = logits_BV + 0.0  # so that zeros of both signs are equal
     best_BC, id_BC = jax.lax.top_k(logits_BV, min(candidates, V))  # equal ones by id
     reached_BC = jnp.cumsum(jnp.take_along_axis(weight_BV, id_BC, 1), axis=1)
+    last_B1 = (reached_BC < target_B[:, None]).sum(1, keepdims=True)
+    among_best = jnp.take_along_axis(best_BC, last_B1, 1)[:, 0], jnp.take_along_axis(id_BC, last_B1, 1)[:, 0]
+    is_among_B = reached_BC[:, -1] >= target_B
 
-    def among_the_best() -> tuple[Array, Array]:
-        last_B1 = (reached_BC < target_B[:, None]).sum(1, keepdims=True)
-        return jnp.take_along_axis(best_BC, last_B1, 1)[:, 0], jnp.take_along_axis(id_BC, last_B1, 1)[:, 0]
+    def search() -> tuple[Array, Array]:
+        # Only for the rows that need it: the two ways round differently, and a row must not depend on its mates.
+        found = _end_of_run(logits_BV, weight_BV, target_B)
+        return jnp.where(is_among_B, among_best[0], found[0]), jnp.where(is_among_B, among_best[1], found[1])
 
-    least_B, last_B = jax.lax.cond(
-        (reached_BC[:, -1] >= target_B).all(), among_the_best, lambda: _end_of_run(logits_BV, weight_BV, target_B)
-    )
+    least_B, last_B = jax.lax.cond(is_among_B.all(), lambda: among_best, search)
     is_before = jnp.arange(V, dtype=jnp.int32) <= last_B[:, None]
     return (logits_BV > least_B[:, None]) | ((logits_BV == least_B[:, None]) & is_before)
 

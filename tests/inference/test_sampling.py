@@ -120,6 +120,20 @@ def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int, candidat
         assert set(np.flatnonzero(mask)) == set(np.argsort(-row, kind="stable")[:k])
 
 
+def test_a_run_ends_alike_beside_a_row_whose_own_run_is_long() -> None:
+    """Where rounding decides: the target is a sum of the best probabilities, as one of the two searches adds them."""
+    logits = jnp.asarray(3 * np.random.default_rng(0).standard_normal((64, 600)), jnp.float32)
+    weights = jax.nn.softmax(logits)
+    targets = jnp.cumsum(jax.lax.top_k(weights, 40)[0], axis=1)[:, -1]
+    flat = jnp.zeros((1, 600))
+    beside = most_likely(
+        jnp.concatenate([logits, flat]),
+        jnp.concatenate([weights, jax.nn.softmax(flat)]),
+        jnp.append(targets, jnp.float32(0.9)),
+    )
+    np.testing.assert_array_equal(beside[:64], most_likely(logits, weights, targets))
+
+
 def test_temperature_zero_equals_top_k_one_also_among_equals() -> None:
     logits = np.random.default_rng(1).integers(-3, 3, (64, V)).astype(np.float32)
     greedy = batch([row_settings(SamplingParams(temperature=0.0), (), i, V) for i in range(64)])
