@@ -12,6 +12,7 @@ from typing import Any
 import click
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from benchmarks.contenders import Ours, room
 from benchmarks.limits import decode_limit, training_operations
@@ -20,10 +21,10 @@ from benchmarks.report import add_line
 from benchmarks.weights import SHAPES, Weights
 from cli._errors import Command
 from llm_jax.config import ModelConfig
-from llm_jax.model import forward, init_params
+from llm_jax.model import Params, forward, init_params
 from llm_jax.training.losses import next_token_loss
 from llm_jax.training.optimizer import adamw
-from llm_jax.training.step import initial_state, make_train_step
+from llm_jax.training.step import Batch, initial_state, make_train_step
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SECTION = "gpu"
@@ -117,7 +118,7 @@ def training_rate(config: ModelConfig, batch: int, length: int, rounds: int) -> 
 
 
 def _training_rate(config: ModelConfig, batch: int, length: int, rounds: int) -> float:
-    def loss(params, batch, *, dtype, dropout_key):  # type: ignore[no-untyped-def]
+    def loss(params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None) -> tuple[Array, Array]:
         logits = forward(config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
         return next_token_loss(logits, batch["targets"], batch["weights"])
 

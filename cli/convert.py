@@ -1,6 +1,7 @@
 """`llm-convert`: a model from one form into another."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def main(source: str, destination: Path, dtype: str | None, layout: "Layout", sh
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(destination.name, total=total)
-        written = lambda size: progress.advance(task, size)  # noqa: E731
+        written = partial(progress.advance, task)
         convert(stored, destination, layout=layout, dtype=dtype, max_shard_bytes=int(shard_size * 1e9), written=written)
     _summarise(stored, destination, dtype, time.perf_counter() - started)
 

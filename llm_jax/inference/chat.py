@@ -1,6 +1,6 @@
 """A conversation: the model answers with all that was said before in mind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from llm_jax.errors import LLMError
 from llm_jax.inference.generate import continue_prompts
@@ -38,7 +38,7 @@ class Conversation:
         """Forgets all but the system message."""
         self.messages = list(self._system)
 
-    def answer(self, message: str) -> Iterator[TextPiece]:
+    def answer(self, message: str) -> Generator[TextPiece, None, None]:
         """The answer, piece by piece. One that is broken off is remembered as far as it went.
 
         Raises:

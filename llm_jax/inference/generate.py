@@ -1,6 +1,7 @@
 """Text in, text out, on top of the engine: one prompt, a stream, or a batch."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypedDict, Unpack
 
 from llm_jax.inference.engine import Engine
@@ -131,10 +132,11 @@ def continue_prompts(
     def pieces() -> Iterator[tuple[int, TextPiece]]:
         arrived: list[tuple[int, TokenEvent | Exception]] = []
         streams = [TextStream(tokenizer, stops, prompt_ids=request.prompt_ids) for request in requests]
-        tickets = [
-            engine.submit(request, lambda event, index=index: arrived.append((index, event)))  # type: ignore[misc]
-            for index, request in enumerate(requests)
-        ]
+
+        def hear(index: int, event: TokenEvent | Exception) -> None:
+            arrived.append((index, event))
+
+        tickets = [engine.submit(request, partial(hear, index)) for index, request in enumerate(requests)]
         while engine.step() or arrived:
             for index, event in arrived:
                 if isinstance(event, Exception):

@@ -82,7 +82,7 @@ def test_an_answer_that_is_broken_off_is_remembered_so_far(talker: Path) -> None
     chat = conversation(talker)
     pieces = chat.answer("hi")
     text = next(piece.text for piece in pieces if piece.text)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert chat.messages[-1] == {"role": "assistant", "content": text}
 
 

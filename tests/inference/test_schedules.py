@@ -133,8 +133,11 @@ def test_no_schedule_changes_a_token_or_loses_a_place(
     check_nothing_is_lost(engine)
 
 
-def test_all_that_can_be_shared_or_guessed_was(engine: Engine) -> None:
-    """The schedules above went through the prefix cache and through guesses, or they would prove little."""
+def test_requests_one_by_one_share_and_guess_and_stay_the_same(engine: Engine, alone: Callable) -> None:
+    """So schedules of them go through the prefix cache and through guesses, or they would prove little."""
+    for index in range(56):
+        plans = [(index, 0, 999)]
+        check(run_schedule(engine, plans), plans, alone)
     stats = engine.stats
     assert 0 < stats.prefix_hits < stats.prefix_queries
     assert 0 < stats.accepted < stats.drafted
