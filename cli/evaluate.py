@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import _options
 from cli._errors import Command
 from llm_jax import __version__
 
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 @click.option("--model", help="Model to evaluate: a directory, a run, a file, a name on the Hub.  [default: demo]")
 @click.option("--window", type=int, help="Tokens that the model sees at once. [default: its context]")
 @click.option("--stride", type=int, help="Tokens from one window to the next. [default: half a window]")
-@click.option(
-    "--dtype", default="float32", show_default=True, type=click.Choice(("float32", "bfloat16", "int8")),
-    help="What to keep the weights in, as a server with this dtype does.",
-)  # fmt: skip
+@_options.dtype
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.version_option(__version__)
 def main(

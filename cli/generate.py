@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import _options
 from cli._errors import Command
 from llm_jax import __version__
 
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     help="Prompt file; - is standard input.",
 )  # fmt: skip
 @click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
-@click.option(
-    "--dtype", default="float32", show_default=True, type=click.Choice(("float32", "bfloat16", "int8")),
-    help="What to keep the weights in; fewer bits are faster.",
-)  # fmt: skip
+@_options.dtype
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Choose among the k likeliest tokens.")
