@@ -15,9 +15,10 @@ def cached_attention(
     qkv_BTEH: Array,
     keys_BKSH: Array,
     values_BKSH: Array,
-    lengths_B: Array,
-    live_B: Array,
+    lengths_R: Array,
+    live_R: Array,
     *,
+    starts: Array | None = None,
     first_row: Array | None = None,
     scale: float,
     softcap: float | None = None,
@@ -38,14 +39,19 @@ def cached_attention(
         qkv_BTEH: the fused projection's rows: N query heads, then K key heads, then K value heads.
         keys_BKSH, values_BKSH: rows of float32, bfloat16 or int8 (see `cached`); donate them to the jitted step, and
             nothing is copied. They may have more batch rows than there are new tokens; the others take no part.
-        lengths_B: int32, tokens that each row holds.
-        live_B: int32, how many of a row's T tokens count, from the first.
-        first_row: int32, the cache's row that belongs to the first of the B; None is row 0.
+        lengths_R: int32, tokens that each row holds.
+        live_R: int32, how many of a row's new tokens count, from the first.
+        starts: int32 [R + 1], where B is 1 and the T tokens are those of R rows in turn: row r's are starts[r] …
+            starts[r + 1] - 1. None where each of R = B rows has T. Natively only.
+        first_row: int32, the cache's row that belongs to the first of the R; None is row 0.
         softcap: squeezes scores into (-softcap, softcap). window: keys seen, the token's own included.
         slopes_N: ALiBi, subtracted per token of distance.
         rotary: cosines and sines [B, T, rotated dimensions / 2] float32 of the new positions; pairs are
             (i, i + half). None where q and k need no turn, or have had it.
         context: static, above every live token's position: all that XLA reads. The native kernel needs no such bound.
+
+    Raises:
+        ValueError: `starts` without the native kernel.
 
     Returns:
         out [B, T, N, H] in qkv's dtype, and both caches.
@@ -54,8 +60,10 @@ def cached_attention(
     B, T, E, H = qkv_BTEH.shape
     N = E - 2 * keys_BKSH.shape[1]
     if not has_native_attention(H, level):
+        if starts is not None:
+            raise ValueError("Rows of different numbers of tokens in one call need the native kernel.")
         return _by_xla(
-            qkv_BTEH, keys_BKSH, values_BKSH, lengths_B, first_row, scale=scale, softcap=softcap, window=window,
+            qkv_BTEH, keys_BKSH, values_BKSH, lengths_R, first_row, scale=scale, softcap=softcap, window=window,
             slopes_N=slopes_N, rotary=rotary, context=context,
         )  # fmt: skip
     load()
@@ -73,8 +81,9 @@ def cached_attention(
         qkv_BTEH,
         keys_BKSH,
         values_BKSH,
-        lengths_B,
-        live_B,
+        np.arange(B + 1, dtype=np.int32) * T if starts is None else starts,
+        lengths_R,
+        live_R,
         np.int32(0) if first_row is None else first_row,
         nothing() if slopes_N is None else slopes_N.astype(np.float32),
         cosine,

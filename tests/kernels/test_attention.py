@@ -1,5 +1,6 @@
 """Attention over the cache, with its update, against float64 and against XLA's."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -101,6 +102,29 @@ def test_a_token_depends_on_its_own_row_and_position_only(level: Level, options:
             alone, *own = run(qkv[b : b + 1, t : t + 1], *own, lengths[b : b + 1] + np.int32(t), one)
             np.testing.assert_array_equal(np.asarray(alone[0, 0]), together[b, t])
         assert (together[b, live[b] :] == 0).all()
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("options", [{}, {"window": 50}], ids=str)
+def test_rows_of_different_lengths_share_a_call(level: Level, options: dict[str, Any]) -> None:
+    counts, live = np.array([1, 0, 40, 3]), np.array([1, 0, 37, 3], np.int32)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    lengths = np.array([63, 5, 100, 0], np.int32)
+    qkv = inputs(1, int(starts[-1]), 6, 2, 200, 32)[0]
+    keys, values = inputs(4, 1, 6, 2, 200, 32)[1:]
+    half = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, int(starts[-1]), 16)), jnp.float32)
+    run = jax.jit(partial(cached_attention, scale=0.2, level=level, **options))
+    out, *caches = run(qkv, keys, values, lengths, live, starts=starts, rotary=tuple(half))
+    for row, (first, end) in enumerate(itertools.pairwise(starts)):
+        own = slice(row, row + 1)
+        if first == end:
+            for cache, before in zip(caches, (keys, values), strict=True):
+                np.testing.assert_array_equal(np.asarray(cache[own]), np.asarray(before[own]))
+            continue
+        turn = tuple(half[:, :, first:end])
+        alone = run(qkv[:, first:end], keys[own], values[own], lengths[own], live[own], rotary=turn)
+        for got, want in zip((out[:, first:end], caches[0][own], caches[1][own]), alone, strict=True):
+            np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
 
 
 @pytest.mark.parametrize("level", features())

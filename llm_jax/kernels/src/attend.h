@@ -14,7 +14,7 @@ constexpr int64_t kMaxHead = 512;  // largest head size
 // Where a position lies in the cache. With a window it is a ring, once that holds the window and the new tokens: what
 // these overwrite, none of them sees. `ring` of llm_jax/kernels/cached.py is the same rule.
 inline int64_t slot(const Attention& a, int64_t position) {
-  const bool ring = a.window > 0 && a.S % kChunk == 0 && a.S >= a.window + a.T - 1;
+  const bool ring = a.window > 0 && a.S % kChunk == 0 && a.S >= a.window + a.longest - 1;
   return ring ? position % a.S : position;
 }
 
@@ -159,7 +159,7 @@ struct Attend {
   static void write(const Attention& a, int64_t b, int64_t kv) {
     alignas(64) float x[kMaxHead];
     for (int64_t t = 0; t < a.live[b] && slot(a, a.lengths[b] + t) < a.S; ++t) {
-      const int64_t token = b * a.T + t, row = token * (a.N + 2 * a.K) + a.N + kv;
+      const int64_t token = a.starts[b] + t, row = token * (a.N + 2 * a.K) + a.N + kv;
       const int64_t at = slot(a, a.lengths[b] + t) * stride(a);
       load(a.qkv, row * a.H, a.H, x);
       if (a.rotary > 0) turn(a, token, x);
@@ -182,13 +182,13 @@ struct Attend {
     alignas(64) float q[kQueryRows * kMaxHead], out[kQueryRows * kMaxHead];
     Query query[kQueryRows];
     for (int64_t r = 0; r < count; ++r) {
-      const int64_t t = (first + r) / G, position = length + t;
+      const int64_t t = (first + r) / G, token = a.starts[b] + t, position = length + t;
       Query& one = query[r];
       one.position = position, one.head = kv * G + (first + r) % G;
       one.begin = a.window > 0 && position >= a.window ? position + 1 - a.window : 0;
       one.end = slot(a, position) < a.S ? position + 1 : a.S;
-      load(a.qkv, ((b * a.T + t) * (a.N + 2 * a.K) + one.head) * H, H, q + r * H);
-      if (a.rotary > 0) turn(a, b * a.T + t, q + r * H);
+      load(a.qkv, (token * (a.N + 2 * a.K) + one.head) * H, H, q + r * H);
+      if (a.rotary > 0) turn(a, token, q + r * H);
     }
     std::memset(out, 0, count * H * sizeof(float));
     const Cached *keys = head(a, a.keys, b, kv), *values = head(a, a.values, b, kv);
@@ -212,7 +212,7 @@ struct Attend {
     for (int64_t r = 0; r < count; ++r) {
       const float inverse = 1.0f / query[r].total;
       for (int64_t h = 0; h < H; ++h) out[r * H + h] *= inverse;
-      store(out + r * H, H, a.out, ((b * a.T + query[r].position - length) * a.N + query[r].head) * H);
+      store(out + r * H, H, a.out, ((a.starts[b] + query[r].position - length) * a.N + query[r].head) * H);
     }
   }
 };
@@ -228,16 +228,11 @@ void write(const Attention& a, int64_t b, int64_t kv) {
 
 template <typename Lanes>
 void attend(const Attention& a, int64_t b, int64_t kv, int64_t first, int64_t count) {
-  const int64_t G = a.N / a.K, live = a.live[b] * G - first, size = live < 0 ? 0 : live < count ? live : count;
-  if (size > 0) switch (a.keys.kind) {
-      case kFloat32: Attend<Lanes, float>::attend(a, b, kv, first, size); break;
-      case kBFloat16: Attend<Lanes, uint16_t>::attend(a, b, kv, first, size); break;
-      case kInt8: Attend<Lanes, int8_t>::attend(a, b, kv, first, size); break;
-    }
-  const float nothing[16] = {};  // what is not live costs nothing and gives zeros
-  for (int64_t r = first + size; r < first + count; ++r)
-    for (int64_t h = 0; h < a.H; h += 16)
-      store(nothing, 16, a.out, ((b * a.T + r / G) * a.N + kv * G + r % G) * a.H + h);
+  switch (a.keys.kind) {
+    case kFloat32: return Attend<Lanes, float>::attend(a, b, kv, first, count);
+    case kBFloat16: return Attend<Lanes, uint16_t>::attend(a, b, kv, first, count);
+    case kInt8: return Attend<Lanes, int8_t>::attend(a, b, kv, first, count);
+  }
 }
 
 }  // namespace

@@ -1,4 +1,7 @@
 // The two calls that XLA makes: a product with packed weights, and attention of new tokens over the cache.
+#include <cstring>
+#include <vector>
+
 #include "kernels.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -66,8 +69,38 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   return ffi::Error::Success();
 }
 
-ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 lengths,
-                     S32 live, S32 first_row, F32 slopes, F32 cosine, F32 sine,
+// Queries of one row that share a key head.
+struct Piece {
+  int64_t row, head, first, count;
+};
+
+// All rows' queries in pieces of at most kQueryRows, smaller ones where there would not be one for every thread.
+std::vector<Piece> pieces_of(const Attention& a, int64_t threads) {
+  const int64_t G = a.N / a.K;
+  int64_t heads = 0;
+  for (int64_t b = 0; b < a.B; ++b) heads += a.live[b] > 0 ? a.K : 0;
+  std::vector<Piece> pieces;
+  for (int64_t b = 0; b < a.B; ++b) {
+    const int64_t queries = a.live[b] * G, wanted = heads < threads ? (threads + heads - 1) / heads : 1;
+    const int64_t even = (queries + wanted - 1) / wanted, size = even < kQueryRows ? even : kQueryRows;
+    for (int64_t head = 0; head < a.K && queries > 0; ++head)
+      for (int64_t first = 0; first < queries; first += size)
+        pieces.push_back({b, head, first, first + size < queries ? size : queries - first});
+  }
+  return pieces;
+}
+
+// What does not count gives zeros.
+void silence(const Attention& a) {
+  const int64_t bytes = a.N * a.H * (a.out.narrow ? sizeof(uint16_t) : sizeof(float));
+  for (int64_t b = 0; b < a.B; ++b) {
+    const int64_t first = a.starts[b] + a.live[b];
+    std::memset(static_cast<char*>(a.out.data) + first * bytes, 0, (a.starts[b + 1] - first) * bytes);
+  }
+}
+
+ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 starts,
+                     S32 lengths, S32 live, S32 first_row, F32 slopes, F32 cosine, F32 sine,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
                      ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
                      float softcap) {
@@ -75,25 +108,28 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
     return ffi::Error::Internal("the cache must be updated in place");
   const auto shape = keys.dimensions();
   Attention a{};
-  a.B = out->dimensions()[0], a.T = out->dimensions()[1], a.N = out->dimensions()[2];
+  a.B = lengths.element_count(), a.longest = out->dimensions()[1], a.N = out->dimensions()[2];
   a.K = shape[1], a.S = shape[2], a.H = out->dimensions()[3];
   a.window = window, a.scale = scale, a.softcap = softcap;
   a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
   a.qkv = floats(qkv), a.out = floats(*out), a.keys = cache(keys), a.values = cache(values);
   const int64_t skipped = first_row.typed_data()[0] * int64_t(keys.size_bytes()) / shape[0];
   a.keys.data = static_cast<char*>(a.keys.data) + skipped, a.values.data = static_cast<char*>(a.values.data) + skipped;
-  a.lengths = lengths.typed_data(), a.live = live.typed_data(), a.slopes = pointer(slopes);
+  a.starts = starts.typed_data(), a.lengths = lengths.typed_data(), a.live = live.typed_data(), a.slopes = pointer(slopes);
   a.cosine = pointer(cosine), a.sine = pointer(sine);
   const Level& run = level_of(level);
-  // One piece per key head, so that keys are read once; more where there are fewer heads than threads.
-  const int64_t heads = a.B * a.K, queries = a.T * a.N / a.K, threads = pool.num_threads();
-  const int64_t wanted = (threads + heads - 1) / heads, even = (queries + wanted - 1) / wanted;
-  const int64_t size = even < kQueryRows ? even : kQueryRows, pieces = (queries + size - 1) / size;
-  if (pieces > 1) parallel(pool, heads, [&](int64_t i) { run.write(a, i / a.K, i % a.K); });
-  parallel(pool, heads * pieces, [&](int64_t i) {
-    const int64_t head = i / pieces, first = i % pieces * size;
-    if (pieces == 1) run.write(a, head / a.K, head % a.K);
-    run.attend(a, head / a.K, head % a.K, first, first + size < queries ? size : queries - first);
+  silence(a);
+  const std::vector<Piece> pieces = pieces_of(a, pool.num_threads());
+  // What is one piece writes for itself; where there are more, all must have been written before the first attends.
+  std::vector<Piece> cut;
+  const auto is_whole = [&](const Piece& piece) { return piece.count == a.live[piece.row] * (a.N / a.K); };
+  for (const Piece& piece : pieces)
+    if (piece.first == 0 && !is_whole(piece)) cut.push_back(piece);
+  parallel(pool, int64_t(cut.size()), [&](int64_t i) { run.write(a, cut[i].row, cut[i].head); });
+  parallel(pool, int64_t(pieces.size()), [&](int64_t i) {
+    const Piece& piece = pieces[i];
+    if (is_whole(piece)) run.write(a, piece.row, piece.head);
+    run.attend(a, piece.row, piece.head, piece.first, piece.count);
   });
   return ffi::Error::Success();
 }
@@ -127,6 +163,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_attention, llm::attention,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::S32>()
                                   .Arg<llm::S32>()
                                   .Arg<llm::S32>()
                                   .Arg<llm::S32>()

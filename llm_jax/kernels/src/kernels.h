@@ -51,18 +51,19 @@ struct Cache {
   Kind kind;
 };
 
-// New tokens of each batch row: the keys and values of `live` of them are written from lengths[b] on, and each attends
-// over everything up to itself.
+// New tokens, row after row: those of row b are starts[b] … starts[b + 1] - 1. The first live[b] of them count: their
+// keys and values are written from lengths[b] on, and each attends over everything up to itself.
 struct Attention {
-  int64_t B, T, N, K, S, H;
+  int64_t B, N, K, S, H;
+  int64_t longest;  // no row has more new tokens
   int64_t window;  // 0: none
   int64_t rotary;  // rotated dimensions / 2; 0: none
   float scale, softcap;  // softcap 0: none
-  Floats qkv, out;  // [B, T, N + 2K, H], [B, T, N, H]
+  Floats qkv, out;  // [tokens, N + 2K, H], [tokens, N, H]
   Cache keys, values;  // from the first row that takes part
-  const int32_t *lengths, *live;  // live: 0 … T
+  const int32_t *starts, *lengths, *live;  // [B + 1], [B], [B]
   const float* slopes;  // [N], or null
-  const float *cosine, *sine;  // [B, T, rotary], or null
+  const float *cosine, *sine;  // [tokens, rotary], or null
 };
 
 struct Level {
