@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from jax.sharding import Mesh
 
-from llm_jax.inference.buckets import CHUNKS, Buckets
+from llm_jax.inference.buckets import CHUNKS, DRAFT, Buckets
 from llm_jax.inference.compilations import compilations
 from llm_jax.inference.prefix_cache import BLOCK
 from llm_jax.inference.request import OnEvent, Request
@@ -63,8 +63,9 @@ class Engine:
         buckets = Buckets(
             max_batch,
             self.max_len,
+            draft=DRAFT if speculate and self.use_cache else 0,
             chunks=CHUNKS if self.config.is_causal else (self.max_len,),  # cut, such a prompt would be another
-            is_exact=_attends_natively(model),
+            is_ragged=self.config.is_causal and _attends_natively(model),
         )
         self._runner = Runner(
             model,
@@ -76,7 +77,7 @@ class Engine:
         )
         self._scheduler = Scheduler(max_batch)
         self._stepper = Stepper(
-            self._scheduler, self._runner, buckets, use_cache=self.use_cache, speculate=speculate
+            self._scheduler, self._runner, buckets, use_cache=self.use_cache
         )  # fmt: skip
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -106,8 +107,9 @@ class Engine:
     def step(self) -> bool:
         """Sends the next work to the device and hands out what it finished. False when nothing is left to do.
 
-        The whole machine: admit what waits; send one chunk of a prompt and one decode step for every row that is
-        past its prompt; hand out the tokens of the step before. Call it from one thread, or let `start` do that.
+        The whole machine: admit what waits; send the next token of every row that is past its prompt, and with it as
+        much of the prompts as the others' pace allows; hand out the tokens of the step before. Call it from one
+        thread, or let `start` do that.
         """
         return self._stepper.step()
 

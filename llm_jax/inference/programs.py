@@ -1,8 +1,8 @@
 """The engine's compiled programs: pure functions of its device state.
 
-`prefill` and `decode` run the model and stop before its head; `choose` makes tokens of what they give. So the head
-and the sampler are compiled once for each size of the batch, not once more for each context. The state is donated
-all along, so that caches are updated in place. Shapes are static (`Buckets`).
+`advance` runs the model and stops before its head; `choose` makes tokens of what it gives. So the head and the
+sampler are compiled once for each size of the batch, not once more for each number of tokens. The state is donated all
+along, so that caches are updated in place. Shapes are static (`Buckets`).
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +14,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
+from llm_jax.inference.batch import Asked, Feed
 from llm_jax.inference.request import SamplingParams
 from llm_jax.inference.sampling import Choice, RowSettings, count, row_settings, sample
+from llm_jax.inference.shares import LAST
 from llm_jax.kernels import put_block, take_block, use_huge_pages
 from llm_jax.model import KVCache, Params, constrain_cache, forward_hidden, init_cache, merge
 
@@ -28,7 +30,7 @@ class EngineState:
     """One row per running request.
 
     Attributes:
-        cache: keys and values, and the number of tokens each row holds.
+        cache: keys and values; how many each row holds is for the host to say.
         last_B: int32, the token that each row feeds to its next decode step.
         rows: sampling settings and counts.
     """
@@ -44,7 +46,7 @@ class StepResult:
     """What a step generated.
 
     Attributes:
-        choices: arrays [T, B, …]: T positions of B rows.
+        choices: arrays [P, B, …]: P positions of B rows.
         emitted_B: int32, how many positions are real for each row: one, or more where guesses were right.
     """
 
@@ -75,16 +77,9 @@ def take(x_BKSH: Array, length: int, row: Array, start: Array, mesh: Mesh | None
 
 
 @partial(jax.jit, donate_argnames="state")
-def admit(state: EngineState, row: Array, length: Array, settings: RowSettings) -> EngineState:
-    """Gives a row to a request with these settings (a batch of one) and a prompt of `length` tokens.
-
-    The row counts as holding all but the last of them: `choose` adds one for each token that was fed.
-    """
-    return replace(
-        state,
-        cache=replace(state.cache, length_B=state.cache.length_B.at[row].set(length - 1)),
-        rows=jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), state.rows, settings),
-    )
+def admit(state: EngineState, row: Array, settings: RowSettings) -> EngineState:
+    """Gives a row to a request with these settings (a batch of one)."""
+    return replace(state, rows=jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), state.rows, settings))
 
 
 @partial(jax.jit, static_argnames="mesh", donate_argnames="state")
@@ -99,88 +94,43 @@ def move_row(state: EngineState, source: Array, target: Array, *, mesh: Mesh | N
 
     zero, cache = jnp.int32(0), state.cache
     return EngineState(
-        cache=KVCache(
-            [move_tokens(k) for k in cache.keys], [move_tokens(v) for v in cache.values], move(cache.length_B)
-        ),
+        cache=replace(cache, keys=[*map(move_tokens, cache.keys)], values=[*map(move_tokens, cache.values)]),
         last_B=move(state.last_B),
         rows=jax.tree.map(move, state.rows),
     )
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="state")
-def prefill(
+def advance(
     config: ModelConfig,
     params: Params,
     state: EngineState,
-    row: Array,
-    tokens_T: Array,
-    start: Array,
-    length: Array,
+    feed: Feed,
     *,
     dtype: jnp.dtype,
     context: int,
     mesh: Mesh | None = None,
 ) -> tuple[EngineState, Array]:
-    """Runs one chunk of one row's prompt.
+    """Runs the model over pieces of prompts, the tokens that rows generated last, and guesses of what follows.
+
+    Padding and wrong guesses leave keys and values behind a row's live tokens, where its next ones overwrite them
+    before anything attends to them.
 
     Args:
-        tokens_T: the chunk, padded on the right. Padding is computed and written too, behind the live tokens,
-            where the next chunk or decode step overwrites it before anything attends to it.
-        start: how many tokens the row holds already. length: how many of the T are real.
-        context: static, at least start + T rounded to its bucket.
-        mesh: static, the devices that the model spans, where these are several.
+        context: static, at least what any row holds afterwards.
 
     Returns:
-        the last token's hidden state [1, 1, D].
+        hidden states [K, R, D] of the tokens that `feed` asks for.
     """
-    # A model that is not causal must not look at the padding; a causal one cannot.
-    live = None if config.is_causal else (jnp.arange(context) < start + length)[None, None, None, :]
-    live_B = length[None] if config.is_causal else None
-    cache = replace(state.cache, length_B=start[None], first_row=row)
-    hidden_1TD, grown = forward_hidden(
-        config, params, tokens_T[None], cache=cache, context=context, mask=live, dtype=dtype, live_B=live_B
+    rows = feed.rows
+    last_BT = state.last_B[rows.of_tokens(feed.token_BT.shape)]
+    token_BT = jnp.where(feed.token_BT == LAST, last_BT, feed.token_BT)
+    hidden_BTD, cache = forward_hidden(
+        config, params, token_BT, cache=state.cache, rows=rows, context=context, dtype=dtype
     )  # fmt: skip
-    assert grown is not None
-    grown = constrain_cache(config, replace(grown, length_B=state.cache.length_B, first_row=None), mesh)
-    return replace(state, cache=grown), jax.lax.dynamic_slice_in_dim(hidden_1TD, length - 1, 1, axis=1)
-
-
-@partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="state")
-def decode(
-    config: ModelConfig,
-    params: Params,
-    state: EngineState,
-    active_B: Array,
-    drafts_BK: Array,
-    draft_count_B: Array,
-    *,
-    dtype: jnp.dtype,
-    context: int,
-    mesh: Mesh | None = None,
-) -> tuple[EngineState, Array]:
-    """Feeds each of the first B rows its last token, and K guesses of what follows.
-
-    Rows that are not active stay as they are: their keys and values are written behind their live tokens, where
-    their next chunk overwrites them. So are those of wrong guesses.
-
-    Args:
-        active_B: bool; B is a bucket of the rows, and rows behind it take no part.
-        drafts_BK: int32 guesses; K is static and may be 0. draft_count_B: how many of them are meant.
-        context: static, at least the longest active row's length + 1 + K.
-
-    Returns:
-        hidden states [1 + K, B, D].
-    """
-    B = len(active_B)
-    cache = replace(state.cache, length_B=state.cache.length_B[:B])
-    tokens_BT = jnp.concatenate([state.last_B[:B, None], drafts_BK], axis=1)
-    live_B = jnp.where(active_B, 1 + draft_count_B, 0)
-    hidden_BTD, grown = forward_hidden(
-        config, params, tokens_BT, cache=cache, context=context, dtype=dtype, live_B=live_B
-    )  # fmt: skip
-    assert grown is not None
-    grown = constrain_cache(config, replace(grown, length_B=state.cache.length_B), mesh)
-    return replace(state, cache=grown), hidden_BTD.swapaxes(0, 1)
+    assert cache is not None
+    hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[feed.out_PR]
+    return replace(state, cache=constrain_cache(config, cache, mesh)), hidden_PRD
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -188,15 +138,10 @@ def choose(
     config: ModelConfig,
     params: Params,
     state: EngineState,
-    hidden_TBD: Array,
-    first: Array,
-    active_B: Array,
-    drafts_BK: Array,
-    draft_count_B: Array,
-    allowed_BV: Array,
-    is_masked: Array,
+    hidden_PRD: Array,
+    asked: Asked,
 ) -> tuple[EngineState, StepResult]:
-    """The tokens that follow, for the B rows from `first` on: the model's head and the sampler.
+    """The tokens that follow: the model's head and the sampler.
 
     At every position the token is chosen exactly as plain decoding would choose it: with the row's own noise for
     that position. A guess is right when it equals the choice, and then the position behind it counts too. So
@@ -204,13 +149,10 @@ def choose(
     the noise held fixed instead of a rejection step).
 
     Args:
-        hidden_TBD: what `prefill` or `decode` gave; T = 1 + K.
-        active_B: bool; the other rows stay as they are.
-        draft_count_B: how many of the K guesses are meant.
-        allowed_BV: bool, tokens that may be chosen. is_masked: bool, whether that is less than all.
+        hidden_PRD: what `advance` gave; of its rows the first B, as many as `asked` has, are looked at.
     """
-    T, B, _ = hidden_TBD.shape
-    logits_TBV = merge(config, params).head(hidden_TBD)
+    first, B = asked.first, len(asked.active_B)
+    logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
 
     def own(x: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, first, B)
@@ -218,7 +160,7 @@ def choose(
     def choose_one(carry: Carry, position: tuple[Array, Array, Array]) -> tuple[Carry, Choice]:
         rows, last_B, alive_B, emitted_B = carry
         logits_BV, guess_B, is_guessed_B = position
-        choice = sample(logits_BV, jax.tree.map(own, rows), alive_B, allowed_BV, is_masked)
+        choice = sample(logits_BV, jax.tree.map(own, rows), alive_B, asked.allowed_BV, asked.is_masked)
         rows = count(rows, first + jnp.arange(B), choice.token_B, alive_B)
         last_B = jnp.where(alive_B, choice.token_B, last_B)
         emitted_B += alive_B
@@ -226,22 +168,14 @@ def choose(
         return (rows, last_B, alive_B, emitted_B), choice
 
     # Behind the last guess stands one more position, whose choice nothing has guessed.
-    guess_TB = jnp.pad(drafts_BK, ((0, 0), (0, 1))).T
-    is_guessed_TB = jnp.arange(T)[:, None] < draft_count_B
-    carry: Carry = (state.rows, own(state.last_B), active_B, jnp.zeros(B, jnp.int32))
-    if T == 1:
-        carry, choice = choose_one(carry, (logits_TBV[0], guess_TB[0], is_guessed_TB[0]))
+    guess_PB = jnp.pad(asked.drafts_BK, ((0, 0), (0, 1))).T
+    is_guessed_PB = jnp.arange(len(guess_PB))[:, None] < asked.draft_count_B
+    carry: Carry = (state.rows, own(state.last_B), asked.active_B, jnp.zeros(B, jnp.int32))
+    if len(guess_PB) == 1:
+        carry, choice = choose_one(carry, (logits_PBV[0], guess_PB[0], is_guessed_PB[0]))
         choices = jax.tree.map(lambda x: x[None], choice)
     else:
-        carry, choices = jax.lax.scan(choose_one, carry, (logits_TBV, guess_TB, is_guessed_TB))
+        carry, choices = jax.lax.scan(choose_one, carry, (logits_PBV, guess_PB, is_guessed_PB))
     rows, last_B, _, emitted_B = carry
-    length_B = state.cache.length_B
-    moved = EngineState(
-        cache=replace(
-            state.cache,
-            length_B=jax.lax.dynamic_update_slice_in_dim(length_B, own(length_B) + emitted_B, first, 0),
-        ),
-        last_B=jax.lax.dynamic_update_slice_in_dim(state.last_B, last_B, first, 0),
-        rows=rows,
-    )
-    return moved, StepResult(choices, emitted_B)
+    last_all = jax.lax.dynamic_update_slice_in_dim(state.last_B, last_B, first, 0)
+    return replace(state, last_B=last_all, rows=rows), StepResult(choices, emitted_B)

@@ -15,13 +15,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llm_jax.inference.batch import Batch
+from llm_jax.inference.batch import Asked, Feed
 from llm_jax.inference.buckets import Buckets
 from llm_jax.inference.memory import check_room
 from llm_jax.inference.prefix_cache import BLOCK, PrefixCache
-from llm_jax.inference.programs import EngineState, StepResult, admit, choose, decode, init_state, move_row, prefill
+from llm_jax.inference.programs import EngineState, StepResult, admit, advance, choose, init_state, move_row
 from llm_jax.inference.request import Request, SamplingParams
 from llm_jax.inference.sampling import row_settings
+from llm_jax.inference.shares import Run
 from llm_jax.kernels import Kind
 from llm_jax.model import KVCache, Model, cache_sharding, init_cache
 
@@ -79,7 +80,7 @@ class Runner:
         """Gives a row to a request; says how many tokens of its prompt were kept from earlier ones."""
         self._state, held = self.prefixes.load(self._state, row, block_keys)
         settings = row_settings(request.sampling, request.prompt_ids, seed, self._model.config.vocab_size)
-        self._state = admit(self._state, np.int32(row), np.int32(len(request.prompt_ids)), settings)
+        self._state = admit(self._state, np.int32(row), settings)
         return held
 
     def move(self, source: int, target: int) -> None:
@@ -89,48 +90,38 @@ class Runner:
         """Keeps one block of a row's prompt for later requests."""
         self.prefixes.save(self._state, row, index, key)
 
-    def prefill(self, row: int, tokens: Sequence[int], start: int, chunk: int) -> Array:
-        """Sends a piece of a prompt, padded to `chunk`. Gives its last hidden state [1, 1, D]."""
-        self._state, hidden_11D = self._prefill(
-            row, tokens, start, chunk, self._buckets.program_context(start + chunk)
-        )()
-        return hidden_11D
+    def run(self, run: Run) -> Array | StepResult:
+        """Sends a run of the model, and the choice of the tokens that are asked for.
 
-    def first_token(self, row: int, hidden_11D: Array, allowed_V: np.ndarray | None) -> StepResult:
-        """Sends the choice of the token behind a prompt."""
-        batch = Batch.of(1, [0], masks=None if allowed_V is None else {0: allowed_V})
-        self._state, result = self._choose(hidden_11D, row, batch)()
+        Returns:
+            What was chosen; hidden states where nothing is asked for.
+        """
+        self._state, hidden_PRD = self._advance(run)()
+        asked = [share.row - run.first for share in run.shares if share.is_asked]
+        if not asked:
+            return hidden_PRD
+        self._state, result = self._choose(run, self._buckets.asked(run.shape, max(asked) + 1), hidden_PRD)()
         return result
 
-    def decode(self, batch: Batch, context: int) -> StepResult:
-        """Sends a step of all active rows, and the choice of their tokens."""
-        self._state, hidden_TBD = self._decode(batch, context)()
-        self._state, result = self._choose(hidden_TBD, 0, batch)()
-        return result
-
-    def compile(self, draft: int, draft_rows: int) -> None:
-        """Compiles every program, several at a time; a step of `draft_rows` rows with `draft` guesses too."""
-        calls = list(self._all_calls(draft, draft_rows))
+    def compile(self) -> None:
+        """Compiles every program, several at a time."""
+        calls = list(self._all_calls())
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda call: call.func.lower(*call.args, **call.keywords).compile(), calls))
         self._state = self.prefixes.warmup(self._state)
 
-    def _all_calls(self, draft: int, draft_rows: int) -> Iterator[Call]:
-        buckets = self._buckets
-        decodes = [(B, 0, context) for B, context in buckets.all_decodes()]
-        if draft:
-            decodes += {(draft_rows, draft, context) for _, _, context in decodes}
-        for chunk, context in {(n, buckets.program_context(context)) for n, context in buckets.all_prefills()}:
-            yield self._prefill(0, (), 0, chunk, context)
-        for B, K, context in decodes:
-            yield self._decode(Batch.of(B, draft=K), context)
-        for B, K in {(1, 0), *((B, K) for B, K, _ in decodes)}:
-            hidden = jnp.zeros((1 + K, B, self._model.config.hidden_size), self._dtype)
-            yield self._choose(hidden, 0, Batch.of(B, draft=K))
+    def _all_calls(self) -> Iterator[Call]:
+        buckets, config = self._buckets, self._model.config
+        shapes = {shape._replace(context=buckets.program_context(shape.context)) for shape in buckets.all_shapes()}
+        for shape in shapes:
+            yield self._advance(Run(shape))
+        for shape in {shape._replace(length=1, context=0) for shape in shapes}:
+            hidden = jnp.zeros((1 + shape.draft, shape.rows, config.hidden_size), self._dtype)
+            for rows in {buckets.asked(shape, n) for n in buckets.all_batches()}:
+                yield self._choose(Run(shape), rows, hidden)
         zero = np.int32(0)
         yield partial(move_row, self._state, zero, zero, mesh=self._mesh)
-        nothing = row_settings(SamplingParams(temperature=0.0), (), 0, self._model.config.vocab_size)
-        yield partial(admit, self._state, zero, zero, nothing)
+        yield partial(admit, self._state, zero, row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size))
 
     def _empty_state(self) -> EngineState:
         config, mesh = self._model.config, self._mesh
@@ -143,28 +134,15 @@ class Runner:
         cache = KVCache(keys=cut, values=cut, length_B=everywhere)
         return jax.device_put(state, EngineState(cache=cache, last_B=everywhere, rows=everywhere))
 
-    def _prefill(self, row: int, tokens: Sequence[int], start: int, chunk: int, context: int) -> Call:
-        padded = np.zeros(chunk, np.int32)
-        padded[: len(tokens)] = tokens
+    def _advance(self, run: Run) -> Call:
         return partial(
-            prefill, self._model.config, self._model.params, self._state, np.int32(row), padded, np.int32(start),
-            np.int32(len(tokens)), dtype=self._dtype, context=context, mesh=self._mesh,
+            advance, self._model.config, self._model.params, self._state, Feed.of(run),
+            dtype=self._dtype, context=self._buckets.program_context(run.shape.context), mesh=self._mesh,
         )  # fmt: skip
 
-    def _decode(self, batch: Batch, context: int) -> Call:
-        return partial(
-            decode, self._model.config, self._model.params, self._state,
-            batch.active_B, batch.drafts_BK, batch.draft_count_B,
-            dtype=self._dtype, context=context, mesh=self._mesh,
-        )  # fmt: skip
-
-    def _choose(self, hidden_TBD: Array, first: int, batch: Batch) -> Call:
-        is_masked = batch.allowed_BV is not None
-        return partial(
-            choose, self._model.config, self._model.params, self._state, hidden_TBD, np.int32(first),
-            batch.active_B, batch.drafts_BK, batch.draft_count_B,
-            batch.allowed_BV if is_masked else self._all_tokens(batch.rows), np.bool_(is_masked),
-        )  # fmt: skip
+    def _choose(self, run: Run, rows: int, hidden_PRD: Array) -> Call:
+        asked = Asked.of(run, rows, self._all_tokens(rows))
+        return partial(choose, self._model.config, self._model.params, self._state, hidden_PRD, asked)
 
     def _all_tokens(self, rows: int) -> Array:
         """A mask that allows everything, made once."""

@@ -142,9 +142,9 @@ class Scheduler:
             self.rows[source], self.rows[target], job.row = None, job, target
             return source, target
 
-    def next_prompt(self) -> Job | None:
-        """The oldest job whose prompt is not computed yet."""
-        return min((job for job in self.running if not job.is_prefilled), key=lambda job: job.ticket, default=None)
+    def prompts(self) -> list[Job]:
+        """The jobs whose prompts are not computed yet, oldest first."""
+        return sorted((job for job in self.running if not job.is_prefilled), key=lambda job: job.ticket)
 
     def ready(self) -> list[Job]:
         """The jobs that take part in the next decode step."""

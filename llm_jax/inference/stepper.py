@@ -1,21 +1,17 @@
 """One step of the engine: what is sent to the device, and what comes back from it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from llm_jax.inference.batch import Batch
-from llm_jax.inference.buckets import Buckets
+from llm_jax.inference.buckets import Buckets, Shape
 from llm_jax.inference.flights import Flights
 from llm_jax.inference.prefix_cache import BLOCK, block_keys
 from llm_jax.inference.request import TokenEvent
 from llm_jax.inference.runner import Runner
 from llm_jax.inference.sampling import Choice
 from llm_jax.inference.scheduler import Job, Scheduler
-
-DRAFT = 7  # guesses of one step; eight positions cost a small batch little more than one
-DRAFT_ROWS = 1  # beyond this many rows the processor is busy enough without guesses
+from llm_jax.inference.shares import LAST, Share, rehearsal, runs
 
 
 class Stepper:
@@ -23,20 +19,16 @@ class Stepper:
 
     Args:
         use_cache: False computes each job's whole text anew for each token.
-        speculate: send guesses along where a job's text repeats.
 
     Attributes:
         prefix_queries, prefix_hits, drafted, accepted: tokens so far, as in `EngineStats`.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, runner: Runner, buckets: Buckets, *, use_cache: bool, speculate: bool
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, buckets: Buckets, *, use_cache: bool) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._buckets = buckets
         self._use_cache = use_cache
-        self._draft = DRAFT if speculate and use_cache else 0
         self._flights = Flights()
         self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = 0
 
@@ -46,8 +38,10 @@ class Stepper:
             for job in self._scheduler.admit():
                 self._seat(job)
             self._close_ranks()
-            sent = self._prefill() + self._decode()
-            self._land(keep=sent if self._runs_ahead() else 0)
+            if self._may_guess() or not self._runs_ahead():
+                self._land(keep=0)  # guesses and grammars start from the last token
+            under_way = self._send()
+            self._land(keep=under_way if self._runs_ahead() else 0)
         except Exception as error:
             self._fail(error)
         return self.has_work
@@ -58,13 +52,9 @@ class Stepper:
 
     def warmup(self) -> None:
         """Compiles every program that a job can need, and times it."""
-        self._runner.compile(self._draft, DRAFT_ROWS)
-        for chunk, context in self._buckets.all_prefills():
-            hidden = self._runner.prefill(0, [0] * chunk, max(0, context - chunk), chunk)
-            self._flights.send(("prefill", chunk, context), hidden)
-            self._land(keep=0)
-        for rows, context in self._buckets.all_decodes():
-            self._flights.send(("decode", rows, 0, context), self._runner.decode(Batch.of(rows, range(rows)), context))
+        self._runner.compile()
+        for shape in self._buckets.all_shapes():
+            self._flights.send(shape, self._runner.run(rehearsal(shape)))
             self._land(keep=0)
 
     def _seat(self, job: Job) -> None:
@@ -83,93 +73,76 @@ class Stepper:
         if moved is not None:
             self._runner.move(*moved)
 
-    def _prefill(self) -> int:
-        """Sends the next chunk of the oldest prompt; says how many flights that made."""
-        job = self._scheduler.next_prompt()
-        if job is None:
-            return 0
-        left = len(job.tokens) - job.held
-        chunk = self._buckets.chunk(left, self._largest_chunk(job.held))
-        tokens = job.tokens[job.held : job.held + chunk]
-        context = self._buckets.context(job.held + chunk)
-        result: Any = self._runner.prefill(job.row, tokens, job.held, chunk)
-        job.is_prefilled = len(tokens) == left
-        job.held += len(tokens)
-        if job.is_prefilled:
-            job.asked += 1
-            result = self._runner.first_token(job.row, result, self._masks([job]).get(job.row))
-        self._flights.send(("prefill", chunk, context), result, [(job, 0)] if job.is_prefilled else [])
-        while job.saved < len(job.block_keys) and (job.saved + 1) * BLOCK <= job.held:
-            self._runner.keep_block(job.row, job.saved, job.block_keys[job.saved])
-            job.saved += 1
-        return 1
+    def _send(self) -> int:
+        """Sends what every job does next; says how many flights may stay under way."""
+        decoding = {job: self._next(job) for job in (self._scheduler.ready() if self._use_cache else ())}
+        prompts = self._pieces(list(decoding.values()))
+        jobs = {share.row: job for job, share in (*decoding.items(), *prompts.items())}
+        made = runs(self._buckets, [*decoding.values()], [*prompts.values()])
+        for run in made:
+            awaited = [(jobs[share.row], share.row - run.first) for share in run.shares if share.is_asked]
+            self._flights.send(run.shape, self._runner.run(run), awaited)
+        for job, share in (*decoding.items(), *prompts.items()):
+            job.held += len(share.tokens) - share.guesses
+            job.asked += share.is_asked
+        for job, share in prompts.items():
+            job.is_prefilled = share.is_asked
+            while job.saved < len(job.block_keys) and (job.saved + 1) * BLOCK <= job.held:
+                self._runner.keep_block(job.row, job.saved, job.block_keys[job.saved])
+                job.saved += 1
+        has_guesses = any(share.guesses for share in decoding.values())
+        return 0 if has_guesses else len(made)  # how far guesses got is known only when they land
 
-    def _largest_chunk(self, held: int) -> int:
-        """How much of a prompt may be computed in this step: all that fits, unless other streams wait for it."""
-        ready = self._scheduler.ready()
-        if not ready or not self._use_cache:
-            return self._buckets.chunks[-1]
-        programs = {n: ("prefill", n, self._buckets.context(held + n)) for n in self._buckets.chunks}
-        decode = ("decode", self._rows(ready), 0, self._buckets.program_context(max(job.held for job in ready) + 1))
-        return self._flights.pace.chunk(programs, decode)
+    def _next(self, job: Job) -> Share:
+        """The step of a job that is past its prompt: its last token, and guesses where its text repeats."""
+        guess: list[int] = []
+        if self._may_guess() and self._runs_ahead():
+            guess = job.lookup.draft(min(self._buckets.draft, self._buckets.max_len - job.held - 1))
+            self.drafted += len(guess)
+        return Share(job.row, job.held, [LAST, *guess], len(guess), allowed_V=self._mask(job))
 
-    def _decode(self) -> int:
-        """Sends one step for every row that is past its prompt; says how many flights are then under way."""
-        if not self._use_cache:
-            return 0
-        if self._may_guess() or not self._runs_ahead():
-            self._land(keep=0)  # guesses and grammars start from the last token
-        ready = self._scheduler.ready()
-        if not ready:
-            return 0
-        drafts, masks = self._drafts(ready), self._masks(ready)
-        rows, draft = (DRAFT_ROWS, self._draft) if drafts else (self._rows(ready), 0)
-        context = self._buckets.program_context(max(job.held for job in ready) + 1 + draft)
-        batch = Batch.of(rows, [job.row for job in ready], drafts=drafts, draft=draft, masks=masks)
-        result = self._runner.decode(batch, context)
-        for job in ready:
-            job.held += 1
-            job.asked += 1
-        self._flights.send(("decode", rows, draft, context), result, [(job, job.row) for job in ready])
-        if draft:
-            self._land(keep=0)  # how far each row got is known only now
-        return 1
+    def _pieces(self, decoding: Sequence[Share]) -> dict[Job, Share]:
+        """How far each prompt gets in this step: the oldest first, as many tokens as suit the streams beside it."""
+        prompts = self._scheduler.prompts()
+        if not prompts:
+            return {}
+        room = self._room(decoding, prompts)
+        pieces = {}
+        for job in prompts:
+            tokens = job.tokens[job.held : job.held + room]
+            is_last = job.held + len(tokens) == len(job.tokens)
+            mask = self._mask(job) if is_last else None
+            pieces[job] = Share(job.row, job.held, tokens, is_asked=is_last, allowed_V=mask)
+            room -= len(tokens)
+        return pieces
 
-    def _rows(self, jobs: Sequence[Job]) -> int:
-        """The size of the batch that reaches all these jobs."""
-        return self._buckets.batch(max(job.row for job in jobs) + 1)
+    def _room(self, decoding: Sequence[Share], prompts: Sequence[Job]) -> int:
+        """How many tokens of prompts this step should carry."""
+
+        def shapes(prompts: Sequence[Share]) -> list[Shape]:
+            return [run.shape for run in runs(self._buckets, decoding, prompts)]
+
+        row, start = prompts[0].row, prompts[0].held  # the others are taken to cost the same
+        rooms = self._buckets.rooms(sum(len(share.tokens) for share in decoding))
+        steps = {n: shapes([Share(row, start, range(n))]) for n in rooms}
+        return self._flights.pace.room(steps, shapes([]), sum(len(job.tokens) - job.held for job in prompts))
 
     def _may_guess(self) -> bool:
         running = self._scheduler.running
-        if not self._draft or any(job.row >= DRAFT_ROWS for job in running):
-            return False
-        return any(job.lookup.draft(1) for job in running)
-
-    def _drafts(self, ready: Sequence[Job]) -> dict[int, list[int]]:
-        """Guesses by row, where there are any."""
-        if not self._may_guess() or not self._runs_ahead():
-            return {}
-        room = {job.row: min(self._draft, self._buckets.max_len - job.held - 1) for job in ready}
-        drafts = {job.row: guess for job in ready if (guess := job.lookup.draft(room[job.row]))}
-        self.drafted += sum(map(len, drafts.values()))
-        return drafts
+        is_alone = all(job.row == 0 for job in running)  # with more rows the processor is busy enough without
+        return self._buckets.draft > 0 and is_alone and any(job.lookup.draft(1) for job in running)
 
     def _runs_ahead(self) -> bool:
         """Whether the next step can be sent before this one's tokens are known."""
         return self._use_cache and all(job.request.mask is None for job in self._scheduler.running)
 
-    def _masks(self, jobs: Sequence[Job]) -> dict[int, np.ndarray]:
-        """What grammars allow next, by row. A grammar that fails ends its own job alone."""
-        masks = {}
-        for job in jobs:
-            try:
-                mask = None if job.request.mask is None else job.request.mask(job.generated)
-            except Exception as error:
-                self._end(job, error)
-                continue
-            if mask is not None:
-                masks[job.row] = mask
-        return masks
+    def _mask(self, job: Job) -> np.ndarray | None:
+        """What a job's grammar allows next. One that fails ends its own job alone."""
+        try:
+            return None if job.request.mask is None else job.request.mask(job.generated)
+        except Exception as error:
+            self._end(job, error)
+            return None
 
     def _land(self, keep: int) -> None:
         """Waits for the oldest steps, until `keep` are left under way, and hands out their tokens."""

@@ -1,6 +1,6 @@
 """ids -> logits."""
 
-from llm_jax.model.cache import KVCache, init_cache
+from llm_jax.model.cache import KVCache, Rows, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, init_params, merge, param_shapes
 from llm_jax.model.packing import cast_model, pack_model
 from llm_jax.model.positions import sinusoidal_table
@@ -10,6 +10,7 @@ __all__ = [
     "KVCache",
     "Model",
     "Params",
+    "Rows",
     "cache_sharding",
     "cast_model",
     "constrain_cache",

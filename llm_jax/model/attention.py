@@ -10,6 +10,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import cached_attention
+from llm_jax.model.cache import Rows
 from llm_jax.model.layers import LayerNorm, Linear, RMSNorm, dropout, residual_std, softcap
 from llm_jax.model.positions import alibi_slopes, layer_rotation, rotate
 
@@ -25,15 +26,13 @@ class Reach:
     Attributes:
         query_BT, key_BS: int32 positions of queries and keys.
         allowed: bool, broadcastable to [B, 1, T, S]: everything but causality and windows. None allows all.
-        live_B: int32, set where the T tokens stand behind each row's cached length: how many of them count.
-        first_row: int32, the cache's row that belongs to the first of the B; None is row 0.
+        rows: which rows of the cache the queries belong to; None where these are all of its rows.
     """
 
     query_BT: Array
     key_BS: Array
     allowed: Array | None
-    live_B: Array | None = None
-    first_row: Array | None = None
+    rows: Rows | None = None
 
     def mask(self, *, causal: bool, window: int | None) -> Array | None:
         """The whole mask, broadcastable to [B, 1, T, S]; None where every query sees every key."""
@@ -86,7 +85,7 @@ class SelfAttention(nnx.Module):
         B, T, _ = x_BTD.shape
         N, H = config.num_heads, config.head_size
         assert self.qkv_proj.packed is not None
-        assert reach.live_B is not None
+        assert reach.rows is not None
         rotation, rotary = layer_rotation(config, self.layer), None
         if self.q_norm is None:
             qkv_BTEH = self.qkv_proj(x_BTD, norm=norm).reshape(B, T, -1, H)
@@ -99,9 +98,10 @@ class SelfAttention(nnx.Module):
         mixed_BTNH, *kept = cached_attention(
             qkv_BTEH,
             *cached,
-            reach.query_BT[:, 0],
-            reach.live_B,
-            first_row=reach.first_row,
+            reach.rows.length_R,
+            reach.rows.live_R,
+            starts=reach.rows.starts,
+            first_row=reach.rows.first,
             scale=config.attention_multiplier,
             softcap=config.attention_softcap,
             window=config.window(self.layer),

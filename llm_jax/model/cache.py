@@ -18,19 +18,48 @@ class KVCache:
     Attributes:
         keys, values: L arrays [B, K, S, H], of int8 with the row's scale behind (llm_jax/kernels/cached.py). A list,
             not one stacked array, so that XLA updates each in place. S differs where layers with a window keep less.
-        length_B: int32, the tokens that each row holds; the next one is written at that index. Where it is shorter
-            than the arrays have rows, only that many rows take part.
-        first_row: int32, the first of the rows that take part; None is row 0.
+        length_B: int32, the tokens that each row holds; the next one is written at that index.
     """
 
     keys: list[Array]
     values: list[Array]
     length_B: Array
-    first_row: Array | None = None
 
     @property
     def capacity(self) -> int:
         return max(keys.shape[2] for keys in self.keys)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a cache that new tokens [B, T] belong to, R of them.
+
+    Attributes:
+        length_R: int32, the tokens that each row holds before the new ones.
+        live_R: int32, how many of its new tokens count, from the first: the hidden states of the others mean nothing.
+        starts: int32 [R + 1], where B is 1 and the tokens are those of all rows in turn: row r's are starts[r] …
+            starts[r + 1] - 1. None where each of R = B rows has T.
+        first: int32, the cache's row that belongs to the first of the R; None is row 0.
+    """
+
+    length_R: Array
+    live_R: Array
+    starts: Array | None = None
+    first: Array | None = None
+
+    def of_tokens(self, shape: tuple[int, ...]) -> Array:
+        """Each token's row, counted from `first`: int32 [B, T]."""
+        B, T = shape
+        if self.starts is None:
+            return jnp.broadcast_to(jnp.arange(B, dtype=jnp.int32)[:, None], (B, T))
+        return (jnp.arange(T)[:, None] >= self.starts[1:-1]).sum(1, dtype=jnp.int32)[None]
+
+    def positions(self, shape: tuple[int, ...]) -> Array:
+        """Each token's position in its row: int32 [B, T]."""
+        row_BT = self.of_tokens(shape)
+        offset_BT = jnp.arange(shape[1], dtype=jnp.int32) - (0 if self.starts is None else self.starts[row_BT])
+        return self.length_R[row_BT] + offset_BT
 
 
 def init_cache(

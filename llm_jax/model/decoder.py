@@ -73,7 +73,8 @@ class Block(nnx.Module):
         # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
         norm = self.norm1 if config.norm_first else None
         residual = x_BTD if self.post_attn_norm is None else None
-        if cached is not None and reach.live_B is not None and self.self_attn.qkv_proj.packed is not None:
+        is_plain = reach.rows is not None and reach.allowed is None
+        if cached is not None and is_plain and self.self_attn.qkv_proj.packed is not None:
             x, kept = self.self_attn.step(x_BTD, cached, reach, norm, residual)
         else:
             q, k, v = self.self_attn.project(x_BTD, reach.query_BT, norm)
@@ -81,9 +82,10 @@ class Block(nnx.Module):
                 keys, values = kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
             else:
                 # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-                at = reach.query_BT, window, reach.first_row
+                first = None if reach.rows is None else reach.rows.first
+                at = reach.query_BT, window, first
                 kept = write(cached[0], k, *at), write(cached[1], v, *at)
-                keys, values = (read(cache, reach.key_BS.shape, q.dtype, reach.first_row) for cache in kept)
+                keys, values = (read(cache, reach.key_BS.shape, q.dtype, first) for cache in kept)
                 S = reach.key_BS.shape[1]
                 reach = replace(reach, key_BS=held_positions(reach.query_BT, kept[0].shape[2], window, S))
             x = self.self_attn.attend(q, keys, values, reach, attn_key, residual)

@@ -5,7 +5,7 @@ masks match on. The Flax modules are built once per configuration, without array
 into them inside the trace: a call through `nnx.jit` costs 13 to 16 ms of host time, through `jax.jit` under 1 ms.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.model.attention import Reach
-from llm_jax.model.cache import KVCache
+from llm_jax.model.cache import KVCache, Rows
 from llm_jax.model.decoder import Decoder
 
 Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: see packing.py
@@ -108,37 +108,40 @@ def forward_hidden(
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
     context: int | None = None,
-    live_B: Array | None = None,
+    rows: Rows | None = None,
 ) -> tuple[Array, KVCache | None]:
     """Like `forward`, but stops before the output head: hidden states [B, T, D].
 
-    `live_B`, int32, says that the tokens stand behind each row's cached length, and how many of them count, from the
-    first: the hidden states of the others mean nothing. Only for causal models, without a mask.
+    `rows` says which rows of the cache the tokens belong to, in place of the cache's own lengths; it comes back as it
+    was, with new keys and values. Where rows have different numbers of tokens, attention must be native.
     """
     B, T = tokens_BT.shape
     decoder = merge(config, params)
     compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-        if cache is not None:
+        if rows is not None:
+            positions_BT = rows.positions((B, T))
+        elif cache is not None:
             positions_BT = positions_BT + cache.length_B[:, None]
     key_BS = positions_BT
     if cache is not None:
         context = context or cache.capacity
         key_BS = jnp.broadcast_to(jnp.arange(context, dtype=jnp.int32), (B, context))
-        if not config.is_causal:
-            live = (key_BS < cache.length_B[:, None] + T)[:, None, None, :]
+        if not config.is_causal:  # then it must not look at padding; a causal one cannot
+            held_B = cache.length_B + T if rows is None else rows.length_R + rows.live_R
+            live = (key_BS < held_B[:, None])[:, None, None, :]
             mask = live if mask is None else mask & live
     if segments_BT is not None:
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
 
-    first_row = None if cache is None else cache.first_row
-    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, live_B=live_B, first_row=first_row)
+    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, rows=rows)
     hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
     if cache is not None:
         keys, values = zip(*kept, strict=True)
-        cache = replace(cache, keys=list(keys), values=list(values), length_B=cache.length_B + T)
+        length_B = cache.length_B + T if rows is None else cache.length_B
+        cache = KVCache(keys=list(keys), values=list(values), length_B=length_B)
     return hidden, cache
 
 

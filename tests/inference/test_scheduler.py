@@ -29,9 +29,9 @@ def test_prompts_are_computed_in_order_of_arrival_whatever_the_row() -> None:
     scheduler.end(first)
     scheduler.admit()
     assert (second.row, third.row) == (1, 0)
-    assert scheduler.next_prompt() is second
+    assert scheduler.prompts() == [second, third]
     second.is_prefilled = True
-    assert scheduler.next_prompt() is third
+    assert scheduler.prompts() == [third]
     assert scheduler.ready() == [second]
 
 
