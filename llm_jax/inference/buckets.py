@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Buckets grow by fours: every one is a program to compile before the first request.
+# Few buckets: every one is a program to compile before the first request.
 CHUNKS = (8, 16, 64, 256)  # tokens of a prompt in one run of the model
+SIZES = (2, 8, 16, 32, 64, 256)  # tokens of all rows in a ragged run
+LEAST_ROOM = 8  # tokens of prompts in a ragged run that has any
 DRAFT = 7  # guesses of one run; eight positions cost little more than one
 SMALLEST_CONTEXT = 128  # attention runs over 128, 512, 2048 … places, up to max_len
 SMALLEST_BATCH = 2  # rows are computed by 2, 8, 32 …: XLA's fast bfloat16 and int8 products begin at two rows
@@ -49,15 +51,15 @@ class Buckets:
 
     def rooms(self, beside: int) -> list[int]:
         """How many tokens of prompts a step may have beside so many of rows that are past theirs."""
-        return [n - beside for n in self.sizes if n > beside] if self.is_ragged else list(self.chunks)
+        return [n - beside for n in self.sizes if n - beside >= LEAST_ROOM] if self.is_ragged else list(self.chunks)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many tokens a ragged run may have; the largest has room for a prompt beside all other rows."""
-        sizes = sorted({SMALLEST_BATCH, *self.chunks})
-        while sizes[-1] <= self.max_batch:
-            sizes.append(4 * sizes[-1])
-        return tuple(sizes)
+        """How many tokens a ragged run may have; the largest has room for a prompt beside all rows."""
+        sizes: tuple[int, ...] = SIZES
+        while sizes[-1] < self.max_batch + LEAST_ROOM:
+            sizes = (*sizes, 4 * sizes[-1])
+        return sizes
 
     def batch(self, rows: int) -> int:
         return min(_round_up(rows, SMALLEST_BATCH), self.max_batch)
