@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 # Few buckets: every one is a program to compile before the first request.
 CHUNKS = (8, 16, 64, 256)  # tokens of a prompt in one run of the model
-SIZES = (2, 8, 16, 32, 64, 256)  # tokens of all rows in a ragged run
+SIZES = (1, 4, 8, 16, 32, 64, 256)  # tokens of all rows in a ragged run
 LEAST_ROOM = 8  # tokens of prompts in a ragged run that has any
 DRAFT = 7  # guesses of one run; eight positions cost little more than one
 SMALLEST_CONTEXT = 128  # attention runs over 128, 512, 2048 … places, up to max_len
-SMALLEST_BATCH = 2  # rows are computed by 2, 8, 32 …: XLA's fast bfloat16 and int8 products begin at two rows
+XLA_BATCH = 2  # by XLA rows are computed by 2, 8, 32 …: its fast bfloat16 and int8 products begin at two rows
 
 
 class Shape(NamedTuple):
@@ -62,7 +62,7 @@ class Buckets:
         return sizes
 
     def batch(self, rows: int) -> int:
-        return min(_round_up(rows, SMALLEST_BATCH), self.max_batch)
+        return min(_round_up(rows, 1 if self.is_ragged else XLA_BATCH), self.max_batch)
 
     def context(self, tokens: int) -> int:
         return min(_round_up(tokens, SMALLEST_CONTEXT), self.max_len)
