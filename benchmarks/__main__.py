@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -12,13 +14,13 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import click
 
-from benchmarks.compare import Cell, Effort, cells, measure, open_contenders
-from benchmarks.contenders import PEERS, Contender, Ours, room
+from benchmarks.compare import Cell, Effort, cells, measure, open_contenders, shortest_turn
+from benchmarks.contenders import PEERS, Apart, Contender, Ours, room
 from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.plot import plot
 from benchmarks.report import ProfileRow, Report, print_table, put_section
 from benchmarks.step_profile import profile
-from benchmarks.weights import SHAPES, Weights
+from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
 from llm_jax.kernels import Kind
 
@@ -26,6 +28,7 @@ HERE = Path(__file__).parent
 BATCHES, CONTEXTS, PREFILL = (1, 4, 8, 16), (32, 1024), 512
 QUICK_BATCHES, QUICK_CONTEXTS = (1, 16), (32,)
 SECTION = "comparison"
+OPENING, SLOWNESS = 25.0, 4.0  # guesses: seconds until a dtype's contenders are ready; a turn to one at the limits
 
 
 @click.command(cls=Command)
@@ -58,7 +61,7 @@ def main(
     """Measure prefill and decode of this engine and its peers on the same random weights.
 
     A full run replaces the committed figures. One that an option narrows prints its own, and writes nothing unless
-    --json or --results say where.
+    --json or --results say where. Files are written after each kind of weights.
     """
     is_full = not (
         quick or batches or contexts or dtypes or peers or prefill is not None or model_shape != "llama-160m"
@@ -70,65 +73,82 @@ def main(
     contexts = contexts or (QUICK_CONTEXTS if quick else CONTEXTS)
     dtypes = dtypes or get_args(Kind)
     prefill = PREFILL if prefill is None else prefill
-    kinds: list[type[Contender]] = [Ours, *(peer for name, peer in PEERS.items() if not peers or name in peers)]
+    others = [peer for name, peer in PEERS.items() if not peers or name in peers]
     effort = Effort(rounds or (2 if quick else 3), steps)
 
-    plan = [cell for dtype in dtypes for cell in cells(dtype, batches, contexts, prefill)]
-    with Bar(len(plan) * len(kinds) * (1 + effort.rounds)) as bar, Weights(model_shape) as weights:
-        memory = Memory()
-        report = Report(
-            command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-            shape=model_shape,
-            machine=describe(),
-            effort=effort,
-            bandwidth=memory.bandwidth(),
-            operations={dtype: matmul_rate(dtype) for dtype in dtypes},
-        )
-        for dtype in dtypes:
-            run(report, [cell for cell in plan if cell.dtype == dtype], kinds, weights, memory, profiled, bar)
+    plan = {dtype: cells(dtype, batches, contexts, prefill) for dtype in dtypes}
+    memory = Memory()
+    report = Report(
+        command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        shape=model_shape,
+        machine=describe(),
+        effort=effort,
+        bandwidth=memory.bandwidth(),
+        operations={dtype: matmul_rate(dtype) for dtype in dtypes},
+    )
+    turns = (1 + effort.rounds) * (1 + len(others))
+    seconds = len(plan) * OPENING + turns * sum(expected(report, cell) for cell in chain(*plan.values()))
+    with Bar(seconds) as bar, random_weights(model_shape) as weights:
+        for row in plan.values():
+            run(report, row, others, weights, memory, profiled, bar)
+            write(report, json_path, results, min(contexts))
 
     print_table(report.rates(), f"{model_shape}, tokens/s")
     if report.profile:
         print_table(report.parts(), "where the time goes")
     for line in report.remarks():
         click.echo(f"- {line}")
-    if json_path is not None:
-        report.write_json(json_path)
-        plot(json_path.with_suffix(".png"), report.rows, min(contexts))
-    if results is not None:
-        picture = None if json_path is None else os.path.relpath(json_path.with_suffix(".png"), results.parent)
-        put_section(results, SECTION, report.markdown(picture))
+
+
+def expected(report: Report, cell: Cell) -> float:
+    """Seconds of one turn, about."""
+    limits = {"bandwidth": report.bandwidth, "operations": report.operations[cell.dtype]}
+    return SLOWNESS * shortest_turn(SHAPES[report.shape], cell, report.effort.steps, **limits)
 
 
 def run(
     report: Report,
     plan: Sequence[Cell],
-    kinds: Sequence[type[Contender]],
+    peers: Sequence[type[Contender]],
     weights: Weights,
     memory: Memory,
     profiled: bool,
     bar: "Bar",
 ) -> None:
     """Measures the cells of one dtype, and adds them to the report."""
-    dtype, steps = plan[0].dtype, report.effort.steps
+    dtype, effort = plan[0].dtype, report.effort
     bar.say(f"{dtype}: opening")
     max_batch = max(*BATCHES, *(cell.batch for cell in plan))  # one engine, as a server has it, for every batch
-    max_len = min(room(max(cell.context for cell in plan), steps, max_batch), weights.config.max_seq_len)
-    contenders, notes = open_contenders(kinds, weights, dtype, max_batch=max_batch, max_len=max_len)
+    max_len = min(room(max(cell.context for cell in plan), effort.steps, max_batch), weights.config.max_seq_len)
+    contenders, notes = open_contenders(peers, weights, dtype, max_batch=max_batch, max_len=max_len)
     report.notes.update({f"{name}, {dtype}": note for name, note in notes.items()})
-    ours = contenders[0]
+    bar.advance(OPENING)
     for cell in plan:
         bar.say(str(cell))
-        row = measure(contenders, cell, weights, memory, report.operations[dtype], report.effort, bar.advance)
+        advance = partial(bar.advance, expected(report, cell))
+        row = measure(contenders, cell, weights.config, memory, report.operations[dtype], effort, advance)
         report.rows.append(row)
-        bar.advance((len(kinds) - len(contenders)) * (1 + report.effort.rounds))
+        bar.tell(str(row))
+        for _ in range((1 + len(peers) - len(contenders)) * (1 + effort.rounds)):
+            advance()
         if profiled and cell.context == min(other.context for other in plan if other.task == cell.task):
-            report.profile.append(profile_of(ours, cell, steps))
+            report.profile.append(profile_of(contenders[0], cell, effort.steps))
     for contender in contenders:
         contender.close()
 
 
-def profile_of(ours: Contender, cell: Cell, steps: int) -> ProfileRow:
+def write(report: Report, json_path: Path | None, results: Path | None, context: int) -> None:
+    """The files that were asked for, of what is measured so far; the plot shows one context."""
+    picture = None
+    if json_path is not None:
+        report.write_json(json_path)
+        picture = json_path.with_suffix(".png")
+        plot(picture, report.rows, context)
+    if results is not None:
+        put_section(results, SECTION, report.markdown(picture and os.path.relpath(picture, results.parent)))
+
+
+def profile_of(ours: Ours | Apart, cell: Cell, steps: int) -> ProfileRow:
     """One traced turn."""
     if cell.task == "prefill":
         return ProfileRow(cell.dtype, f"prefill of {cell.context}", profile(lambda: ours.prefill(cell.context)))
@@ -138,16 +158,21 @@ def profile_of(ours: Contender, cell: Cell, steps: int) -> ProfileRow:
 
 
 class Bar:
-    """The live line: what is being measured, how far, how long still."""
+    """The live line: what is being measured, how far, how long still. What is told stays above it.
 
-    def __init__(self, turns: int) -> None:
+    Args:
+        seconds: how long the whole is expected to take.
+    """
+
+    def __init__(self, seconds: float) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
+        console = Console(stderr=True, soft_wrap=True)
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("the machine", total=turns)
+        self._task = self._progress.add_task("", total=seconds)
+        self.tell(f"This takes about {max(seconds / 60, 1):.0f} min.")
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -159,8 +184,11 @@ class Bar:
     def say(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
-    def advance(self, turns: int = 1) -> None:
-        self._progress.advance(self._task, turns)
+    def tell(self, what: str) -> None:
+        self._progress.console.print(what, highlight=False)
+
+    def advance(self, seconds: float) -> None:
+        self._progress.advance(self._task, seconds)
 
 
 if __name__ == "__main__":

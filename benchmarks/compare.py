@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from benchmarks.contenders import Absent, Contender, Ours
+from benchmarks.contenders import Absent, Apart, Contender, Ours
 from benchmarks.limits import decode_limit, prefill_limit
 from benchmarks.machine import Memory
 from benchmarks.weights import Weights
+from llm_jax.config import ModelConfig
 from llm_jax.kernels import Kind
 
 Task = Literal["prefill", "decode"]
@@ -32,14 +33,20 @@ class Row:
     """A measured cell. tokens/s of each contender that took part, and what the machine allowed at that time.
 
     Attributes:
+        absent: why a contender took no part, or not to the end.
         bandwidth: bytes per second, measured between the contenders' turns.
         limit: tokens/s.
     """
 
     cell: Cell
     rates: dict[str, float]
+    absent: dict[str, str]
     limit: float
     bandwidth: float
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in self.rates.items())
+        return "; ".join([f"{self.cell}: {rates} tokens/s of {self.limit:.0f}", *map(": ".join, self.absent.items())])
 
     @property
     def share(self) -> float:
@@ -52,7 +59,7 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         ratios = {peer: self.ratio(peer) for peer in self.rates if peer != Ours.name}
         measured = {"tokens_per_second": self.rates, "ratios": ratios, "limit": self.limit, "share": self.share}
-        return asdict(self.cell) | measured | {"bandwidth": self.bandwidth}
+        return asdict(self.cell) | measured | {"absent": self.absent, "bandwidth": self.bandwidth}
 
 
 @dataclass(frozen=True)
@@ -68,54 +75,76 @@ def cells(dtype: Kind, batches: Iterable[int], contexts: Iterable[int], prefill:
     return [Cell(dtype, "prefill", 1, prefill)] * (prefill > 0) + decode
 
 
+def limit(config: ModelConfig, cell: Cell, steps: int, *, bandwidth: float, operations: float) -> float:
+    """tokens/s that the machine allows, where it reads so many bytes and does so many operations a second."""
+    if cell.task == "prefill":
+        return prefill_limit(config, cell.context, operations)
+    return decode_limit(config, cell.dtype, cell.batch, cell.context + steps // 2, bandwidth)
+
+
+def shortest_turn(config: ModelConfig, cell: Cell, steps: int, *, bandwidth: float, operations: float) -> float:
+    """Seconds of one turn at the limits, with the prompt that has to be read before decoding."""
+    prompt = cell.context / prefill_limit(config, cell.context, operations)
+    if cell.task == "prefill":
+        return prompt
+    return prompt + cell.batch * steps / limit(config, cell, steps, bandwidth=bandwidth, operations=operations)
+
+
 def open_contenders(
-    kinds: Sequence[type[Contender]], weights: Weights, dtype: Kind, *, max_batch: int, max_len: int
-) -> tuple[list[Contender], dict[str, str]]:
-    """Those that can take part, and why the others cannot or what is special about one."""
-    contenders: list[Contender] = []
+    peers: Iterable[type[Contender]], weights: Weights, dtype: Kind, *, max_batch: int, max_len: int
+) -> tuple[list[Ours | Apart], dict[str, str]]:
+    """Ours and those peers that can take part, and why the others cannot or what is special about one."""
+    contenders: list[Ours | Apart] = [Ours(weights, dtype, max_batch=max_batch, max_len=max_len)]
     notes: dict[str, str] = {}
-    for kind in kinds:
+    for peer in peers:
         try:
-            contender = kind(weights, dtype, max_batch=max_batch, max_len=max_len)
+            contender = Apart(peer, weights, dtype, max_batch=max_batch, max_len=max_len)
         except Absent as reason:
-            notes[kind.name] = str(reason)
+            notes[peer.name] = str(reason)
             continue
         contenders.append(contender)
         if contender.note:
-            notes[kind.name] = contender.note
+            notes[peer.name] = contender.note
     return contenders, notes
 
 
 def measure(
-    contenders: Sequence[Contender],
+    contenders: Sequence[Ours | Apart],
     cell: Cell,
-    weights: Weights,
+    config: ModelConfig,
     memory: Memory,
     operations: float,
     effort: Effort,
     advance: Callable[[], None] = lambda: None,
 ) -> Row:
-    """The best of some rounds, each contender once in each.
+    """The best of some rounds, each contender once in each; one that breaks off has no figure.
 
     Args:
         operations: what the machine's fastest product does per second in the cell's dtype.
         advance: told of each turn.
     """
     rates: dict[str, float] = {}
+    absent: dict[str, str] = {}
     bandwidth = 0.0
     for number in range(1 + effort.rounds):
         for contender in contenders:
-            if cell.task == "prefill":
-                rate = cell.context / contender.prefill(cell.context)
-            else:
-                rate = contender.decode(cell.batch, cell.context, effort.steps).rate
-            if number > 0:
-                rates[contender.name] = max(rate, rates.get(contender.name, 0.0))
+            if contender.name not in absent:
+                try:
+                    rate = _turn(contender, cell, effort.steps)
+                except Absent as reason:
+                    absent[contender.name] = str(reason)
+                    rates.pop(contender.name, None)
+                else:
+                    if number > 0:
+                        rates[contender.name] = max(rate, rates.get(contender.name, 0.0))
             advance()
         bandwidth = max(bandwidth, memory.bandwidth(PROBE_SECONDS))
+    allowed = limit(config, cell, effort.steps, bandwidth=bandwidth, operations=operations)
+    return Row(cell, rates, absent, allowed, bandwidth)
+
+
+def _turn(contender: Ours | Apart, cell: Cell, steps: int) -> float:
+    """tokens/s."""
     if cell.task == "prefill":
-        limit = prefill_limit(weights.config, cell.context, operations)
-    else:
-        context = cell.context + effort.steps // 2
-        limit = decode_limit(weights.config, cell.dtype, cell.batch, context, bandwidth)
-    return Row(cell, rates, limit, bandwidth)
+        return cell.context / contender.prefill(cell.context)
+    return contender.decode(cell.batch, cell.context, steps).rate

@@ -18,7 +18,7 @@ from benchmarks.contenders import Ours, room
 from benchmarks.limits import decode_limit, training_operations
 from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.report import add_line
-from benchmarks.weights import SHAPES, Weights
+from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
 from llm_jax.config import ModelConfig
 from llm_jax.model import Params, forward, init_params
@@ -74,9 +74,8 @@ def main(
     bandwidth = peak_bandwidth * 1e12 if peak_bandwidth else known_bandwidth or Memory().bandwidth()
     flops = peak_flops * 1e12 if peak_flops else known_flops or matmul_rate("bfloat16")
 
-    with Weights(model_shape) as weights:
+    with random_weights(model_shape) as weights:
         decode = {n: decode_rate(weights, n, context, steps, rounds) for n in (1, batch)}
-    del weights  # training needs the room
     config = replace(SHAPES[model_shape], gradient_checkpointing=checkpointing)
     trained, rate = training_rate(config, train_batch, train_length, rounds)
     limit = decode_limit(config, "bfloat16", 1, context + steps // 2, bandwidth)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.compare import Row
 from benchmarks.contenders import PEERS, Ours
+from llm_jax.checkpoint.atomic import file_written_beside
 
 COLOURS = dict(zip((Ours.name, *PEERS), ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
@@ -33,5 +34,6 @@ def plot(path: Path, rows: Sequence[Row], context: int) -> None:
         panel.legend(fontsize="small")
     panels[0][0].set_ylabel(f"tokens/s, context {context}")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with file_written_beside(path) as new:
+        figure.savefig(new, dpi=120)
     pyplot.close(figure)

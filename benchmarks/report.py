@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.compare import Effort, Row
 from benchmarks.contenders import PEERS, Ours
 from benchmarks.step_profile import PARTS
+from llm_jax.checkpoint.atomic import file_written_beside
 
 Table = list[list[str]]
 
@@ -57,8 +58,8 @@ class Report:
         }
 
     def write_json(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        with file_written_beside(path) as new:
+            new.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     def rates(self) -> Table:
         """A header, then a line for each cell. tokens/s, ratios to the peers, share of the limit."""
@@ -92,6 +93,7 @@ class Report:
             "The limit of decode reads weights and cache once a step, at the bandwidth measured between the turns; "
             "that of prefill does its products at the rate above.",
             *(f"{who}: {why}." for who, why in self.notes.items()),
+            *(f"{who}, {row.cell}: {why}." for row in self.rows for who, why in row.absent.items()),
         ]
 
     def markdown(self, plot: str | None) -> str:
@@ -119,7 +121,8 @@ def put_section(path: Path, name: str, text: str) -> None:
     section = f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
     pattern = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end of {re.escape(name)} -->", re.S)
     after, found = pattern.subn(lambda _: section, before)
-    path.write_text(after if found else f"{before.rstrip()}\n\n{section}\n", encoding="utf-8")
+    with file_written_beside(path) as new:
+        new.write_text(after if found else f"{before.rstrip()}\n\n{section}\n", encoding="utf-8")
 
 
 def add_line(path: Path, name: str, line: dict[str, str]) -> None:

@@ -1,6 +1,9 @@
 """One random model for everybody: the peers read it in the forms that this project's own export writes."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from llm_jax.checkpoint import convert, open_model, save_model
@@ -25,33 +28,42 @@ SHAPES = {
 GGUF_TYPES: dict[Kind, str] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0"}
 
 
+@dataclass(frozen=True)
 class Weights:
-    """A random model; as a context, it also holds the files that were asked for until it ends."""
+    """A random model, the same in every process, and its files.
 
-    def __init__(self, shape: str, seed: int = 0) -> None:
-        self.model = Model.init(SHAPES[shape], seed)
-        self._scratch = tempfile.TemporaryDirectory(prefix="llm-benchmark-")
+    Attributes:
+        shape: one of SHAPES.
+        scratch: a directory, where files are written when they are first asked for.
+    """
+
+    shape: str
+    scratch: Path
 
     @property
     def config(self) -> ModelConfig:
-        return self.model.config
+        return SHAPES[self.shape]
+
+    def model(self) -> Model:
+        return Model.init(self.config)
 
     def directory(self) -> Path:
         """A model directory that transformers reads."""
-        path = Path(self._scratch.name) / "model"
+        path = self.scratch / "model"
         if not path.exists():
-            save_model(path, self.model)
+            save_model(path, self.model())
         return path
 
     def gguf(self, dtype: Kind) -> Path:
         """A file that llama.cpp reads."""
-        path = Path(self._scratch.name) / f"{dtype}.gguf"
+        path = self.scratch / f"{dtype}.gguf"
         if not path.exists():
             convert(open_model(self.directory()), path, dtype=GGUF_TYPES[dtype])
         return path
 
-    def __enter__(self) -> "Weights":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._scratch.cleanup()
+@contextmanager
+def random_weights(shape: str) -> Iterator[Weights]:
+    """Weights whose files are gone when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="llm-benchmark-") as scratch:
+        yield Weights(shape, Path(scratch))

@@ -1,5 +1,6 @@
 """Those that are compared, ours first."""
 
+from benchmarks.contenders.apart import Apart
 from benchmarks.contenders.contender import Absent, Contender, Decoding, room
 from benchmarks.contenders.llama_cpp import LlamaCpp
 from benchmarks.contenders.ours import Ours
@@ -7,4 +8,4 @@ from benchmarks.contenders.transformers import Transformers
 
 PEERS: dict[str, type[Contender]] = {peer.name: peer for peer in (LlamaCpp, Transformers)}
 
-__all__ = ["PEERS", "Absent", "Contender", "Decoding", "LlamaCpp", "Ours", "Transformers", "room"]
+__all__ = ["PEERS", "Absent", "Apart", "Contender", "Decoding", "LlamaCpp", "Ours", "Transformers", "room"]

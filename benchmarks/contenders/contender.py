@@ -13,7 +13,7 @@ THREADS = 2  # of the peers; XLA takes every core there is
 
 
 class Absent(Exception):
-    """The contender cannot take part here; the message says why and what would help."""
+    """The contender cannot take part, at all or in a cell; the message says why and, where it can, what would help."""
 
 
 class Decoding(NamedTuple):
@@ -40,8 +40,6 @@ class Contender(Protocol):
     def decode(self, batch: int, context: int, steps: int) -> Decoding:
         """Continues `batch` prompts of `context` tokens; only the steps are timed."""
         ...
-
-    def close(self) -> None: ...
 
 
 def room(context: int, steps: int, batch: int) -> int:

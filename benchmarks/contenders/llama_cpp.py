@@ -66,12 +66,6 @@ class LlamaCpp:
                 made.append(token)
         return Decoding(batch * steps / (time.perf_counter() - start), rows)
 
-    def close(self) -> None:
-        self._api.llama_batch_free(self._batch)
-        for context in self._contexts.values():
-            self._api.llama_free(context)
-        self._api.llama_model_free(self._model)
-
     def _new_context(self, flash: bool) -> object:
         """Sequences apart from each other, so that each reads its own cache; in float32 where the weights are."""
         api = self._api

@@ -21,7 +21,7 @@ class Ours:
     def __init__(self, weights: Weights, dtype: Kind, *, max_batch: int, max_len: int) -> None:
         # Guessing is off: random weights soon repeat themselves, and it would shine more than on any text.
         self._engine = Engine(
-            weights.model, max_batch=max_batch, max_len=max_len, dtype=dtype, prefix_tokens=max_len, speculate=False
+            weights.model(), max_batch=max_batch, max_len=max_len, dtype=dtype, prefix_tokens=max_len, speculate=False
         )
         self._vocab_size = weights.config.vocab_size
         self._prefills = 0

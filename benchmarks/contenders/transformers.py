@@ -50,9 +50,6 @@ class Transformers:
             )  # fmt: skip
         return Decoding(batch * steps / (clock[-1] - clock[0]), ids[:, context:].tolist())
 
-    def close(self) -> None:
-        del self._model
-
 
 class _Clock:
     """Notes when each token was there; stops nothing."""

@@ -10,20 +10,27 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contenders import LlamaCpp, Ours, Transformers
-from benchmarks.contenders.contender import Contender
+from benchmarks.contenders import Apart, Contender, LlamaCpp, Ours, Transformers
 from benchmarks.report import add_line, put_section
 from benchmarks.step_profile import PARTS
-from benchmarks.weights import Weights
+from benchmarks.weights import random_weights
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--model-shape", "tiny", "--context", "16", "--prefill", "40", "--rounds", "1", "--steps", "4"]
 
 
-def benchmark(*arguments: str, first_in_path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, first_in_path: Path = ROOT) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": f"{first_in_path}:{ROOT}"}
     command = [sys.executable, "-m", "benchmarks", *SMALL, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+
+
+def benchmark(*arguments: str, first_in_path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    with start(*arguments, first_in_path=first_in_path) as process:
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +106,62 @@ def test_without_llama_cpp_the_rest_is_measured_its_absence_said_and_nothing_wri
     assert [path.read_bytes() for path in committed] == before  # a narrowed run leaves them alone
 
 
+# Stands before the real one, and kills its process in a step of three rows as a system does that is out of memory.
+DEADLY_LLAMA_CPP = """
+import os, signal, sys
+from pathlib import Path
+
+sys.path.remove(str(Path(__file__).parent))
+del sys.modules["llama_cpp"]
+import llama_cpp
+
+decode = llama_cpp.llama_decode
+
+def deadly(context, batch):
+    if batch.n_tokens == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(context, batch)
+
+llama_cpp.llama_decode = deadly
+"""
+
+
+def test_a_run_that_is_killed_leaves_what_it_measured_and_one_whose_peer_is_killed_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
+    (tmp_path / "llama_cpp.py").write_text(DEADLY_LLAMA_CPP)
+    files = ["--json", str(tmp_path / "run.json"), "--results", str(tmp_path / "RESULTS.md")]
+    kinds = ["--dtype", "float32", "--dtype", "int8", "--batch", "3", "--batch", "1", "--peers", "llama.cpp"]
+    with start(*kinds, *files, "--no-profile", first_in_path=tmp_path) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("int8 prefill") for line in process.stderr)
+        process.kill()
+    report, text = json.loads((tmp_path / "run.json").read_text()), (tmp_path / "RESULTS.md").read_text()
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    found = {
+        (cell["task"], cell["batch"]): (set(cell["tokens_per_second"]), cell["absent"]) for cell in report["cells"]
+    }
+    both = {"llm", "llama.cpp"}
+    died = "its process died, exit code -9"
+    assert found == {
+        ("prefill", 1): (both, {}),
+        ("decode", 3): ({"llm"}, {"llama.cpp": died}),
+        ("decode", 1): (both, {}),  # measured after it, by a process of its own
+    }
+    assert f"- llama.cpp, float32 decode 3 × 16: {died}." in text
+    assert len(re.findall(r"^\| float32 \|", text, re.M)) == 3
+
+
 @pytest.mark.parametrize("peer", [LlamaCpp, Transformers])
 @pytest.mark.parametrize("context", [16, 300])  # llama.cpp changes its attention between them
 def test_contenders_choose_the_same_tokens(peer: type[Contender], context: int) -> None:
     if peer is LlamaCpp:
         pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
-    with Weights("tiny") as weights:
+    with random_weights("tiny") as weights:
         rows = []
-        for kind in (Ours, peer):
-            contender = kind(weights, "float32", max_batch=3, max_len=350)
+        for contender in (
+            Ours(weights, "float32", max_batch=3, max_len=350),
+            Apart(peer, weights, "float32", max_batch=3, max_len=350),
+        ):
             assert contender.prefill(context) > 0
             rows.append([row[:9] for row in contender.decode(3, context, 8).rows])
             contender.close()
