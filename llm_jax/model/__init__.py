@@ -2,12 +2,13 @@
 
 from llm_jax.model.cache import KVCache, Rows, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, init_params, merge, param_shapes
-from llm_jax.model.packing import cast_model, pack_model
+from llm_jax.model.packing import LiveModel, cast_model, pack_model
 from llm_jax.model.positions import sinusoidal_table
 from llm_jax.model.sharding import cache_sharding, constrain_cache, shard_params, tensor_parallel_mesh
 
 __all__ = [
     "KVCache",
+    "LiveModel",
     "Model",
     "Params",
     "Rows",

@@ -1,10 +1,13 @@
 """A model's weights as inference wants them: linear maps packed for the kernels, the rest in the right dtype."""
 
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from llm_jax.errors import ConfigError
 from llm_jax.kernels import KINDS, Kind, Level, PackedMatrix, pack, pack_gated
@@ -13,8 +16,27 @@ from llm_jax.model.model import Model
 TABLE = "embedding_layer.token_embeddings.weight"
 
 
+class LiveModel(Model):
+    """A model over memory that someone else changes in place: the same arrays need not mean the same weights."""
+
+
+class _Kept(NamedTuple):
+    """What a model was cast to, and from which arrays."""
+
+    sources: Sequence[Array]
+    kind: Kind
+    packed: bool
+    outcome: tuple[Model, jnp.dtype]
+
+
+_kept: dict[int, _Kept] = {}  # by the id of the model, which takes its entry along when it goes
+
+
 def cast_model(model: Model, kind: Kind, *, packed: bool | None = None) -> tuple[Model, jnp.dtype]:
     """The model as inference wants it, and the dtype to compute in.
+
+    The last outcome is kept as long as the model, so that a second call with the same weights costs nothing. A
+    LiveModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
 
     Vectors (norms, biases) are float32, they weigh nothing. What else stays plain, the embedding table and experts,
     is bfloat16 unless `kind` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
@@ -29,8 +51,25 @@ def cast_model(model: Model, kind: Kind, *, packed: bool | None = None) -> tuple
     """
     if kind not in KINDS:
         raise ConfigError(f"dtype is {kind!r}; it must be one of {', '.join(KINDS)}.")
-    on_cpu = jax.default_backend() == "cpu"
-    packed = kind == "int8" or (on_cpu if packed is None else packed)
+    packed = kind == "int8" or (jax.default_backend() == "cpu" if packed is None else packed)
+    if isinstance(model, LiveModel):
+        return _cast_anew(model, kind, packed)
+    sources, key = tuple(model.params.values()), id(model)
+    known = _kept.get(key)
+    if known is None:
+        weakref.finalize(model, _kept.pop, key, None)
+    elif (known.kind, known.packed) == (kind, packed) and _are_same(known.sources, sources):
+        return known.outcome
+    outcome = _cast_anew(model, kind, packed)
+    _kept[key] = _Kept(sources, kind, packed, outcome)
+    return outcome
+
+
+def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _cast_anew(model: Model, kind: Kind, packed: bool) -> tuple[Model, jnp.dtype]:
     if packed:
         model = pack_model(model, kind)
     plain = jnp.dtype("float32" if kind == "float32" else "bfloat16")
@@ -41,6 +80,7 @@ def cast_model(model: Model, kind: Kind, *, packed: bool | None = None) -> tuple
         return jnp.asarray(value, jnp.float32 if value.ndim == 1 else plain)
 
     params = {name: cast(value) for name, value in model.params.items()}
+    on_cpu = jax.default_backend() == "cpu"
     compute = jnp.dtype("float32") if packed and on_cpu and not model.config.use_moe else plain
     return replace(model, params=params), compute
 

@@ -1,5 +1,6 @@
 """A packed model: the plain one's logits, and the same tokens alone and in company."""
 
+import weakref
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams
 from llm_jax.kernels import Kind, Level, features
-from llm_jax.model import KVCache, Model, Params, forward, forward_hidden, init_cache, merge, pack_model
+from llm_jax.model import KVCache, Model, Params, cast_model, forward, forward_hidden, init_cache, merge, pack_model
 
 LLAMA = ModelConfig(
     vocab_size=101, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=96, max_seq_len=64,
@@ -118,6 +119,26 @@ def test_an_int8_cache_keeps_the_demo_models_perplexity(level: Level) -> None:
 
     exact, narrow = (float(perplexity(model.params, dtype)) for dtype in ("float32", "int8"))
     assert narrow == pytest.approx(exact, rel=0.01)
+
+
+def test_a_model_is_cast_once_until_a_weight_is_another() -> None:
+    model = Model.init(LLAMA, seed=3)
+    first, _ = cast_model(model, "float32")
+    again, _ = cast_model(model, "float32")
+    assert all(again.params[name] is array for name, array in first.params.items())
+    model.params["transformer_blocks.1.mlp.fc2.weight"] *= 2
+    for kind in ("float32", "int8", "float32"):
+        actual, _ = cast_model(model, kind)
+        fresh, _ = cast_model(replace(model), kind)
+        jax.tree.map(np.testing.assert_array_equal, actual.params, fresh.params)
+
+
+def test_what_a_model_was_cast_to_goes_with_it() -> None:
+    model = Model.init(LLAMA, seed=3)
+    packed = weakref.ref(cast_model(model, "float32")[0].params["lm_head.weight"])
+    assert packed() is not None
+    del model
+    assert packed() is None
 
 
 @pytest.mark.skipif(len(features()) == 1, reason="no native kernels here")

@@ -1,6 +1,8 @@
 """The documented names, from the documented import paths, on checkpoints from the field."""
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,41 @@ def test_generation_is_the_cores_own(model_and_tokenizer: tuple[DecoderModel, Si
     ) == text  # fmt: skip
     assert batch_generate(model, tokenizer, ["Hello"], repetition_penalty=1.1, **settings) == [text]
     assert batch_generate(model, tokenizer, [], 3) == []
+
+
+def step_of_an_optimizer(model: DecoderModel) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
+    model(torch.tensor([[1, 2, 3]])).square().sum().backward()
+    optimizer.step()
+
+
+def other_state(model: DecoderModel) -> None:
+    model.load_state_dict({name: -3 * tensor for name, tensor in model.state_dict().items()})
+
+
+def write_unknown_to_autograd(model: DecoderModel) -> None:
+    """Leaves no trace in the tensors' version counters."""
+    model.lm_head.weight.data.neg_()
+
+
+@pytest.mark.parametrize("change", [step_of_an_optimizer, other_state, write_unknown_to_autograd])
+def test_generation_follows_weights_that_change_in_place(change: Callable[[DecoderModel], None]) -> None:
+    tokenizer = SimpleCharacterTokenizer(["Hello world"])
+    torch.manual_seed(0)
+    model = DecoderModel(vocab_size=tokenizer.vocab_size, hidden_size=32, num_layers=2, num_heads=4, max_seq_len=64)
+    live = model.eval().as_jax()
+
+    def texts() -> list[str]:
+        return [
+            generate(model, tokenizer, "Hello", 8, temperature=0),
+            inference.generate(live, tokenizer, "Hello", 8, temperature=0),
+        ]
+
+    before = texts()
+    change(model)
+    expected = generate(copy.deepcopy(model), tokenizer, "Hello", 8, temperature=0)
+    assert texts() == [expected] * 2
+    assert expected not in before
 
 
 def test_generation_follows_the_weights(model_and_tokenizer: tuple[DecoderModel, SimpleCharacterTokenizer]) -> None:
