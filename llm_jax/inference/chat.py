@@ -3,9 +3,10 @@
 from collections.abc import Generator, Sequence
 
 from llm_jax.errors import LLMError
-from llm_jax.inference.generate import continue_prompts
+from llm_jax.inference.engine import Engine
+from llm_jax.inference.generate import round_up, run_requests
 from llm_jax.inference.request import SamplingParams
-from llm_jax.inference.text import ContextLengthExceeded, TextPiece
+from llm_jax.inference.text import ContextLengthExceeded, TextPiece, prepare_request
 from llm_jax.kernels import Kind
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
@@ -16,6 +17,8 @@ class Conversation:
 
     Attributes:
         messages: dicts with role and content, as the chat template takes them.
+        engine: made for the first answer and kept, with what it computed of the prompts before, so that a turn costs
+            what is new in it. A conversation that outgrows it gets one of twice the size it needs.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Conversation:
         ending, self._prefix = answer_bounds(tokenizer)
         self._stop = (*ending, *stop)
         self.messages: list[dict[str, str]] = list(self._system)
+        self.engine: Engine | None = None
 
     def clear(self) -> None:
         """Forgets all but the system message."""
@@ -49,20 +53,29 @@ class Conversation:
         self.messages.append({"role": "user", "content": message})
         try:
             prompt = self._fitting_prompt()
-            pieces = continue_prompts(
-                self._model, self._tokenizer, [prompt], self._sampling, stop=self._stop, dtype=self._dtype
-            )
+            request = prepare_request(self._model.config, self._tokenizer, prompt, self._sampling, truncate=False)
+            engine = self._engine_for(len(request.prompt_ids) + self._sampling.max_new_tokens)
         except LLMError:
             self.messages.pop()  # as if it had not been said
             raise
         said = ""
         try:
-            for _, piece in pieces:
+            for _, piece in run_requests(engine, self._tokenizer, [request], self._stop):
                 text = piece.text.removeprefix(self._prefix) if not said else piece.text
                 said += text
                 yield TextPiece(text, piece.tokens, piece.finish_reason)
+        except KeyboardInterrupt:
+            self.engine = None  # it may have been in the middle of a step
+            raise
         finally:
             self.messages.append({"role": "assistant", "content": said})
+
+    def _engine_for(self, tokens: int) -> Engine:
+        if self.engine is None or self.engine.max_len < tokens:
+            self.engine = None  # there may not be room for two
+            room = min(round_up(2 * tokens), self._model.config.max_seq_len)
+            self.engine = Engine(self._model, max_batch=1, max_len=room, dtype=self._dtype, prefix_tokens=room)
+        return self.engine
 
     def _fitting_prompt(self) -> str:
         room = self._model.config.max_seq_len - self._sampling.max_new_tokens

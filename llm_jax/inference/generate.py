@@ -5,7 +5,7 @@ from functools import partial
 from typing import TypedDict, Unpack
 
 from llm_jax.inference.engine import Engine
-from llm_jax.inference.request import SamplingParams, TokenEvent
+from llm_jax.inference.request import Request, SamplingParams, TokenEvent
 from llm_jax.inference.text import TextPiece, TextStream, prepare_request
 from llm_jax.kernels import Kind
 from llm_jax.model import Model
@@ -118,25 +118,30 @@ def continue_prompts(
     What the other three functions rest on. Every prompt is checked before any runs. `dtype` is what the engine keeps
     weights in.
     """
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
     requests = [prepare_request(model.config, tokenizer, prompt, sampling, truncate=True) for prompt in prompts]
     longest = max((len(request.prompt_ids) for request in requests), default=0) + sampling.max_new_tokens
     engine = Engine(
         model,
         max_batch=min(len(prompts), MAX_ROWS) or 1,
-        max_len=-(-longest // CONTEXT_STEP) * CONTEXT_STEP,
+        max_len=round_up(longest),
         dtype=dtype,
         use_cache=use_cache,
     )
+    return run_requests(engine, tokenizer, requests, [stop] if isinstance(stop, str) else list(stop or ()))
 
-    def pieces() -> Iterator[tuple[int, TextPiece]]:
-        arrived: list[tuple[int, TokenEvent | Exception]] = []
-        streams = [TextStream(tokenizer, stops, prompt_ids=request.prompt_ids) for request in requests]
 
-        def hear(index: int, event: TokenEvent | Exception) -> None:
-            arrived.append((index, event))
+def run_requests(
+    engine: Engine, tokenizer: Tokenizer, requests: Sequence[Request], stop: Sequence[str]
+) -> Iterator[tuple[int, TextPiece]]:
+    """Yields (index of the request, its next piece). What still runs when the iteration is broken off is cancelled."""
+    arrived: list[tuple[int, TokenEvent | Exception]] = []
+    streams = [TextStream(tokenizer, stop, prompt_ids=request.prompt_ids) for request in requests]
 
-        tickets = [engine.submit(request, partial(hear, index)) for index, request in enumerate(requests)]
+    def hear(index: int, event: TokenEvent | Exception) -> None:
+        arrived.append((index, event))
+
+    tickets = [engine.submit(request, partial(hear, index)) for index, request in enumerate(requests)]
+    try:
         while engine.step() or arrived:
             for index, event in arrived:
                 if isinstance(event, Exception):
@@ -146,5 +151,11 @@ def continue_prompts(
                     engine.cancel(tickets[index])
                 yield index, piece
             arrived.clear()
+    finally:
+        for ticket in tickets:
+            engine.cancel(ticket)
 
-    return pieces()
+
+def round_up(tokens: int) -> int:
+    """The size of a cache that holds so many tokens."""
+    return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP

@@ -17,6 +17,7 @@ from llm_jax.checkpoint import load_model, save_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import SamplingParams, generate
 from llm_jax.inference.chat import Conversation
+from llm_jax.inference.prefix_cache import BLOCK
 from llm_jax.inference.text import ContextLengthExceeded
 from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer, render_chat
@@ -64,6 +65,29 @@ def test_an_answer_continues_the_rendered_messages(talker: Path) -> None:
         messages.append({"role": "assistant", "content": expected.removeprefix(prompt).removeprefix(" ")})
         assert said(chat, message) == messages[-1]["content"]
     assert chat.messages == messages
+
+
+def test_a_turn_computes_what_is_new_and_says_what_a_fresh_engine_says() -> None:
+    tokenizer = CharacterTokenizer([ALPHABET])
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=32, num_layers=2, num_heads=2, max_seq_len=1024, positions="rotary"
+    )
+    model = Model(config, {name: 8 * array for name, array in Model.init(config, seed=3).params.items()})
+    chat = Conversation(model, tokenizer, SamplingParams(max_new_tokens=6, seed=5))
+    before, hits, kept = chat.engine, 0, 0
+    engines = set()
+    for number in range(7):
+        message = f"{'abcdefg'[number]} " * 35
+        prompt = render_chat(tokenizer, [*chat.messages, {"role": "user", "content": message}])
+        expected = generate(model, tokenizer, prompt, 6, seed=5, stop="\nUser:").removeprefix(prompt).removeprefix(" ")
+        assert said(chat, message) == expected
+        assert chat.engine is not None
+        hits = hits + kept if chat.engine is before else 0  # all whole blocks of the prompt before
+        assert chat.engine.stats.prefix_hits == hits
+        before, kept = chat.engine, (len(prompt) - 1) // BLOCK * BLOCK
+        engines.add(chat.engine)
+    assert hits > 0
+    assert len(engines) == 2  # it grew out of one
 
 
 def test_the_oldest_turns_are_forgotten_and_the_system_message_is_not(talker: Path) -> None:
