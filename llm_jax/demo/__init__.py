@@ -1,4 +1,4 @@
-"""The model that ships with the package, so that everything works offline. `scripts/make_demo_model.py` makes it."""
+"""The model that ships with the package, so that everything works offline: see `scripts/make_demo_model.py`."""
 
 from pathlib import Path
 
