@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from llm_jax.errors import RequestError
 from llm_jax.inference.request import SamplingParams
-from llm_jax.inference.sampling import Choice, RowSettings, count, most_likely, row_settings, sample
+from llm_jax.inference.sampling import Choice, RowSettings, count, first_argmax, most_likely, row_settings, sample
 
 V = 24
 DRAWS = 8192
@@ -142,6 +142,13 @@ def test_temperature_zero_equals_top_k_one_also_among_equals() -> None:
     a, b = run(logits, greedy, active), run(logits, top_one, active)
     np.testing.assert_array_equal(a.token_B, b.token_B)
     np.testing.assert_array_equal(a.token_B, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 61])
+def test_of_equal_logits_the_first_is_best_in_whichever_window(width: int) -> None:
+    logits = np.random.default_rng(width).integers(-3, 3, (200, width)).astype(np.float32)
+    logits[0] = -np.inf
+    np.testing.assert_array_equal(first_argmax(jnp.asarray(logits), window=8), logits.argmax(-1))
 
 
 def test_a_row_is_chosen_alike_whatever_shares_its_batch() -> None:
