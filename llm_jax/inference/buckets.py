@@ -61,6 +61,11 @@ class Buckets:
             sizes = (*sizes, 4 * sizes[-1])
         return sizes
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a run may add to a row."""
+        return (self.sizes if self.is_ragged else self.chunks)[-1]
+
     def batch(self, rows: int) -> int:
         return min(_round_up(rows, 1 if self.is_ragged else XLA_BATCH), self.max_batch)
 

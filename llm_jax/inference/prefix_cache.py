@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
-from llm_jax.inference.programs import EngineState, put, take
+from llm_jax.inference.programs import put, take
 from llm_jax.model import KVCache, init_cache
 
 BLOCK = 64  # tokens
@@ -56,57 +56,55 @@ class PrefixCache:
     def held(self) -> int:
         return len(self._place)
 
-    def load(self, state: EngineState, row: int, keys: Sequence[bytes]) -> tuple[EngineState, int]:
+    def load(self, cache: KVCache, row: int, keys: Sequence[bytes]) -> tuple[KVCache, int]:
         """Copies the longest known beginning into a row; gives the number of its tokens."""
         for index, key in enumerate(keys):
             if key not in self._place:
-                return state, index * BLOCK
+                return cache, index * BLOCK
             self._place.move_to_end(key)
             place = self._place[key]
-            state = _load_block(state, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
-        return state, len(keys) * BLOCK
+            cache = _load_block(cache, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
+        return cache, len(keys) * BLOCK
 
-    def save(self, state: EngineState, row: int, index: int, key: bytes) -> None:
+    def save(self, cache: KVCache, row: int, index: int, key: bytes) -> None:
         """Keeps one block of a row that holds it."""
         if key in self._place:
             self._place.move_to_end(key)
             return
         place = self.free.pop() if self.free else self._place.popitem(last=False)[1]
-        self._pool = _save_block(self._pool, state, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
+        self._pool = _save_block(self._pool, cache, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
         self._place[key] = place
 
-    def warmup(self, state: EngineState) -> EngineState:
+    def warmup(self, cache: KVCache) -> KVCache:
         """Compiles both copies."""
         if not self.blocks:
-            return state
+            return cache
         zero = np.int32(0)
-        self._pool = _save_block(self._pool, state, zero, zero, zero, self._mesh)
-        return _load_block(state, self._pool, zero, zero, zero, self._mesh)
+        self._pool = _save_block(self._pool, cache, zero, zero, zero, self._mesh)
+        return _load_block(cache, self._pool, zero, zero, zero, self._mesh)
 
 
-@partial(jax.jit, static_argnames="mesh", donate_argnames="state")
-def _load_block(
-    state: EngineState, pool: KVCache, place: Array, row: Array, start: Array, mesh: Mesh | None
-) -> EngineState:
+@partial(jax.jit, static_argnames="mesh", donate_argnames="cache")
+def _load_block(cache: KVCache, pool: KVCache, place: Array, row: Array, start: Array, mesh: Mesh | None) -> KVCache:
     def copy(into_BKSH: Array, blocks: Array) -> Array:
         at = start % into_BKSH.shape[2]  # a layer with a window keeps a ring
         return put(into_BKSH, take(blocks, BLOCK, place, jnp.int32(0), mesh), row, at, mesh)
 
-    keys = [copy(into, blocks) for into, blocks in zip(state.cache.keys, pool.keys, strict=True)]
-    values = [copy(into, blocks) for into, blocks in zip(state.cache.values, pool.values, strict=True)]
-    return replace(state, cache=replace(state.cache, keys=keys, values=values))
+    return replace(
+        cache,
+        keys=[copy(into, blocks) for into, blocks in zip(cache.keys, pool.keys, strict=True)],
+        values=[copy(into, blocks) for into, blocks in zip(cache.values, pool.values, strict=True)],
+    )
 
 
 @partial(jax.jit, static_argnames="mesh", donate_argnames="pool")
-def _save_block(
-    pool: KVCache, state: EngineState, place: Array, row: Array, start: Array, mesh: Mesh | None
-) -> KVCache:
+def _save_block(pool: KVCache, cache: KVCache, place: Array, row: Array, start: Array, mesh: Mesh | None) -> KVCache:
     def copy(blocks: Array, source_BKSH: Array) -> Array:
         block = take(source_BKSH, BLOCK, row, start % source_BKSH.shape[2], mesh)
         return put(blocks, block, place, jnp.int32(0), mesh)
 
-    return KVCache(
-        keys=[copy(blocks, source) for blocks, source in zip(pool.keys, state.cache.keys, strict=True)],
-        values=[copy(blocks, source) for blocks, source in zip(pool.values, state.cache.values, strict=True)],
-        length_B=jnp.zeros_like(pool.length_B),
+    return replace(
+        pool,
+        keys=[copy(blocks, source) for blocks, source in zip(pool.keys, cache.keys, strict=True)],
+        values=[copy(blocks, source) for blocks, source in zip(pool.values, cache.values, strict=True)],
     )

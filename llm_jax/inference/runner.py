@@ -19,12 +19,12 @@ from llm_jax.inference.batch import Asked, Feed
 from llm_jax.inference.buckets import Buckets
 from llm_jax.inference.memory import check_room
 from llm_jax.inference.prefix_cache import BLOCK, PrefixCache
-from llm_jax.inference.programs import EngineState, StepResult, admit, advance, choose, init_state, move_row
+from llm_jax.inference.programs import StepResult, admit, advance, choose, empty_rows, move_row
 from llm_jax.inference.request import Request, SamplingParams
-from llm_jax.inference.sampling import row_settings
+from llm_jax.inference.sampling import RowSettings, row_settings
 from llm_jax.inference.shares import Run
-from llm_jax.kernels import Kind
-from llm_jax.model import KVCache, Model, cache_sharding, init_cache
+from llm_jax.kernels import Kind, use_huge_pages
+from llm_jax.model import KVCache, Model, cache_sharding, head_params, init_cache
 
 Call = partial[Any]  # of a jitted function
 
@@ -50,6 +50,7 @@ class Runner:
         mesh: Mesh | None = None,
     ) -> None:
         self._model = model
+        self._head = head_params(model.config, model.params)
         self._buckets = buckets
         self._dtype = dtype
         self._cache_dtype = cache_dtype
@@ -58,37 +59,37 @@ class Runner:
         self._everything: dict[int, Array] = {}  # rows -> a mask that allows all tokens
 
         def caches() -> list[KVCache]:
-            rows = init_cache(model.config, buckets.max_batch, buckets.max_len, cache_dtype, chunk=buckets.chunks[-1])
-            return [rows, init_cache(model.config, prefix_blocks, BLOCK, cache_dtype)]
+            return [self._empty_cache(), init_cache(model.config, prefix_blocks, BLOCK, cache_dtype)]
 
         check_room(
             jax.eval_shape(caches),
             f"The KV cache of {buckets.max_batch} rows of {buckets.max_len} tokens, with {prefix_blocks * BLOCK} kept,",
             "lower max_batch, the context (max_len), or what is kept of prompts",
         )
-        self._state = self._empty_state()
-        self.prefixes = PrefixCache(model.config, prefix_blocks, cache_dtype, mesh)
+        self._cache: KVCache
+        self._rows: RowSettings
+        self.prefixes: PrefixCache
+        self._start_empty()
 
     def reset(self) -> None:
         """Empty rows and no kept blocks, as at the start."""
-        for array in jax.tree.leaves(self._state):  # there may not be room for a second one
+        for array in jax.tree.leaves((self._cache, self._rows)):  # there may not be room for a second one
             array.delete()
-        self._state = self._empty_state()
-        self.prefixes = PrefixCache(self._model.config, self._prefix_blocks, self._cache_dtype, self._mesh)
+        self._start_empty()
 
     def seat(self, row: int, request: Request, seed: int, block_keys: Sequence[bytes]) -> int:
         """Gives a row to a request; says how many tokens of its prompt were kept from earlier ones."""
-        self._state, held = self.prefixes.load(self._state, row, block_keys)
+        self._cache, held = self.prefixes.load(self._cache, row, block_keys)
         settings = row_settings(request.sampling, request.prompt_ids, seed, self._model.config.vocab_size)
-        self._state = admit(self._state, np.int32(row), settings)
+        self._rows = admit(self._rows, np.int32(row), settings)
         return held
 
     def move(self, source: int, target: int) -> None:
-        self._state = move_row(self._state, np.int32(source), np.int32(target), mesh=self._mesh)
+        self._cache, self._rows = self._move(source, target)()
 
     def keep_block(self, row: int, index: int, key: bytes) -> None:
         """Keeps one block of a row's prompt for later requests."""
-        self.prefixes.save(self._state, row, index, key)
+        self.prefixes.save(self._cache, row, index, key)
 
     def run(self, run: Run) -> Array | StepResult:
         """Sends a run of the model, and the choice of the tokens that are asked for.
@@ -96,11 +97,11 @@ class Runner:
         Returns:
             What was chosen; hidden states where nothing is asked for.
         """
-        self._state, hidden_PRD = self._advance(run)()
+        self._cache, hidden_PRD = self._advance(run)()
         asked = [share.row - run.first for share in run.shares if share.is_asked]
         if not asked:
             return hidden_PRD
-        self._state, result = self._choose(run, self._buckets.asked(run.shape, max(asked) + 1), hidden_PRD)()
+        self._rows, result = self._choose(run, self._buckets.asked(run.shape, max(asked) + 1), hidden_PRD)()
         return result
 
     def compile(self) -> None:
@@ -108,7 +109,7 @@ class Runner:
         calls = list(self._all_calls())
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda call: call.func.lower(*call.args, **call.keywords).compile(), calls))
-        self._state = self.prefixes.warmup(self._state)
+        self._cache = self.prefixes.warmup(self._cache)
 
     def _all_calls(self) -> Iterator[Call]:
         buckets, config = self._buckets, self._model.config
@@ -119,30 +120,41 @@ class Runner:
             hidden = jnp.zeros((1 + shape.draft, shape.rows, config.hidden_size), self._dtype)
             for rows in {buckets.asked(shape, n) for n in buckets.all_batches()}:
                 yield self._choose(Run(shape), rows, hidden)
-        zero = np.int32(0)
-        yield partial(move_row, self._state, zero, zero, mesh=self._mesh)
-        yield partial(admit, self._state, zero, row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size))
+        yield self._move(0, 0)
+        nothing = row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size)
+        yield partial(admit, self._rows, np.int32(0), nothing)
 
-    def _empty_state(self) -> EngineState:
-        config, mesh = self._model.config, self._mesh
+    def _empty_cache(self) -> KVCache:
         buckets = self._buckets
-        state = init_state(config, buckets.max_batch, buckets.max_len, self._cache_dtype, buckets.chunks[-1])
-        if mesh is None:
-            return state
-        everywhere: Any = NamedSharding(mesh, PartitionSpec())
-        cut: Any = cache_sharding(config, mesh)
-        cache = KVCache(keys=cut, values=cut, length_B=everywhere)
-        return jax.device_put(state, EngineState(cache=cache, last_B=everywhere, rows=everywhere))
+        return init_cache(
+            self._model.config, buckets.max_batch, buckets.max_len, self._cache_dtype, chunk=buckets.longest
+        )  # fmt: skip
+
+    def _start_empty(self) -> None:
+        config, buckets, mesh = self._model.config, self._buckets, self._mesh
+        self._cache = self._empty_cache()
+        self._rows = empty_rows(buckets.max_batch, config.vocab_size)
+        for kept in (*self._cache.keys, *self._cache.values):
+            use_huge_pages(kept)
+        if mesh is not None:
+            everywhere: Any = NamedSharding(mesh, PartitionSpec())
+            cut: Any = cache_sharding(config, mesh)
+            self._cache = jax.device_put(self._cache, KVCache(keys=cut, values=cut, length_B=everywhere))
+            self._rows = jax.device_put(self._rows, everywhere)
+        self.prefixes = PrefixCache(config, self._prefix_blocks, self._cache_dtype, mesh)
 
     def _advance(self, run: Run) -> Call:
         return partial(
-            advance, self._model.config, self._model.params, self._state, Feed.of(run),
+            advance, self._model.config, self._model.params, self._cache, self._rows.last_B, Feed.of(run),
             dtype=self._dtype, context=self._buckets.program_context(run.shape.context), mesh=self._mesh,
         )  # fmt: skip
 
+    def _move(self, source: int, target: int) -> Call:
+        return partial(move_row, self._cache, self._rows, np.int32(source), np.int32(target), mesh=self._mesh)
+
     def _choose(self, run: Run, rows: int, hidden_PRD: Array) -> Call:
         asked = Asked.of(run, rows, self._all_tokens(rows))
-        return partial(choose, self._model.config, self._model.params, self._state, hidden_PRD, asked)
+        return partial(choose, self._model.config, self._head, self._rows, hidden_PRD, asked)
 
     def _all_tokens(self, rows: int) -> Array:
         """A mask that allows everything, made once."""

@@ -27,7 +27,7 @@ class RowSettings:
         temperature_B, top_p_B, min_p_B, repetition_B, presence_B, frequency_B: float32.
         top_k_B: int32, the vocabulary's size where off.
         seed_B2: uint32, the two words of a threefry key.
-        drawn_B: int32, how many tokens the row has generated.
+        drawn_B: int32, how many tokens the row has generated; last_B: int32, the last of them.
         adjusts_B: bool, whether any penalty or bias is set.
         wants_logprobs_B: bool.
         bias_BV: float32, added to the logits.
@@ -43,6 +43,7 @@ class RowSettings:
     frequency_B: Array
     seed_B2: Array
     drawn_B: Array
+    last_B: Array
     adjusts_B: Array
     wants_logprobs_B: Array
     bias_BV: Array
@@ -68,6 +69,7 @@ def row_settings(sampling: SamplingParams, prompt_ids: tuple[int, ...], seed: in
         "frequency_B": np.array([sampling.frequency_penalty], np.float32),
         "seed_B2": np.array([[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]], np.uint32),
         "drawn_B": np.zeros(1, np.int32),
+        "last_B": np.zeros(1, np.int32),
         "adjusts_B": np.array([sampling.adjusts_logits]),
         "wants_logprobs_B": np.array([sampling.logprobs is not None]),
         "bias_BV": bias,
@@ -133,6 +135,7 @@ def count(rows: RowSettings, row_B: Array, token_B: Array, active_B: Array) -> R
         rows,
         count_BV=rows.count_BV.at[row_B, token_B].add(grown_B),
         drawn_B=rows.drawn_B.at[row_B].add(grown_B),
+        last_B=rows.last_B.at[row_B].set(jnp.where(active_B, token_B, rows.last_B[row_B])),
     )
 
 

@@ -28,15 +28,16 @@ class PackedMatrix:
 
     Attributes:
         tiles: the values, laid out for `level`.
-        scale: float32, what each packed row of an int8 matrix is multiplied with; else empty.
-        column_sum: int32, the sum of each packed row of an int8 matrix; else empty.
+        scale: float32, what each packed row of an int8 matrix is multiplied with.
+        column_sum: int32, the sum of each packed row of an int8 matrix; AVX-512 wants it alone, which multiplies
+            unsigned rows.
         shape: (N, K) of the map, whatever is packed. A gated map has N outputs and 2 N packed rows.
         gated: y = act(x Wᵀ) · (x Vᵀ), two matrices in one.
     """
 
     tiles: Array
-    scale: Array
-    column_sum: Array
+    scale: Array | None
+    column_sum: Array | None
     kind: Kind = field(metadata={"static": True})
     level: Level = field(metadata={"static": True})
     shape: tuple[int, int] = field(metadata={"static": True})
@@ -45,7 +46,7 @@ class PackedMatrix:
     @property
     def nbytes(self) -> int:
         """What one product reads."""
-        return self.tiles.nbytes + self.scale.nbytes + self.column_sum.nbytes
+        return sum(array.nbytes for array in jax.tree.leaves(self))
 
 
 def pack(weight_NK: Array, kind: Kind, *, level: Level | None = None) -> PackedMatrix:
@@ -80,14 +81,17 @@ def _packed(weight_NK: Array, gate_NK: Array | None, kind: Kind, level: Level | 
 
 
 @partial(jax.jit, static_argnames=("kind", "level"))
-def _lay_out(weight_NK: Array, gate_NK: Array | None, kind: Kind, level: Level) -> tuple[Array, Array, Array]:
+def _lay_out(
+    weight_NK: Array, gate_NK: Array | None, kind: Kind, level: Level
+) -> tuple[Array, Array | None, Array | None]:
     """Tiles, scales and column sums, the latter two in the order of the packed rows."""
     matrices = [weight_NK] if gate_NK is None else [weight_NK, gate_NK]
-    scale, column_sum = jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
+    scale = column_sum = None
     if kind == "int8":
         values, scales = zip(*map(quantise, matrices), strict=True)
         scale = _in_order(scales, level)
-        column_sum = _in_order([x.astype(jnp.int32).sum(-1) for x in values], level)
+        if level == Level.AVX512:
+            column_sum = _in_order([x.astype(jnp.int32).sum(-1) for x in values], level)
         matrices = list(values)
     matrices = [x.astype(kind) for x in matrices]
     if level == Level.XLA:

@@ -95,8 +95,8 @@ def _native(
     y_MN, _ = call(
         x_MK,
         packed.tiles,
-        packed.scale,
-        packed.column_sum,
+        nothing() if packed.scale is None else packed.scale,
+        nothing(np.int32) if packed.column_sum is None else packed.column_sum,
         nothing() if bias is None else bias,
         nothing() if norm is None else norm.weight.astype(jnp.float32),
         nothing() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
@@ -131,6 +131,7 @@ def _by_xla(
     elif packed.kind == "bfloat16":
         y_MN = _contract(x_MK.astype(jnp.bfloat16), packed.tiles, jnp.float32)
     else:
+        assert packed.scale is not None
         amax_M1 = jnp.abs(x_MK).max(-1, keepdims=True)
         inverse_M1 = jnp.where(amax_M1 > 0, 127 / amax_M1, 0)
         sums_MN = _contract(jnp.round(x_MK * inverse_M1).astype(jnp.int8), packed.tiles, jnp.int32)

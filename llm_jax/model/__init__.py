@@ -1,7 +1,7 @@
 """ids -> logits."""
 
 from llm_jax.model.cache import KVCache, Rows, init_cache
-from llm_jax.model.model import Model, Params, forward, forward_hidden, init_params, merge, param_shapes
+from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
 from llm_jax.model.packing import LiveModel, cast_model, pack_model
 from llm_jax.model.positions import sinusoidal_table
 from llm_jax.model.sharding import cache_sharding, constrain_cache, shard_params, tensor_parallel_mesh
@@ -17,6 +17,7 @@ __all__ = [
     "constrain_cache",
     "forward",
     "forward_hidden",
+    "head_params",
     "init_cache",
     "init_params",
     "merge",

@@ -55,10 +55,16 @@ def param_shapes(config: ModelConfig, dtype: jnp.dtype | str = jnp.float32) -> d
 
 
 def merge(config: ModelConfig, params: Params) -> Decoder:
-    """The Flax module over these parameters. Call it inside jit."""
+    """The Flax module over these parameters. Call it inside jit. What needs one that is not there fails."""
     graph, state = _skeleton(config)
-    filled = [(path, value.replace(params[_name(path)])) for path, value in nnx.to_flat_state(state)]
+    filled = [(path, value.replace(params.get(_name(path)))) for path, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def head_params(config: ModelConfig, params: Params) -> Params:
+    """The parameters that logits are made with from hidden states (`Decoder.head`)."""
+    prefix = "embedding_layer.token_embeddings." if config.tie_embeddings else "lm_head."
+    return {name: value for name, value in params.items() if name.startswith(prefix)}
 
 
 def forward(

@@ -15,7 +15,18 @@ from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams
 from llm_jax.kernels import Kind, Level, features
-from llm_jax.model import KVCache, Model, Params, cast_model, forward, forward_hidden, init_cache, merge, pack_model
+from llm_jax.model import (
+    KVCache,
+    Model,
+    Params,
+    Rows,
+    cast_model,
+    forward,
+    forward_hidden,
+    init_cache,
+    merge,
+    pack_model,
+)
 
 LLAMA = ModelConfig(
     vocab_size=101, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=96, max_seq_len=64,
@@ -51,9 +62,9 @@ def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: n
         config, rows = model.config, jnp.arange(len(tokens))
         _, cache = forward_hidden(config, params, tokens, cache=init_cache(config, len(tokens), tokens.shape[1]))
         assert cache is not None
-        cache = replace(cache, length_B=jnp.asarray(lengths))
         last = jnp.asarray(tokens)[rows, lengths][:, None]
-        hidden, _ = forward_hidden(config, params, last, cache=cache, live_B=jnp.asarray(active, jnp.int32))
+        held = Rows(jnp.asarray(lengths), jnp.asarray(active, jnp.int32))
+        hidden, _ = forward_hidden(config, params, last, cache=cache, rows=held)
         return merge(config, params).head(hidden[:, 0])
 
     return np.asarray(run(model.params))
@@ -89,14 +100,14 @@ def test_tokens_behind_a_cache_give_the_whole_forwards_logits(level: Level) -> N
     expected = np.asarray(whole(model.config, model.params, jnp.asarray(tokens)))
 
     @jax.jit
-    def run(params: Params, tokens: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache | None]:
-        live = jnp.full(2, tokens.shape[1])
-        hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, live_B=live)
+    def run(params: Params, tokens: jax.Array, cache: KVCache, held: int) -> tuple[jax.Array, KVCache | None]:
+        rows = Rows(jnp.full(2, held), jnp.full(2, tokens.shape[1]))
+        hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, rows=rows)
         return merge(packed.config, params).head(hidden), cache
 
     cache, start = init_cache(packed.config, 2, 20), 0
     for T in (9, 8, 1, 2):
-        logits, cache = run(packed.params, jnp.asarray(tokens[:, start : start + T]), cache)
+        logits, cache = run(packed.params, jnp.asarray(tokens[:, start : start + T]), cache, start)
         np.testing.assert_allclose(np.asarray(logits), expected[:, start : start + T], rtol=1e-4, atol=1e-5)
         start += T
 
@@ -113,7 +124,8 @@ def test_an_int8_cache_keeps_the_demo_models_perplexity(level: Level) -> None:
     def perplexity(params: Params, dtype: str) -> jax.Array:
         B, T = tokens.shape
         cache = init_cache(model.config, B, T, dtype)
-        hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, live_B=jnp.full(B, T))
+        rows = Rows(jnp.zeros(B, jnp.int32), jnp.full(B, T))
+        hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, rows=rows)
         chance = jax.nn.log_softmax(merge(model.config, params).head(hidden[:, :-1]))
         return jnp.exp(-jnp.take_along_axis(chance, tokens[:, 1:, None], axis=-1).mean())
 

@@ -37,7 +37,7 @@ struct Product {
   Floats x, y, residual;
   const uint8_t* weight;
   const float* scale;       // int8: one per packed row
-  const int32_t* column_sum;  // int8: one per packed row
+  const int32_t* column_sum;  // int8, of levels that want unsigned rows: one per packed row
   const float* bias;        // one per packed row, or null
   const float* norm_weight;
   const float* norm_bias;

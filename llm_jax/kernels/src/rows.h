@@ -209,6 +209,13 @@ void prepare(const Product& p, int64_t tile) {
   if (x != stack) delete[] x;
 }
 
+// What a level that wants unsigned rows has added to a sum.
+template <typename Traits>
+int32_t offset(const Product& p, int64_t row) {
+  if constexpr (Traits::kOffset != 0) return Traits::kOffset * p.column_sum[row];
+  return 0;
+}
+
 // Takes the sums of rows m… and panels panel… (`sums[r][panel][column]`, float32 or int32) to y.
 template <typename Traits>
 void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t panels, const void* sums,
@@ -220,7 +227,7 @@ void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t pa
       const int32_t* acc = static_cast<const int32_t*>(sums) + r * row_stride;
       const float row_scale = p.row_scale[m + r];
       for (int64_t i = 0; i < width; ++i)
-        y[i] = float(acc[i] - Traits::kOffset * p.column_sum[first + i]) * (row_scale * p.scale[first + i]);
+        y[i] = float(acc[i] - offset<Traits>(p, first + i)) * (row_scale * p.scale[first + i]);
     } else {
       std::memcpy(y, static_cast<const float*>(sums) + r * row_stride, width * sizeof(float));
     }
