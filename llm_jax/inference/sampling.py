@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.random import threefry_2x32
 
 from llm_jax.inference.request import MAX_LOGPROBS, SamplingParams
 
@@ -97,7 +98,15 @@ class Choice:
     top_logprob_BA: Array
 
 
-def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Array, is_masked: Array) -> Choice:
+def sample(
+    logits_BV: Array,
+    rows: RowSettings,
+    active_B: Array,
+    allowed_BV: Array,
+    is_masked: Array,
+    *,
+    candidates: int = 256,
+) -> Choice:
     """Chooses one token per row; the choices of rows that are not active mean nothing.
 
     What no active row asks for is not computed: an all-greedy batch pays for no filter and no noise.
@@ -107,6 +116,7 @@ def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Arr
         active_B: bool.
         allowed_BV: bool; tokens outside cannot be chosen (grammar masks).
         is_masked: bool; False says that all are allowed.
+        candidates: how many of a row's best tokens are looked at before all are.
     """
     random_B = active_B & (rows.temperature_B > 0)
     changes = is_masked | jnp.any(active_B & rows.adjusts_B)
@@ -118,7 +128,7 @@ def sample(logits_BV: Array, rows: RowSettings, active_B: Array, allowed_BV: Arr
         greedy_B = first_argmax(changed_BV)
         return jax.lax.cond(
             random_B.any(),
-            lambda: jnp.where(random_B, draw(filter_logits(changed_BV, rows), rows), greedy_B),
+            lambda: jnp.where(random_B, draw(changed_BV, rows, random_B, candidates), greedy_B),
             lambda: greedy_B,
         )
 
@@ -149,17 +159,62 @@ def adjust(logits_BV: Array, rows: RowSettings) -> Array:
     return logits_BV + rows.bias_BV
 
 
-def filter_logits(logits_BV: Array, rows: RowSettings) -> Array:
-    """Temperature, top-k, top-p, min-p: what may not be drawn becomes -inf. A greedy row is left as it is."""
-    V = logits_BV.shape[1]
+def draw(logits_BV: Array, rows: RowSettings, random_B: Array, candidates: int) -> Array:
+    """One token per row from what top-k, top-p and min-p leave of softmax(logits / temperature).
+
+    By the Gumbel-max trick (arXiv:1611.01144, section 2). Sorting 50,000 logits or making noise for all of them takes
+    milliseconds, so it is done for the best few alone where a row's filters leave no others. Which of the two
+    searches gives a row's token depends on that row alone: they round differently.
+
+    Args:
+        random_B: bool, the rows that count.
+    """
     temperature_B = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
-    logits_BV = logits_BV / temperature_B[:, None]
+    logits_BV = logits_BV / temperature_B[:, None] + 0.0  # so that zeros of both signs are equal
+    is_filtered_B = (rows.top_k_B < logits_BV.shape[1]) | (rows.top_p_B < 1) | (rows.min_p_B > 0)
+    token_B, is_drawn_B = jax.lax.cond(
+        jnp.any(random_B & is_filtered_B),
+        lambda: draw_among_best(logits_BV, rows, candidates),
+        lambda: (jnp.zeros_like(rows.drawn_B), jnp.zeros_like(random_B)),
+    )
+    is_drawn_B &= is_filtered_B
+    left_B = random_B & ~is_drawn_B
+    return jax.lax.cond(
+        left_B.any(),
+        lambda: jnp.where(is_drawn_B, token_B, draw_among_all(logits_BV, rows, left_B)),
+        lambda: token_B,
+    )
+
+
+def draw_among_best(logits_BV: Array, rows: RowSettings, candidates: int) -> tuple[Array, Array]:
+    """Tokens, and for which rows they count: those whose filters leave none but the best few."""
+    V = logits_BV.shape[1]
+    best_BC, id_BC = jax.lax.top_k(logits_BV, min(candidates, V))  # equal ones by id
+    C = best_BC.shape[1]
+    first_B1 = best_BC.max(-1, keepdims=True)  # best_BC[:, :1] would make XLA sort all logits
+    top_k_B1, top_p_B1 = rows.top_k_B[:, None], rows.top_p_B[:, None]
+    kept_BC = jnp.arange(C) < top_k_B1
+    weight_BC = jnp.where(kept_BC, jnp.exp(best_BC - first_B1), 0)
+    total_B1 = jnp.where(
+        top_k_B1 <= C, weight_BC.sum(-1, keepdims=True), jnp.exp(logits_BV - first_B1).sum(-1, keepdims=True)
+    )
+    before_BC = jnp.pad(jnp.cumsum(weight_BC, axis=1), ((0, 0), (1, 0)))[:, :-1]
+    kept_BC &= (before_BC < top_p_B1 * total_B1) | (top_p_B1 >= 1)
+    kept_BC &= best_BC >= first_B1 + jnp.log(rows.min_p_B)[:, None]  # log 0 = -inf: off
+    noisy_BC = jnp.where(kept_BC, best_BC + noise(rows, id_BC), -jnp.inf)
+    token_B = jnp.where(noisy_BC == noisy_BC.max(-1, keepdims=True), id_BC, V - 1).min(-1)
+    return token_B, (rows.top_k_B <= C) | ((rows.top_k_B == V) & ~kept_BC.all(-1))
+
+
+def draw_among_all(logits_BV: Array, rows: RowSettings, left_B: Array) -> Array:
+    """Tokens of the rows `left_B`, whatever their filters."""
+    V = logits_BV.shape[1]
 
     def keep(weight_BV: Array, target_B: Array, is_on_B: Array) -> Array:
         kept_BV = most_likely(logits_BV, weight_BV, jnp.where(is_on_B, target_B, 0.0))
         return jnp.where(kept_BV | ~is_on_B[:, None], logits_BV, -jnp.inf)
 
-    wants_k_B, wants_p_B = rows.top_k_B < V, rows.top_p_B < 1
+    wants_k_B, wants_p_B = left_B & (rows.top_k_B < V), left_B & (rows.top_p_B < 1)
     logits_BV = jax.lax.cond(
         wants_k_B.any(),
         lambda: keep(jnp.ones_like(logits_BV), rows.top_k_B.astype(jnp.float32), wants_k_B),
@@ -171,44 +226,19 @@ def filter_logits(logits_BV: Array, rows: RowSettings) -> Array:
         lambda: logits_BV,
     )
     floor_B1 = logits_BV.max(-1, keepdims=True) + jnp.log(rows.min_p_B)[:, None]  # log 0 = -inf: off
-    return jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
+    noise_BV = noise(rows, jnp.broadcast_to(jnp.arange(V, dtype=jnp.int32), logits_BV.shape))
+    return first_argmax(jnp.where(logits_BV >= floor_B1, logits_BV + noise_BV, -jnp.inf))
 
 
-def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array, *, candidates: int = 256) -> Array:
+def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
     """The shortest run of tokens, best logit first and equal logits by id, whose weights reach the target.
 
-    With weights of one and target k this is top-k; with probabilities and p, top-p. Sorting 50,000 logits takes
-    12 to 34 ms on a CPU, the best few hundred a fraction of one. Where those do not reach, `_end_of_run` searches.
-
-    Args:
-        candidates: how many of the best to look at first.
+    With weights of one and target k this is top-k; with probabilities and p, top-p. The end of the run is found bit
+    by bit: first its least logit (32 passes over the bits of an order-preserving integer), then the last id among
+    those that equal it.
 
     Returns:
         bool [B, V].
-    """
-    V = logits_BV.shape[1]
-    logits_BV = logits_BV + 0.0  # so that zeros of both signs are equal
-    best_BC, id_BC = jax.lax.top_k(logits_BV, min(candidates, V))  # equal ones by id
-    reached_BC = jnp.cumsum(jnp.take_along_axis(weight_BV, id_BC, 1), axis=1)
-    last_B1 = (reached_BC < target_B[:, None]).sum(1, keepdims=True)
-    among_best = jnp.take_along_axis(best_BC, last_B1, 1)[:, 0], jnp.take_along_axis(id_BC, last_B1, 1)[:, 0]
-    is_among_B = reached_BC[:, -1] >= target_B
-
-    def search() -> tuple[Array, Array]:
-        # Only for the rows that need it: the two ways round differently, and a row must not depend on its mates.
-        found = _end_of_run(logits_BV, weight_BV, target_B)
-        return jnp.where(is_among_B, among_best[0], found[0]), jnp.where(is_among_B, among_best[1], found[1])
-
-    least_B, last_B = jax.lax.cond(is_among_B.all(), lambda: among_best, search)
-    is_before = jnp.arange(V, dtype=jnp.int32) <= last_B[:, None]
-    return (logits_BV > least_B[:, None]) | ((logits_BV == least_B[:, None]) & is_before)
-
-
-def _end_of_run(logits_BV: Array, weight_BV: Array, target_B: Array) -> tuple[Array, Array]:
-    """The logit and the id of the last token of `most_likely`'s run.
-
-    Found bit by bit: first the least logit that belongs to the run (32 passes over the bits of an order-preserving
-    integer), then the last id among those that equal it.
     """
     order_BV = _ordered_bits(logits_BV)
 
@@ -232,17 +262,21 @@ def _end_of_run(logits_BV: Array, weight_BV: Array, target_B: Array) -> tuple[Ar
         return jnp.where(heavy_enough(above_BV | (equal_BV & (id_V < trial_B[:, None]))), below_B, trial_B)
 
     last_B = jax.lax.fori_loop(0, bits, id_bit, jnp.zeros(logits_BV.shape[0], jnp.int32))
-    return jnp.where(equal_BV, logits_BV, -jnp.inf).max(-1), last_B
+    return above_BV | (equal_BV & (id_V <= last_B[:, None]))
 
 
-def draw(logits_BV: Array, rows: RowSettings) -> Array:
-    """One token per row from softmax(logits), by the Gumbel-max trick (arXiv:1611.01144, section 2)."""
+def noise(rows: RowSettings, id_BC: Array) -> Array:
+    """Gumbel noise for these tokens: a hash of the row's seed, of how many it has drawn, and of the token's id."""
 
-    def noise(seed_2: Array, drawn: Array) -> Array:
+    def bits(seed_2: Array, drawn: Array, id_C: Array) -> Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(seed_2, impl="threefry2x32"), drawn)
-        return jax.random.gumbel(key, logits_BV.shape[1:])
+        counts = jnp.concatenate([jnp.zeros_like(id_C), id_C]).astype(jnp.uint32)
+        high_C, low_C = jnp.split(threefry_2x32(jax.random.key_data(key), counts), 2)
+        return high_C ^ low_C
 
-    return first_argmax(logits_BV + jax.vmap(noise)(rows.seed_B2, rows.drawn_B))
+    bits_BC = jax.vmap(bits)(rows.seed_B2, rows.drawn_B, id_BC)
+    one_to_two_BC = jax.lax.bitcast_convert_type(bits_BC >> 9 | jnp.uint32(0x3F800000), jnp.float32)
+    return -jnp.log(-jnp.log(jnp.maximum(one_to_two_BC - 1, jnp.finfo(jnp.float32).tiny)))
 
 
 def first_argmax(x_BV: Array, *, window: int = 256) -> Array:

@@ -17,12 +17,15 @@ DRAWS = 8192
 LOGITS = np.random.default_rng(0).normal(0, 2, V).astype(np.float32)
 PROMPT, GENERATED = (3, 4, 4), (5, 5, 6)
 
-note, _sample = jax.jit(count), jax.jit(sample)
+note, _sample = jax.jit(count), jax.jit(sample, static_argnames="candidates")
 
 
-def run(logits: np.ndarray, rows: RowSettings, active: np.ndarray, allowed: np.ndarray | None = None) -> Choice:
+def run(
+    logits: np.ndarray, rows: RowSettings, active: np.ndarray, allowed: np.ndarray | None = None, candidates: int = V
+) -> Choice:
+    is_masked = allowed is not None
     everything = np.ones(logits.shape, bool)
-    return _sample(logits, rows, active, everything if allowed is None else allowed, allowed is not None)
+    return _sample(logits, rows, active, allowed if is_masked else everything, is_masked, candidates=candidates)
 
 
 def batch(rows: list[RowSettings]) -> RowSettings:
@@ -71,7 +74,8 @@ def exact_distribution(sampling: SamplingParams) -> np.ndarray:
     ],
     ids=str,
 )  # fmt: skip
-def test_frequencies_match_the_exact_distribution(settings: dict) -> None:
+@pytest.mark.parametrize("candidates", [4, V])
+def test_frequencies_match_the_exact_distribution(settings: dict, candidates: int) -> None:
     """One draw from each of many seeds; the test's false alarm rate is one in ten thousand, with fixed seeds."""
     sampling = SamplingParams(**settings)
     one = row_settings(sampling, PROMPT, 0, V)
@@ -81,7 +85,7 @@ def test_frequencies_match_the_exact_distribution(settings: dict) -> None:
     values = {f.name: getattr(rows, f.name) for f in fields(rows)}
     values["seed_B2"] = jnp.stack([jnp.zeros(DRAWS, jnp.uint32), jnp.arange(DRAWS, dtype=jnp.uint32)], axis=1)
     values["count_BV"] = jnp.tile(counts, (DRAWS, 1))
-    choice = run(jnp.tile(LOGITS, (DRAWS, 1)), RowSettings(**values), jnp.ones(DRAWS, bool))
+    choice = run(jnp.tile(LOGITS, (DRAWS, 1)), RowSettings(**values), jnp.ones(DRAWS, bool), candidates=candidates)
     observed = np.bincount(np.asarray(choice.token_B), minlength=V)
     expected = exact_distribution(sampling) * DRAWS
     assert observed[expected == 0].sum() == 0
@@ -107,31 +111,40 @@ def test_one_seed_over_many_steps_is_a_fair_sequence_too() -> None:
     assert abs(np.corrcoef(lag[:-1], lag[1:])[0, 1]) < 0.08  # consecutive draws are not correlated
 
 
-@pytest.mark.parametrize("candidates", [4, V])
 @pytest.mark.parametrize("k", [1, 2, 7, V])
-def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int, candidates: int) -> None:
-    """Among the candidates, and where these do not suffice."""
+def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int) -> None:
     rng = np.random.default_rng(k)
     logits = rng.integers(-2, 3, (50, V)).astype(np.float32)  # many ties; zeros of both signs
     logits[logits == 0] *= rng.choice([-1.0, 1.0], (logits == 0).sum())
-    target = jnp.full(50, float(k))
-    kept = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), target, candidates=candidates))
+    kept = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), jnp.full(50, float(k))))
     for row, mask in zip(logits, kept, strict=True):
         assert set(np.flatnonzero(mask)) == set(np.argsort(-row, kind="stable")[:k])
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 3}, {"top_k": 9}, {"top_p": 0.6}, {"min_p": 0.2}, {}], ids=str)
+def test_the_tokens_are_the_same_however_few_are_looked_at_first(settings: dict) -> None:
+    """Also among equal logits, of which top-k cuts some off. Rounding decides nothing here."""
+    rng = np.random.default_rng(3)
+    logits = np.concatenate([rng.normal(0, 2, (300, V)), rng.integers(-2, 3, (300, V))]).astype(np.float32)
+    if "top_p" in settings:
+        logits = logits[:300]
+    rows = batch([row_settings(SamplingParams(**settings), (), i, V) for i in range(len(logits))])
+    few, all_of_them = (run(logits, rows, np.ones(len(logits), bool), candidates=n).token_B for n in (4, V))
+    np.testing.assert_array_equal(few, all_of_them)
+
+
 def test_a_run_ends_alike_beside_a_row_whose_own_run_is_long() -> None:
-    """Where rounding decides: the target is a sum of the best probabilities, as one of the two searches adds them."""
-    logits = jnp.asarray(3 * np.random.default_rng(0).standard_normal((64, 600)), jnp.float32)
-    weights = jax.nn.softmax(logits)
-    targets = jnp.cumsum(jax.lax.top_k(weights, 40)[0], axis=1)[:, -1]
-    flat = jnp.zeros((1, 600))
-    beside = most_likely(
-        jnp.concatenate([logits, flat]),
-        jnp.concatenate([weights, jax.nn.softmax(flat)]),
-        jnp.append(targets, jnp.float32(0.9)),
-    )
-    np.testing.assert_array_equal(beside[:64], most_likely(logits, weights, targets))
+    """Where rounding decides: each p is a sum of the best probabilities."""
+    logits = np.random.default_rng(0).standard_normal((64, V)).astype(np.float32)
+    best_first = -np.sort(-np.asarray(jax.nn.softmax(logits)), axis=1)
+    ends = np.cumsum(best_first, axis=1)[:, 4].tolist()
+    for attempt in range(20):
+        rows = [row_settings(SamplingParams(top_p=p), (), 64 * attempt + i, V) for i, p in enumerate(ends)]
+        long = row_settings(SamplingParams(top_p=0.99), (), 0, V)
+        alone = run(logits, batch(rows), np.ones(64, bool), candidates=12).token_B
+        flat = np.zeros((1, V), np.float32)
+        beside = run(np.concatenate([logits, flat]), batch([*rows, long]), np.ones(65, bool), candidates=12).token_B
+        np.testing.assert_array_equal(beside[:64], alone)
 
 
 def test_temperature_zero_equals_top_k_one_also_among_equals() -> None:
