@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 SCALE_BYTES = 4
-CHUNK = 64  # keys, as in src/attend.h
+CHUNK = 64  # keys, as in src/cache.h
 NEVER = 1 << 30  # a position that no query reaches
 
 

@@ -1,7 +1,7 @@
-// AMX tiles for bfloat16 and int8 (Sapphire Rapids and later); float32 and attention stay with AVX-512.
+// AMX tiles for bfloat16 and int8 (Sapphire Rapids and later); the rest stays with AVX-512.
 #include <immintrin.h>
 
-#include "rows.h"
+#include "attend_amx.h"
 
 namespace llm {
 namespace {
@@ -24,17 +24,8 @@ struct Traits {
 // Registers 0-3 hold sums, 4-5 rows, 6-7 weights. `rows` of the first two kinds, so that a lone row costs a
 // sixteenth of a tile's time.
 void configure(int rows) {
-  struct alignas(64) {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t columns[16] = {};
-    uint8_t rows[16] = {};
-  } config;
-  for (int t = 0; t < 8; ++t) {
-    config.columns[t] = 64;
-    config.rows[t] = t < 6 ? rows : 16;
-  }
-  asm volatile("" ::: "memory");  // gcc takes the instruction to read the first eight bytes only
-  _tile_loadconfig(&config);
+  const Shape few{rows, 64}, all{16, 64};
+  configure({few, few, few, few, few, few, all, all});
 }
 
 void clear() {
@@ -138,14 +129,13 @@ void multiply_any(const Product& p, int64_t panel, int64_t count) {
   }
 }
 
-void write(const Attention& a, int64_t row, int64_t kv_head) { kAvx512.write(a, row, kv_head); }
-
-void attend(const Attention& a, int64_t row, int64_t kv_head, int64_t first, int64_t count) {
-  kAvx512.attend(a, row, kv_head, first, count);
+void attend_any(const Attention& a, int64_t row, int64_t kv_head, int64_t first, int64_t count) {
+  const bool fits = a.keys.kind == kBFloat16 && a.H % kDeep == 0;
+  fits ? attend(a, row, kv_head, first, count) : kAvx512.attend(a, row, kv_head, first, count);
 }
 
 }  // namespace
 
-extern const Level kAmx = {prepare_any, multiply_any, write, attend};
+extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any};
 
 }  // namespace llm

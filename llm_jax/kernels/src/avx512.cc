@@ -91,6 +91,6 @@ struct Traits {
 
 }  // namespace
 
-extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>, write<Lanes>, attend<Lanes>};
+extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>, write_any, attend<Lanes>};
 
 }  // namespace llm

@@ -16,7 +16,7 @@ enum Activation : int64_t { kNone, kSilu, kGeluTanh, kGelu, kRelu, kRelu2, kTanh
 enum Norm : int64_t { kNoNorm = 0, kRms = 1, kLayer = 2 };
 
 constexpr int kTile = 16;  // rows of a tile
-constexpr int64_t kQueryRows = 32;  // queries that share one pass over the cache
+constexpr int64_t kQueryRows = 64;  // queries that share one pass over the cache
 
 // A pointer to float32 or bfloat16 values.
 struct Floats {
@@ -58,7 +58,7 @@ struct Attention {
   int64_t longest;  // no row has more new tokens
   int64_t window;  // 0: none
   int64_t rotary;  // rotated dimensions / 2; 0: none
-  float scale, softcap;  // softcap 0: none
+  float scale, softcap;  // scale above 0; softcap 0: none
   Floats qkv, out;  // [tokens, N + 2K, H], [tokens, N, H]
   Cache keys, values;  // from the first row that takes part
   const int32_t *starts, *lengths, *live;  // [B + 1], [B], [B]

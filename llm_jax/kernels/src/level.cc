@@ -29,7 +29,7 @@ extern "C" int64_t llm_level() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
   if (!avx512) return kLevelAvx2;
-  return tiles_permitted() ? kLevelAmx : kLevelAvx512;
+  return __builtin_cpu_supports("avx512bf16") && tiles_permitted() ? kLevelAmx : kLevelAvx512;
 }
 
 // Asks Linux to back whole 2 MB stretches of a buffer with huge pages now (MADV_COLLAPSE, Linux 6.1): a tenth more
