@@ -2,19 +2,21 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 
-PATIENCE = 2.2  # a step that carries a prompt may take this many plain ones, so that a stream's gap stays under three
-WEIGHT = 0.05  # of a slower run
+PATIENCE = 2.0  # a step that carries a prompt may take this many plain ones, so that a stream's gap stays under three
+FASTER, SLOWER = 0.5, 0.2  # what a faster or a slower run weighs beside what is known
+HICCUP = 2.0  # a run that took more than this many usual times counts as this many
 
 
 class Pace:
-    """Each program's usual seconds: falls to a faster run at once, rises slowly, so that one hiccup counts little."""
+    """Each program's usual seconds: a moving average, in which one hiccup counts little."""
 
     def __init__(self) -> None:
         self._seconds: dict[Hashable, float] = {}
 
     def note(self, program: Hashable, seconds: float) -> None:
         known = self._seconds.get(program, seconds)
-        self._seconds[program] = min(seconds, known + WEIGHT * (seconds - known))
+        change = min(seconds, HICCUP * known) - known
+        self._seconds[program] = known + (FASTER if change < 0 else SLOWER) * change
 
     def room(self, steps: Mapping[int, Sequence[Hashable]], plain: Sequence[Hashable], wanted: int) -> int:
         """How many tokens of prompts a step should carry: of what streams have patience for, the best rate.

@@ -106,11 +106,13 @@ def test_where_no_time_is_known_one_program_holds_the_prompt() -> None:
     assert [Pace().room(steps, [], wanted) for wanted in (3, 9, 65, 999)] == [8, 64, 256, 256]
 
 
-def test_one_slow_run_counts_little_and_a_faster_one_at_once() -> None:
+def test_one_slow_run_counts_little_and_many_count() -> None:
     pace = Pace()
     steps = {8: [8], 64: [64]}
-    for program, seconds in ((8, 1.0), (64, 4.0), (64, 40.0)):
-        pace.note(program, seconds)
+    pace.note(8, 1.0)
+    for seconds in (5.0, 500.0):
+        pace.note(64, seconds)
     assert pace.room(steps, [], wanted=64) == 64
-    pace.note(8, 0.1)
+    for _ in range(10):
+        pace.note(64, 9.0)
     assert pace.room(steps, [], wanted=64) == 8
