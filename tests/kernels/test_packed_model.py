@@ -13,7 +13,7 @@ import pytest
 from llm_jax import demo
 from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
-from llm_jax.inference import Engine, Request, SamplingParams
+from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.kernels import Kind, Level, features
 from llm_jax.model import (
     KVCache,
@@ -158,13 +158,14 @@ def test_tokens_do_not_depend_on_batch_mates() -> None:
     engine = Engine(plain("llama"), max_batch=3, dtype="int8")
     sampling = SamplingParams(temperature=1.0, max_new_tokens=12, seed=5)
 
+    def hear(out: list[int], event: TokenEvent | Exception) -> None:
+        assert isinstance(event, TokenEvent)
+        out.append(event.token)
+
     def run(*prompts: tuple[int, ...]) -> list[list[int]]:
         made: list[list[int]] = [[] for _ in prompts]
         for prompt, out in zip(prompts, made, strict=True):
-            engine.submit(
-                Request(prompt_ids=prompt, sampling=sampling),
-                lambda event, out=out: out.append(event.token),  # type: ignore[misc]
-            )
+            engine.submit(Request(prompt_ids=prompt, sampling=sampling), partial(hear, out))
         while engine.step():
             pass
         return made

@@ -214,7 +214,7 @@ def test_it_will_not_start_without_the_tokenizer(reciter: Path, tmp_path: Path) 
 
 def test_it_will_not_start_on_a_device_that_is_not_there(reciter: Path) -> None:
     if "cuda" in {device.platform for device in jax.devices()} | {jax.default_backend()}:
-        pytest.skip("there is one here")
+        pytest.skip("this machine has a GPU that JAX can use")
     message = refusal_to_start("--model-path", str(reciter), "--device", "cuda")
     assert "'cuda'" in message
     assert "DEVICE=cpu" in message
