@@ -1,7 +1,6 @@
 """A conversation on the terminal."""
 
 import sys
-from collections.abc import Iterator
 
 import click
 
@@ -16,42 +15,30 @@ def talk(conversation: Conversation) -> None:
     import readline  # noqa: F401 (line editing and history for input())
 
     click.secho(HELP, dim=True, err=True)
-    for message in _messages():
-        if message in ("/exit", "/quit"):
-            return
-        if message == "/clear":
-            conversation.clear()
-        elif message.startswith("/"):
-            click.secho(HELP, dim=True, err=True)
-        else:
-            _answer(conversation, message)
-
-
-def _answer(conversation: Conversation, message: str) -> None:
-    try:
-        for piece in conversation.answer(message):
-            click.echo(piece.text, nl=False)
-    except KeyboardInterrupt:
-        pass
-    except LLMError as error:
-        click.secho(str(error), fg="red", err=True)
-        return
-    click.echo()
-
-
-def _messages() -> Iterator[str]:
-    """Messages of one or more lines, blank ones left out."""
     while True:
         try:
             message = _read_message().strip()
+            if message in ("/exit", "/quit"):
+                return
+            _answer(conversation, message)
         except KeyboardInterrupt:
             click.echo()
         except EOFError:
             click.echo()
             return
-        else:
-            if message:
-                yield message
+        except LLMError as error:
+            click.secho(str(error), fg="red", err=True)
+
+
+def _answer(conversation: Conversation, message: str) -> None:
+    if message == "/clear":
+        conversation.clear()
+    elif message.startswith("/"):
+        click.secho(HELP, dim=True, err=True)
+    elif message:
+        for piece in conversation.answer(message):
+            click.echo(piece.text, nl=False)
+        click.echo()
 
 
 def _read_message() -> str:

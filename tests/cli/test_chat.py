@@ -29,21 +29,24 @@ TIMEOUT = 60
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose tokenizer knows the default chat format."""
-    tokenizer = CharacterTokenizer([ALPHABET])
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=1, num_heads=2, max_seq_len=128,
-        positions="rotary",
-    )  # fmt: skip
+    """A model of few tokens' context, on disk."""
     path = tmp_path_factory.mktemp("models") / "talker"
-    model = Model.init(config, seed=3)
-    # Larger than at initialisation, so that what it answers depends on what it was told.
-    save_model(path, Model(config, {name: 8 * array for name, array in model.params.items()}), tokenizer)
+    save_model(path, random_model(hidden_size=16, num_layers=1, max_seq_len=128), CharacterTokenizer([ALPHABET]))
     return path
 
 
-def conversation(talker: Path, system: str | None = None, count: int = 6) -> Conversation:
-    loaded = load_model(talker)
+def random_model(*, hidden_size: int, num_layers: int, max_seq_len: int) -> Model:
+    """A model whose tokenizer knows the default chat format."""
+    config = ModelConfig(
+        vocab_size=CharacterTokenizer([ALPHABET]).vocab_size, hidden_size=hidden_size, num_layers=num_layers,
+        num_heads=2, max_seq_len=max_seq_len, positions="rotary",
+    )  # fmt: skip
+    # Larger than at initialisation, so that what it answers depends on what it was told.
+    return Model(config, {name: 8 * array for name, array in Model.init(config, seed=3).params.items()})
+
+
+def conversation(path: Path, system: str | None = None, count: int = 6) -> Conversation:
+    loaded = load_model(path)
     assert loaded.tokenizer is not None
     sampling = SamplingParams(max_new_tokens=count, temperature=0.0)
     return Conversation(loaded.model, loaded.tokenizer, sampling, system=system)
@@ -69,10 +72,7 @@ def test_an_answer_continues_the_rendered_messages(talker: Path) -> None:
 
 def test_a_turn_computes_what_is_new_and_says_what_a_fresh_engine_says() -> None:
     tokenizer = CharacterTokenizer([ALPHABET])
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=32, num_layers=2, num_heads=2, max_seq_len=1024, positions="rotary"
-    )
-    model = Model(config, {name: 8 * array for name, array in Model.init(config, seed=3).params.items()})
+    model = random_model(hidden_size=32, num_layers=2, max_seq_len=1024)
     chat = Conversation(model, tokenizer, SamplingParams(max_new_tokens=6, seed=5))
     before, hits, kept = chat.engine, 0, 0
     engines = set()
@@ -130,12 +130,16 @@ def test_mistakes_are_explained(call: Call, talker: Path) -> None:
 class Terminal:
     """`llm-generate --chat` on a pseudo-terminal of its own, at its first prompt."""
 
-    # Forking this process, as pexpect.spawn does, is not safe beside JAX's threads; so the child takes the terminal.
-    CODE = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from cli.generate import main; main()"
+    # Forking this process, as pexpect.spawn does, is not safe beside JAX's threads; so the child takes the terminal,
+    # and listens to interrupts also where the suite runs in the background, which ignores them.
+    CODE = (
+        "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); from cli.generate import main; main()"
+    )
 
-    def __init__(self, talker: Path, *options: str, count: int = 6) -> None:
+    def __init__(self, model: Path, *options: str, count: int = 6) -> None:
         ours, theirs = pty.openpty()
-        arguments = ["--model", str(talker), "--chat", "--temperature", "0", "--max-new-tokens", str(count), *options]
+        arguments = ["--model", str(model), "--chat", "--temperature", "0", "--max-new-tokens", str(count), *options]
         self.process = subprocess.Popen(
             [sys.executable, "-c", self.CODE, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
             start_new_session=True, env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
@@ -203,15 +207,26 @@ def test_mistakes_and_interruptions_do_not_end_it(talker: Path) -> None:
     assert terminal.close() == 0
 
 
-def test_an_interrupted_answer_ends_and_the_talk_goes_on(talker: Path) -> None:
-    terminal = Terminal(talker, count=110)
-    terminal.press("hi\n")
-    terminal.wait_for("hi\r*\n")
-    terminal.wait_for("[a-zA-Z]")  # the answer has begun
-    terminal.press(CTRL_C)
-    terminal.expect("\n> ")
+def test_an_interrupted_answer_ends_and_the_talk_goes_on(tmp_path: Path) -> None:
+    path, count = tmp_path / "model", 8000  # seconds of writing: the interrupt comes long before its end
+    save_model(path, random_model(hidden_size=64, num_layers=4, max_seq_len=8192), CharacterTokenizer([ALPHABET]))
+    terminal = Terminal(path, count=count)
+    answers = []
+    for _ in range(2):
+        terminal.press("hi\n")
+        terminal.wait_for("hi\r*\n")
+        terminal.wait_for("(?=[a-zA-Z])")  # the answer has begun
+        terminal.press(CTRL_C)
+        begun, echo, _ = terminal.expect("\n> ").partition("^C")
+        assert echo
+        answers.append(begun)
+        terminal.say("/clear")
     terminal.press("/exit\n")
     assert terminal.close() == 0
+    whole = said(conversation(path, count=100), "hi")
+    for answer in answers:
+        assert answer
+        assert answer[:100] == whole[: len(answer)]
 
 
 def test_it_needs_no_server_libraries(talker: Path) -> None:

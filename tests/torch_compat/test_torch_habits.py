@@ -229,7 +229,7 @@ def test_a_device_that_jax_does_not_have_is_named() -> None:
     """As on a machine with a graphics card where JAX is installed for the CPU alone."""
     there = types.SimpleNamespace(dtype=torch.float32, is_meta=False, device=torch.device("xpu:0"))
     with pytest.raises(RuntimeError, match=r"the model would be on xpu:0, where JAX cannot compute.*Keep the model"):
-        check_computable("the model", there)  # type: ignore[arg-type]
+        check_computable("the model", there)  # type: ignore[arg-type]  # no such tensor can be made here
 
 
 def test_a_model_may_wait_on_the_meta_device() -> None:
