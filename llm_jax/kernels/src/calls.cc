@@ -58,13 +58,10 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   } else {
     parallel(pool, row_tiles, [&](int64_t tile) { run.prepare(p, tile); });
   }
-  // Pieces of whole groups of panels: enough of them that no thread waits long for another.
-  constexpr int64_t kGroup = 4;
-  const int64_t groups = (p.panels + kGroup - 1) / kGroup, wanted = 4 * pool.num_threads();
-  const int64_t size = (groups + wanted - 1) / wanted * kGroup;
-  parallel(pool, (p.panels + size - 1) / size, [&](int64_t piece) {
-    const int64_t first = piece * size;
-    run.multiply(p, first, first + size < p.panels ? size : p.panels - first);
+  constexpr int64_t kGroup = 4;  // panels of a piece
+  parallel(pool, (p.panels + kGroup - 1) / kGroup, [&](int64_t piece) {
+    const int64_t first = piece * kGroup;
+    run.multiply(p, first, first + kGroup < p.panels ? kGroup : p.panels - first);
   });
   return ffi::Error::Success();
 }
