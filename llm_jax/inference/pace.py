@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 
-PATIENCE = 2.0  # a step that carries a prompt may take this many plain ones, so that a stream's gap stays under three
+PATIENCE = 1.7  # a step that carries a prompt may take this many plain ones, so that a stream's gap stays under three
 FASTER, SLOWER = 0.5, 0.2  # what a faster or a slower run weighs beside what is known
 HICCUP = 2.0  # a run that took more than this many usual times counts as this many
 
