@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from jax.sharding import Mesh
+
 from llm_jax.checkpoint import LoadedModel
 from llm_jax.errors import LLMError, RequestError, TokenizerError
 from llm_jax.inference import (
@@ -27,7 +29,9 @@ from server.settings import Settings
 class AsyncEngine:
     """An Engine in its thread, used from the event loop."""
 
-    def __init__(self, loaded: LoadedModel, tokenizer: Tokenizer, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, loaded: LoadedModel, tokenizer: Tokenizer, settings: Settings, metrics: Metrics, mesh: Mesh | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.chat_format = ChatFormat.of(tokenizer)
         # The plain weights can go once the engine has packed its own.
@@ -36,6 +40,7 @@ class AsyncEngine:
         self._engine = Engine(
             loaded.model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=settings.dtype,
             kv_dtype=settings.kv_dtype, prefix_tokens=settings.prefix_cache, speculate=settings.speculate,
+            mesh=mesh,
         )  # fmt: skip
         self._places = settings.max_batch + settings.max_queue
         self._deadlines = Deadlines(

@@ -24,20 +24,22 @@ def load_engine(settings: Settings, metrics: Metrics) -> "AsyncEngine":
     """Loads the model, compiles what requests need and starts the engine's thread.
 
     Raises:
-        ConfigError: the device that is asked for is not there.
+        ConfigError: a device that is asked for is not there.
         CheckpointError: there is no model at the path, or it has no tokenizer.
     """
     _keep_compiled_programs()
     device = _choose_device(settings)
     from llm_jax.checkpoint import load_model
+    from llm_jax.model import tensor_parallel_mesh
     from server.async_engine import AsyncEngine
 
+    mesh = tensor_parallel_mesh(settings.tensor_parallel) if settings.tensor_parallel > 1 else None
     path = settings.model_path or _demo_path()
-    loaded = load_model(path)
+    loaded = load_model(path, mesh=mesh)
     log.info("loaded", path=str(loaded.path), device=device, parameters=_count(loaded.model))
     if loaded.tokenizer is None:
         raise CheckpointError(f"{path} has no tokenizer; put its tokenizer.json beside the weights.")
-    engine = AsyncEngine(loaded, loaded.tokenizer, settings, metrics)
+    engine = AsyncEngine(loaded, loaded.tokenizer, settings, metrics, mesh)
     engine.start()
     return engine
 

@@ -33,6 +33,9 @@ class Settings:
     kv_dtype: Literal["float32", "bfloat16", "int8"] | None = setting(
         None, "Model", "What keys and values are cached in. Unset: float32 with float32 weights, else bfloat16."
     )
+    tensor_parallel: Annotated[int, Ge(1)] = setting(
+        1, "Model", "Devices to spread the model over, where it is too large for one."
+    )
     max_model_len: Annotated[int, Ge(2)] | None = setting(
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
     )

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 
 from llm_jax.checkpoint.directory import CONFIG, GENERATION, read_architecture, read_json
 from llm_jax.checkpoint.documented import advice, check_positions, decoder_kwargs_to_config
@@ -20,7 +23,7 @@ from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.checkpoint.weight_files import open_safetensors, open_weights
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError
-from llm_jax.model import Model
+from llm_jax.model import Model, param_sharding
 from llm_jax.tokenizers import Tokenizer, load_tokenizer
 
 ARGUMENTS = "model.json"  # beside a torch file: the keyword arguments of its DecoderModel
@@ -41,7 +44,7 @@ class LoadedModel:
     path: Path
 
 
-def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None) -> LoadedModel:
+def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None) -> LoadedModel:
     """The model at a path, which may be
 
     - a model directory (ours or Hugging Face's: config.json with safetensors or pytorch_model.bin);
@@ -51,14 +54,23 @@ def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None) -> Loa
 
     Args:
         dtype: cast the parameters; as stored unless given (float64 becomes float32).
+        mesh: spread them over these devices (`tensor_parallel_mesh`); none of them ever holds a whole matrix.
 
     Raises:
         CheckpointError: nothing is there, it is damaged, or its parts contradict each other.
         TokenizerError: the tokenizer beside the weights is damaged.
     """
     stored = open_model(path)
-    # Copied, because files are mapped: whoever overwrites one must not change this model.
-    params = {name: jnp.array(np.asarray(stored.params.pop(name)), dtype) for name in list(stored.params)}
+
+    def read(name: str) -> Array:
+        value = np.asarray(stored.params.pop(name))
+        # Copied, because files are mapped: whoever overwrites one must not change this model.
+        if mesh is None:
+            return jnp.array(value, dtype)
+        place = param_sharding(stored.config, name, value.shape, mesh)
+        return jax.device_put(np.array(value, dtype or value.dtype), place)
+
+    params = {name: read(name) for name in list(stored.params)}
     return LoadedModel(Model(stored.config, params), stored.tokenizer, stored.generation, stored.path)
 
 

@@ -5,7 +5,6 @@ Its parts: `Scheduler` says who has a row, `Runner` holds what lies on the devic
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from jax.sharding import Mesh
 
@@ -18,7 +17,7 @@ from llm_jax.inference.scheduler import Job, Scheduler
 from llm_jax.inference.stats import EngineStats
 from llm_jax.inference.stepper import Stepper
 from llm_jax.kernels import Kind, PackedMatrix, has_native_attention
-from llm_jax.model import Model, cast_model, shard_params
+from llm_jax.model import Model, cast_model
 
 
 class Engine:
@@ -53,9 +52,7 @@ class Engine:
         speculate: bool = True,
         mesh: Mesh | None = None,
     ) -> None:
-        model, compute_dtype = cast_model(model, dtype, packed=False if mesh is not None else None)
-        if mesh is not None:
-            model = replace(model, params=shard_params(model.config, model.params, mesh))
+        model, compute_dtype = cast_model(model, dtype, mesh=mesh)
         self.config = model.config
         self.max_batch = max_batch
         self.max_len = min(max_len or model.config.max_seq_len, model.config.max_seq_len)

@@ -10,27 +10,28 @@ from llm_jax.errors import ConfigError
 GB = 1e9
 
 
-def check_room(shapes: Any, what: str, remedy: str) -> None:
+def check_room(shapes: Any, what: str, remedy: str, *, devices: int = 1) -> None:
     """Refuses arrays that memory has no room for. Silent where nobody says how much is free.
 
     Args:
         shapes: a tree of arrays or their shapes.
         what, remedy: for the message.
+        devices: how many share them.
 
     Raises:
         ConfigError: they do not fit.
     """
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    free = _free_bytes()
+    free = _free_bytes(devices)
     if free is not None and needed > free:
         raise ConfigError(f"{what} takes {needed / GB:.1f} GB, and {free / GB:.1f} GB of memory are free; {remedy}.")
 
 
-def _free_bytes() -> int | None:
+def _free_bytes(devices: int) -> int | None:
     device = jax.devices()[0]
     stats = device.memory_stats()
     if stats is not None and "bytes_limit" in stats:
-        return len(jax.devices()) * int(stats["bytes_limit"] - stats["bytes_in_use"])
+        return devices * int(stats["bytes_limit"] - stats["bytes_in_use"])
     if device.platform != "cpu":
         return None
     try:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
 from llm_jax.inference.programs import put, take
-from llm_jax.model import KVCache, init_cache
+from llm_jax.model import KVCache, constrain_cache
 
 BLOCK = 64  # tokens
 
@@ -40,16 +40,21 @@ def block_keys(prompt_ids: tuple[int, ...], salt: str) -> list[bytes]:
 class PrefixCache:
     """A pool of blocks; the one that was not used for longest makes room.
 
+    Args:
+        pool: room for the blocks, one in each row. It is donated.
+        mesh: the devices that it is spread over, where these are several.
+
     Attributes:
         blocks: how many there is room for.
         free: places that hold nothing yet.
     """
 
-    def __init__(self, config: ModelConfig, blocks: int, dtype: str, mesh: Mesh | None = None) -> None:
-        self.blocks = blocks
-        self._mesh = mesh
-        self.free = list(reversed(range(blocks)))
-        self._pool = init_cache(config, blocks, BLOCK, dtype)
+    def __init__(self, pool: KVCache, config: ModelConfig, mesh: Mesh | None = None) -> None:
+        self.blocks = len(pool.length_B)
+        self.free = list(reversed(range(self.blocks)))
+        self._pool = pool
+        self._load_block = partial(_load_block, config=config, mesh=mesh)
+        self._save_block = partial(_save_block, config=config, mesh=mesh)
         self._place: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
 
     @property
@@ -63,7 +68,7 @@ class PrefixCache:
                 return cache, index * BLOCK
             self._place.move_to_end(key)
             place = self._place[key]
-            cache = _load_block(cache, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
+            cache = self._load_block(cache, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK))
         return cache, len(keys) * BLOCK
 
     def save(self, cache: KVCache, row: int, index: int, key: bytes) -> None:
@@ -72,7 +77,7 @@ class PrefixCache:
             self._place.move_to_end(key)
             return
         place = self.free.pop() if self.free else self._place.popitem(last=False)[1]
-        self._pool = _save_block(self._pool, cache, np.int32(place), np.int32(row), np.int32(index * BLOCK), self._mesh)
+        self._pool = self._save_block(self._pool, cache, np.int32(place), np.int32(row), np.int32(index * BLOCK))
         self._place[key] = place
 
     def warmup(self, cache: KVCache) -> KVCache:
@@ -80,31 +85,37 @@ class PrefixCache:
         if not self.blocks:
             return cache
         zero = np.int32(0)
-        self._pool = _save_block(self._pool, cache, zero, zero, zero, self._mesh)
-        return _load_block(cache, self._pool, zero, zero, zero, self._mesh)
+        self._pool = self._save_block(self._pool, cache, zero, zero, zero)
+        return self._load_block(cache, self._pool, zero, zero, zero)
 
 
-@partial(jax.jit, static_argnames="mesh", donate_argnames="cache")
-def _load_block(cache: KVCache, pool: KVCache, place: Array, row: Array, start: Array, mesh: Mesh | None) -> KVCache:
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="cache")
+def _load_block(
+    cache: KVCache, pool: KVCache, place: Array, row: Array, start: Array, *, config: ModelConfig, mesh: Mesh | None
+) -> KVCache:
     def copy(into_BKSH: Array, blocks: Array) -> Array:
         at = start % into_BKSH.shape[2]  # a layer with a window keeps a ring
         return put(into_BKSH, take(blocks, BLOCK, place, jnp.int32(0), mesh), row, at, mesh)
 
-    return replace(
+    loaded = replace(
         cache,
         keys=[copy(into, blocks) for into, blocks in zip(cache.keys, pool.keys, strict=True)],
         values=[copy(into, blocks) for into, blocks in zip(cache.values, pool.values, strict=True)],
     )
+    return constrain_cache(config, loaded, mesh)
 
 
-@partial(jax.jit, static_argnames="mesh", donate_argnames="pool")
-def _save_block(pool: KVCache, cache: KVCache, place: Array, row: Array, start: Array, mesh: Mesh | None) -> KVCache:
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="pool")
+def _save_block(
+    pool: KVCache, cache: KVCache, place: Array, row: Array, start: Array, *, config: ModelConfig, mesh: Mesh | None
+) -> KVCache:
     def copy(blocks: Array, source_BKSH: Array) -> Array:
         block = take(source_BKSH, BLOCK, row, start % source_BKSH.shape[2], mesh)
         return put(blocks, block, place, jnp.int32(0), mesh)
 
-    return replace(
+    saved = replace(
         pool,
         keys=[copy(blocks, source) for blocks, source in zip(pool.keys, cache.keys, strict=True)],
         values=[copy(blocks, source) for blocks, source in zip(pool.values, cache.values, strict=True)],
     )
+    return constrain_cache(config, saved, mesh)

@@ -19,7 +19,7 @@ from llm_jax.inference.request import SamplingParams
 from llm_jax.inference.sampling import Choice, RowSettings, count, row_settings, sample
 from llm_jax.inference.shares import LAST
 from llm_jax.kernels import put_block, take_block
-from llm_jax.model import KVCache, Params, constrain_cache, forward_hidden, merge
+from llm_jax.model import KVCache, Params, constrain_cache, constrain_whole, forward_hidden, merge
 
 Carry = tuple[RowSettings, Array, Array]  # through the positions of a run: rows, alive, emitted
 
@@ -106,16 +106,18 @@ def advance(
     )  # fmt: skip
     assert grown is not None
     hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[feed.out_PR]
-    return constrain_cache(config, grown, mesh), hidden_PRD
+    return constrain_cache(config, grown, mesh), constrain_whole(hidden_PRD, mesh)
 
 
-@partial(jax.jit, static_argnames="config", donate_argnames="rows")
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="rows")
 def choose(
     config: ModelConfig,
     params: Params,
     rows: RowSettings,
     hidden_PRD: Array,
     asked: Asked,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[RowSettings, StepResult]:
     """The tokens that follow: the model's head and the sampler.
 
@@ -153,4 +155,4 @@ def choose(
     else:
         carry, choices = jax.lax.scan(choose_one, carry, (logits_PBV, guess_PB, is_guessed_PB))
     rows, _, emitted_B = carry
-    return rows, StepResult(choices, emitted_B)
+    return constrain_whole((rows, StepResult(choices, emitted_B)), mesh)

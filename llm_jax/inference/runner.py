@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from llm_jax.inference.batch import Asked, Feed
 from llm_jax.inference.buckets import Buckets
@@ -24,7 +24,7 @@ from llm_jax.inference.request import Request, SamplingParams
 from llm_jax.inference.sampling import RowSettings, row_settings
 from llm_jax.inference.shares import Run
 from llm_jax.kernels import Kind, use_huge_pages
-from llm_jax.model import KVCache, Model, cache_sharding, head_params, init_cache
+from llm_jax.model import KVCache, Model, cache_pieces, empty_cache, everywhere, head_params
 
 Call = partial[Any]  # of a jitted function
 
@@ -59,12 +59,13 @@ class Runner:
         self._everything: dict[int, Array] = {}  # rows -> a mask that allows all tokens
 
         def caches() -> list[KVCache]:
-            return [self._empty_cache(), init_cache(model.config, prefix_blocks, BLOCK, cache_dtype)]
+            return [self._empty_rows(), self._empty_cache(prefix_blocks, BLOCK)]
 
         check_room(
             jax.eval_shape(caches),
             f"The KV cache of {buckets.max_batch} rows of {buckets.max_len} tokens, with {prefix_blocks * BLOCK} kept,",
             "lower max_batch, the context (max_len), or what is kept of prompts",
+            devices=cache_pieces(model.config, mesh),
         )
         self._cache: KVCache
         self._rows: RowSettings
@@ -117,31 +118,29 @@ class Runner:
         for shape in shapes:
             yield self._advance(Run(shape))
         for shape in {shape._replace(length=1, context=0) for shape in shapes}:
-            hidden = jnp.zeros((1 + shape.draft, shape.rows, config.hidden_size), self._dtype)
+            hidden = self._whole(jnp.zeros((1 + shape.draft, shape.rows, config.hidden_size), self._dtype))
             for rows in {buckets.asked(shape, n) for n in buckets.all_batches()}:
                 yield self._choose(Run(shape), rows, hidden)
         yield self._move(0, 0)
         nothing = row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size)
         yield partial(admit, self._rows, np.int32(0), nothing)
 
-    def _empty_cache(self) -> KVCache:
+    def _empty_cache(self, rows: int, length: int, chunk: int | None = None) -> KVCache:
+        return empty_cache(self._model.config, rows, length, self._cache_dtype, chunk=chunk, mesh=self._mesh)
+
+    def _empty_rows(self) -> KVCache:
         buckets = self._buckets
-        return init_cache(
-            self._model.config, buckets.max_batch, buckets.max_len, self._cache_dtype, chunk=buckets.longest
-        )  # fmt: skip
+        return self._empty_cache(buckets.max_batch, buckets.max_len, buckets.longest)
+
+    def _whole(self, tree: Any) -> Any:
+        return tree if self._mesh is None else jax.device_put(tree, everywhere(self._mesh))
 
     def _start_empty(self) -> None:
-        config, buckets, mesh = self._model.config, self._buckets, self._mesh
-        self._cache = self._empty_cache()
-        self._rows = empty_rows(buckets.max_batch, config.vocab_size)
+        self._cache = self._empty_rows()
+        self._rows = self._whole(empty_rows(self._buckets.max_batch, self._model.config.vocab_size))
         for kept in (*self._cache.keys, *self._cache.values):
             use_huge_pages(kept)
-        if mesh is not None:
-            everywhere: Any = NamedSharding(mesh, PartitionSpec())
-            cut: Any = cache_sharding(config, mesh)
-            self._cache = jax.device_put(self._cache, KVCache(keys=cut, values=cut, length_B=everywhere))
-            self._rows = jax.device_put(self._rows, everywhere)
-        self.prefixes = PrefixCache(config, self._prefix_blocks, self._cache_dtype, mesh)
+        self.prefixes = PrefixCache(self._empty_cache(self._prefix_blocks, BLOCK), self._model.config, self._mesh)
 
     def _advance(self, run: Run) -> Call:
         return partial(
@@ -154,7 +153,7 @@ class Runner:
 
     def _choose(self, run: Run, rows: int, hidden_PRD: Array) -> Call:
         asked = Asked.of(run, rows, self._all_tokens(rows))
-        return partial(choose, self._model.config, self._head, self._rows, hidden_PRD, asked)
+        return partial(choose, self._model.config, self._head, self._rows, hidden_PRD, asked, mesh=self._mesh)
 
     def _all_tokens(self, rows: int) -> Array:
         """A mask that allows everything, made once."""

@@ -49,8 +49,9 @@ def matmul(
 ) -> Array:
     """act(norm(x) · Wᵀ + bias) + residual, over the last axis; accumulated in float32 (int8: exactly, in int32).
 
-    A bfloat16 matrix rounds norm(x) to bfloat16, an int8 one to 255 levels per row. A row of native results does
-    not depend, to the last bit, on the rows beside it or on their number; XLA promises nothing like it.
+    A bfloat16 matrix rounds norm(x) to bfloat16, an int8 one to 255 levels per row on a CPU and to bfloat16 elsewhere.
+    A row of native results does not depend, to the last bit, on the rows beside it or on their number; XLA promises
+    nothing like it.
 
     Args:
         x: float32 or bfloat16 [..., K].
@@ -132,10 +133,8 @@ def _by_xla(
         y_MN = _contract(x_MK.astype(jnp.bfloat16), packed.tiles, jnp.float32)
     else:
         assert packed.scale is not None
-        amax_M1 = jnp.abs(x_MK).max(-1, keepdims=True)
-        inverse_M1 = jnp.where(amax_M1 > 0, 127 / amax_M1, 0)
-        sums_MN = _contract(jnp.round(x_MK * inverse_M1).astype(jnp.int8), packed.tiles, jnp.int32)
-        y_MN = sums_MN.astype(jnp.float32) * (amax_M1 / 127 * packed.scale)
+        product = jax.lax.platform_dependent(x_MK, packed.tiles, cpu=_times_int8, default=_times_widened)
+        y_MN = product * packed.scale
     y_MN = y_MN[:M]
     if bias is not None:
         y_MN = y_MN + bias.astype(jnp.float32).reshape(-1)
@@ -147,6 +146,19 @@ def _by_xla(
     if residual_MN is not None:
         y_MN = y_MN + residual_MN.astype(jnp.float32)
     return y_MN.astype(out_dtype)
+
+
+def _times_int8(x_MK: Array, weight_NK: Array) -> Array:
+    """The product of x with each row in 255 levels: four times as fast as with wider numbers, on a CPU."""
+    amax_M1 = jnp.abs(x_MK).max(-1, keepdims=True)
+    inverse_M1 = jnp.where(amax_M1 > 0, 127 / amax_M1, 0)
+    sums_MN = _contract(jnp.round(x_MK * inverse_M1).astype(jnp.int8), weight_NK, jnp.int32)
+    return sums_MN.astype(jnp.float32) * (amax_M1 / 127)
+
+
+def _times_widened(x_MK: Array, weight_NK: Array) -> Array:
+    """The product of x in bfloat16, which holds every int8: a GPU widens weights as it reads them, at no cost."""
+    return _contract(x_MK.astype(jnp.bfloat16), weight_NK.astype(jnp.bfloat16), jnp.float32)
 
 
 def _contract(x_MK: Array, weight_NK: Array, sums: type) -> Array:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from llm_jax.errors import ConfigError
 from llm_jax.kernels import KINDS, Kind, Level, PackedMatrix, pack, pack_gated
 from llm_jax.model.model import Model
+from llm_jax.model.sharding import shard_params
 
 TABLE = "embedding_layer.token_embeddings.weight"
 
@@ -25,14 +27,14 @@ class _Kept(NamedTuple):
 
     sources: Sequence[Array]
     kind: Kind
-    packed: bool
+    mesh: Mesh | None
     outcome: tuple[Model, jnp.dtype]
 
 
 _kept: dict[int, _Kept] = {}  # by the id of the model, which takes its entry along when it goes
 
 
-def cast_model(model: Model, kind: Kind, *, packed: bool | None = None) -> tuple[Model, jnp.dtype]:
+def cast_model(model: Model, kind: Kind, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
     """The model as inference wants it, and the dtype to compute in.
 
     The last outcome is kept as long as the model, so that a second call with the same weights costs nothing. A
@@ -44,24 +46,23 @@ def cast_model(model: Model, kind: Kind, *, packed: bool | None = None) -> tuple
 
     Args:
         kind: what the weights are kept in.
-        packed: whether linear maps are packed: on a CPU unless given. int8 always is.
+        mesh: spread it over these devices. Then only int8 is packed, since what XLA is to cut must be plain to it.
 
     Raises:
         ConfigError: `kind` is none of KINDS.
     """
     if kind not in KINDS:
         raise ConfigError(f"dtype is {kind!r}; it must be one of {', '.join(KINDS)}.")
-    packed = kind == "int8" or (jax.default_backend() == "cpu" if packed is None else packed)
     if isinstance(model, LiveModel):
-        return _cast_anew(model, kind, packed)
+        return _cast_anew(model, kind, mesh)
     sources, key = tuple(model.params.values()), id(model)
     known = _kept.get(key)
     if known is None:
         weakref.finalize(model, _kept.pop, key, None)
-    elif (known.kind, known.packed) == (kind, packed) and _are_same(known.sources, sources):
+    elif (known.kind, known.mesh) == (kind, mesh) and _are_same(known.sources, sources):
         return known.outcome
-    outcome = _cast_anew(model, kind, packed)
-    _kept[key] = _Kept(sources, kind, packed, outcome)
+    outcome = _cast_anew(model, kind, mesh)
+    _kept[key] = _Kept(sources, kind, mesh, outcome)
     return outcome
 
 
@@ -69,9 +70,13 @@ def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _cast_anew(model: Model, kind: Kind, packed: bool) -> tuple[Model, jnp.dtype]:
+def _cast_anew(model: Model, kind: Kind, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
+    on_cpu = jax.default_backend() == "cpu"
+    packed = kind == "int8" or (on_cpu and mesh is None)
+    if mesh is not None:
+        model = replace(model, params=shard_params(model.config, model.params, mesh))
     if packed:
-        model = pack_model(model, kind)
+        model = pack_model(model, kind, level=None if mesh is None else Level.XLA)
     plain = jnp.dtype("float32" if kind == "float32" else "bfloat16")
 
     def cast(value: Any) -> Any:
@@ -80,7 +85,8 @@ def _cast_anew(model: Model, kind: Kind, packed: bool) -> tuple[Model, jnp.dtype
         return jnp.asarray(value, jnp.float32 if value.ndim == 1 else plain)
 
     params = {name: cast(value) for name, value in model.params.items()}
-    on_cpu = jax.default_backend() == "cpu"
+    if mesh is not None:
+        params = shard_params(model.config, params, mesh)  # what is packed may have come to lie elsewhere
     compute = jnp.dtype("float32") if packed and on_cpu and not model.config.use_moe else plain
     return replace(model, params=params), compute
 

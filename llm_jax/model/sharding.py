@@ -6,14 +6,17 @@ along their inputs, so that a layer needs one sum over devices behind attention 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jax
-from jax import Array
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.config import ModelConfig
-from llm_jax.model.cache import KVCache
+from llm_jax.errors import ConfigError
+from llm_jax.model.cache import KVCache, init_cache
 
 AXIS = "model"
 
@@ -34,29 +37,69 @@ RULES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
 
 
 def tensor_parallel_mesh(devices: int) -> Mesh:
-    """A mesh of the first `devices` devices along the one axis that models are cut on."""
+    """A mesh of the first `devices` devices along the one axis that models are cut on.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    if not 1 <= devices <= len(jax.devices()):
+        raise ConfigError(f"The model is to be spread over {devices} devices, but JAX finds {len(jax.devices())} here.")
     return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
-def shard_params(config: ModelConfig, params: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
-    """The same parameters, cut over the mesh. No head is cut; what does not divide evenly is whole on every device."""
+def param_sharding(config: ModelConfig, name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where a parameter lies. No head is cut; what does not divide evenly is whole on every device."""
+    axis = next((axis for pattern, axis in RULES if pattern.search(name)), None)
+    if axis is None:
+        return everywhere(mesh)
     heads = {"qkv_proj": config.num_heads + 2 * config.kv_heads, "out_proj": config.num_heads}
+    pieces = next((number for layer, number in heads.items() if layer in name), shape[axis])
+    if pieces % mesh.size:
+        return everywhere(mesh)
+    return NamedSharding(mesh, PartitionSpec(*[AXIS if i == axis else None for i in range(len(shape))]))
 
-    def spec(name: str, value: Array) -> PartitionSpec:
-        axis = next((axis for pattern, axis in RULES if pattern.search(name)), None)
-        if axis is None:
-            return PartitionSpec()
-        pieces = next((number for layer, number in heads.items() if layer in name), value.shape[axis])
-        if pieces % mesh.size:
-            return PartitionSpec()
-        return PartitionSpec(*[AXIS if i == axis else None for i in range(value.ndim)])
 
-    return {name: jax.device_put(x, NamedSharding(mesh, spec(name, x))) for name, x in params.items()}
+def shard_params(config: ModelConfig, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """The same parameters, spread over the mesh. Of a matrix that is packed for XLA, the scales go with their rows."""
+
+    def spread(name: str, value: Any) -> Any:
+        spec = param_sharding(config, name, value.shape, mesh).spec
+        return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim]))), value)
+
+    return {name: spread(name, value) for name, value in params.items()}
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
     """Caches [B, K, S, H] are cut along their heads, where these divide evenly."""
-    return NamedSharding(mesh, PartitionSpec(None, AXIS if config.kv_heads % mesh.size == 0 else None))
+    return NamedSharding(mesh, PartitionSpec(None, AXIS if cache_pieces(config, mesh) > 1 else None))
+
+
+def cache_pieces(config: ModelConfig, mesh: Mesh | None) -> int:
+    """On how many devices a part of each cache lies."""
+    return mesh.size if mesh is not None and config.kv_heads % mesh.size == 0 else 1
+
+
+def empty_cache(
+    config: ModelConfig,
+    batch: int,
+    max_len: int,
+    dtype: jnp.dtype | str,
+    *,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> KVCache:
+    """What `init_cache` makes, at once where it shall lie: there may be room for it on no single device."""
+    make = partial(init_cache, config, batch, max_len, dtype, chunk=chunk)
+    if mesh is None:
+        return make()
+    cut: Any = cache_sharding(config, mesh)
+    whole: Any = everywhere(mesh)
+    return jax.jit(make, out_shardings=KVCache(keys=cut, values=cut, length_B=whole))()
 
 
 def constrain_cache(config: ModelConfig, cache: KVCache, mesh: Mesh | None) -> KVCache:
@@ -66,3 +109,8 @@ def constrain_cache(config: ModelConfig, cache: KVCache, mesh: Mesh | None) -> K
     sharding = cache_sharding(config, mesh)
     keys, values = jax.lax.with_sharding_constraint((cache.keys, cache.values), sharding)
     return KVCache(keys, values, cache.length_B)
+
+
+def constrain_whole(tree: Any, mesh: Mesh | None) -> Any:
+    """Keeps arrays whole on every device, so that what takes them is compiled once. Call it inside jit."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, everywhere(mesh))

@@ -8,7 +8,10 @@ import pytest
 from llm_jax import __version__
 
 COMMANDS = ["train", "serve", "generate", "evaluate", "convert"]
-HEAVY = {"jax", "flax", "torch", "transformers", "tokenizers", "numpy", "starlette", "orbax", "grain", "matplotlib"}
+HEAVY = {
+    "flax", "grain", "jax", "matplotlib", "numpy", "orbax", "pydantic", "starlette", "tokenizers", "torch",
+    "transformers", "yaml",
+}  # fmt: skip
 PROBE = """
 import sys
 from cli.{command} import main

@@ -65,6 +65,17 @@ def test_int8_sums_are_the_same_on_every_level(level: Level) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_on_a_gpu_int8_rounds_the_weights_alone() -> None:
+    weight = np.sign(random(1, 70, 130))  # int8 holds it exactly, bfloat16 x
+    x = np.round(random(2, 9, 130) * 4)
+    x[:, 0] = 4096  # beside it 255 levels leave nothing of the others
+    packed = pack(jnp.asarray(weight), "int8", level=Level.XLA)
+    elsewhere = [jax.export.DisabledSafetyCheck.platform()]  # the GPU's program, run here
+    program = jax.export.export(product, platforms=["cuda"], disabled_checks=elsewhere)(x, packed)
+    np.testing.assert_allclose(program.call(x, packed), x @ weight.T, rtol=1e-5)
+    assert not np.allclose(product(x, packed), x @ weight.T, rtol=1e-5)
+
+
 @pytest.mark.parametrize("level", NATIVE)
 def test_int8_extremes_do_not_overflow(level: Level) -> None:
     weight = jnp.where(jnp.arange(64) % 2 == 0, 1.0, -1.0)[:, None] * jnp.ones((64, 2048))

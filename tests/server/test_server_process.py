@@ -220,6 +220,18 @@ def test_it_will_not_start_on_a_device_that_is_not_there(reciter: Path) -> None:
     assert "DEVICE=cpu" in message
 
 
+def test_it_will_not_start_on_more_devices_than_there_are(reciter: Path) -> None:
+    assert "9 devices" in refusal_to_start("--model-path", str(reciter), "--device", "cpu", "--tensor-parallel", "9")
+
+
+def test_one_model_on_two_devices_answers_as_on_one(reciter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    with running(model_path=reciter, tensor_parallel=2, max_model_len=64, dtype="int8") as server:
+        answer = httpx.post(f"{server.url}/generate", json={"prompt": "Say", "temperature": 0}, timeout=60).json()
+    assert answer["generated_text"] == "Say" + RECITED
+    assert answer["finish_reason"] == "stop"
+
+
 def test_it_will_not_start_on_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -79,9 +77,7 @@ def test_the_cost_of_a_push_does_not_grow(bpe, texts, kind):
     }[kind]
     decoder = IncrementalDecoder(bpe)
     longest = 0
-    start = time.perf_counter()
     for index in ids:
         decoder.push(index)
         longest = max(longest, len(decoder._window))
     assert longest <= 20
-    assert time.perf_counter() - start < 5

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,21 +20,6 @@ def run(*arguments, cwd=None, **environ):
         command, cwd=cwd or REPOSITORY, env={**clean, "PYTHONPATH": str(REPOSITORY), **environ},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-
-
-def test_help_is_quick_and_imports_nothing_heavy():
-    check = "import sys, cli.train; heavy = {'jax', 'torch', 'transformers', 'numpy', 'yaml', 'pydantic'}; "
-    check += "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, check=True)
-    best = min(_seconds_of_help() for _ in range(3))
-    assert best < 0.3, f"--help took {best:.2f} s"
-
-
-def _seconds_of_help():
-    start = time.perf_counter()
-    result = run("--help")
-    assert "--config-path" in result.stdout
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize(
