@@ -48,7 +48,7 @@ def _keep_compiled_programs() -> None:
     """Lets the next start find what this one compiles, in the user's cache folder or where JAX's own variable says."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start needs dozens of small programs
 
 
 def _choose_device(settings: Settings) -> str:

@@ -1,0 +1,25 @@
+"""The measurement of how long commands take to answer."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.start import seconds_of, seconds_to_ready
+
+
+def test_the_whole_process_counts() -> None:
+    assert seconds_of("-c", "import time; time.sleep(0.3)", repeats=1) >= 0.3
+
+
+def test_a_command_that_fails_has_no_time() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        seconds_of("-c", "raise SystemExit(2)", repeats=1)
+
+
+def test_a_server_leaves_its_programs_to_the_next(tmp_path: Path) -> None:
+    assert seconds_to_ready(str(tmp_path)) > 0
+    programs = sorted(os.listdir(tmp_path))
+    assert any("advance" in name for name in programs)
+    assert any("choose" in name for name in programs)
