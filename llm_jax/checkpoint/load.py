@@ -54,7 +54,7 @@ def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: 
 
     Args:
         dtype: cast the parameters; as stored unless given (float64 becomes float32).
-        mesh: spread them over these devices (`tensor_parallel_mesh`); none of them ever holds a whole matrix.
+        mesh: spread them over these devices (`tensor_parallel_mesh`); what is cut is whole on none of them at any time.
 
     Raises:
         CheckpointError: nothing is there, it is damaged, or its parts contradict each other.

@@ -47,7 +47,7 @@ def matmul(
     residual: Array | None = None,
     out_dtype: jnp.dtype | str | None = None,
 ) -> Array:
-    """act(norm(x) · Wᵀ + bias) + residual, over the last axis; accumulated in float32 (int8: exactly, in int32).
+    """act(norm(x) · Wᵀ + bias) + residual, over the last axis; sums are float32 (of int8 × int8: exact, in int32).
 
     A bfloat16 matrix rounds norm(x) to bfloat16, an int8 one to 255 levels per row on a CPU and to bfloat16 elsewhere.
     A row of native results does not depend, to the last bit, on the rows beside it or on their number; XLA promises
@@ -149,7 +149,7 @@ def _by_xla(
 
 
 def _times_int8(x_MK: Array, weight_NK: Array) -> Array:
-    """The product of x with each row in 255 levels: four times as fast as with wider numbers, on a CPU."""
+    """The product with each row of x in 255 levels: what a CPU multiplies fastest."""
     amax_M1 = jnp.abs(x_MK).max(-1, keepdims=True)
     inverse_M1 = jnp.where(amax_M1 > 0, 127 / amax_M1, 0)
     sums_MN = _contract(jnp.round(x_MK * inverse_M1).astype(jnp.int8), weight_NK, jnp.int32)
@@ -157,7 +157,7 @@ def _times_int8(x_MK: Array, weight_NK: Array) -> Array:
 
 
 def _times_widened(x_MK: Array, weight_NK: Array) -> Array:
-    """The product of x in bfloat16, which holds every int8: a GPU widens weights as it reads them, at no cost."""
+    """The product with x in bfloat16, which holds every int8: a GPU can widen weights as it reads them."""
     return _contract(x_MK.astype(jnp.bfloat16), weight_NK.astype(jnp.bfloat16), jnp.float32)
 
 
