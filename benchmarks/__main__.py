@@ -15,14 +15,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import click
 
 from benchmarks.compare import Cell, Effort, cells, measure, open_contenders, shortest_turn
-from benchmarks.contenders import PEERS, Apart, Contender, Ours, room
+from benchmarks.engines import PEERS, Apart, Contender, Ours, room
 from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.plot import plot
 from benchmarks.report import ProfileRow, Report, print_table, put_section
 from benchmarks.step_profile import profile
 from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 
 HERE = Path(__file__).parent
 BATCHES, CONTEXTS, PREFILL = (1, 4, 8, 16), (32, 1024), 512
@@ -35,7 +35,9 @@ OPENING, SLOWNESS = 25.0, 4.0  # guesses: seconds until a dtype's contenders are
 @click.option("--quick", is_flag=True, help="Batch 1 and 16 at the short context, prefill; two rounds.")
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), help="Of these only; may be repeated.")
 @click.option("--context", "contexts", multiple=True, type=click.IntRange(min=2), help="Likewise: tokens of prompt.")
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(get_args(Kind)), help="Likewise: kinds of weights.")
+@click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(get_args(WeightDtype)), help="Likewise: weight dtypes."
+)
 @click.option("--peers", multiple=True, type=click.Choice([*PEERS, "none"]), help="Likewise: who else is measured.")
 @click.option("--prefill", type=click.IntRange(min=0), help=f"Tokens of the prompt that is timed, 0: none. [{PREFILL}]")
 @click.option("--model-shape", type=click.Choice(list(SHAPES)), default="llama-160m", show_default=True)
@@ -48,7 +50,7 @@ def main(
     quick: bool,
     batches: tuple[int, ...],
     contexts: tuple[int, ...],
-    dtypes: tuple[Kind, ...],
+    dtypes: tuple[WeightDtype, ...],
     peers: tuple[str, ...],
     prefill: int | None,
     model_shape: str,
@@ -71,7 +73,7 @@ def main(
         results = results or HERE / "RESULTS.md"
     batches = batches or (QUICK_BATCHES if quick else BATCHES)
     contexts = contexts or (QUICK_CONTEXTS if quick else CONTEXTS)
-    dtypes = dtypes or get_args(Kind)
+    dtypes = dtypes or get_args(WeightDtype)
     prefill = PREFILL if prefill is None else prefill
     others = [peer for name, peer in PEERS.items() if not peers or name in peers]
     effort = Effort(rounds or (2 if quick else 3), steps)

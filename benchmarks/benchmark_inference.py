@@ -18,9 +18,9 @@ from cli._errors import Command
 
 if TYPE_CHECKING:
     from llm_jax.inference import Engine, Request
-    from llm_jax.kernels import Kind
+    from llm_jax.kernels import WeightDtype
     from llm_jax.model import Model
-    from llm_jax.training.device import DeviceName
+    from llm_jax.parallel import DeviceName
 
 # The shape of the usage guide's larger example, with random weights: what is measured does not depend on them.
 DEFAULT_SHAPE: dict[str, Any] = dict(vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, max_seq_len=1024)
@@ -63,7 +63,7 @@ def main(
     runs: int,
     device: "DeviceName",
     compiled: bool,
-    dtype: "Kind",
+    dtype: "WeightDtype",
     model_path: Path | None,
     as_json: bool,
 ) -> None:
@@ -73,7 +73,7 @@ def main(
     from benchmarks.limits import bytes_per_step
     from benchmarks.machine import Memory
     from llm_jax.inference import Engine
-    from llm_jax.training.device import use_device
+    from llm_jax.parallel import use_device
 
     use_device(device)
     say = partial(click.echo, err=as_json)

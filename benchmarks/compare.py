@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from benchmarks.contenders import Absent, Apart, Contender, Ours
+from benchmarks.engines import Absent, Apart, Contender, Ours
 from benchmarks.limits import decode_limit, prefill_limit
 from benchmarks.machine import Memory
 from benchmarks.weights import Weights
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 
 Task = Literal["prefill", "decode"]
 PROBE_SECONDS = 0.1
@@ -19,7 +19,7 @@ PROBE_SECONDS = 0.1
 class Cell:
     """One line of the table: `context` tokens of prompt, in each of `batch` rows."""
 
-    dtype: Kind
+    dtype: WeightDtype
     task: Task
     batch: int
     context: int
@@ -70,7 +70,7 @@ class Effort:
     steps: int = 32
 
 
-def cells(dtype: Kind, batches: Iterable[int], contexts: Iterable[int], prefill: int) -> list[Cell]:
+def cells(dtype: WeightDtype, batches: Iterable[int], contexts: Iterable[int], prefill: int) -> list[Cell]:
     decode = [Cell(dtype, "decode", batch, context) for context in contexts for batch in batches]
     return [Cell(dtype, "prefill", 1, prefill)] * (prefill > 0) + decode
 
@@ -91,7 +91,7 @@ def shortest_turn(config: ModelConfig, cell: Cell, steps: int, *, bandwidth: flo
 
 
 def open_contenders(
-    peers: Iterable[type[Contender]], weights: Weights, dtype: Kind, *, max_batch: int, max_len: int
+    peers: Iterable[type[Contender]], weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int
 ) -> tuple[list[Ours | Apart], dict[str, str]]:
     """Ours and those peers that can take part, and why the others cannot or what is special about one."""
     contenders: list[Ours | Apart] = [Ours(weights, dtype, max_batch=max_batch, max_len=max_len)]

@@ -19,7 +19,7 @@ from cli._errors import Command
 
 if TYPE_CHECKING:
     from llm_jax.inference import Engine
-    from llm_jax.kernels import Kind
+    from llm_jax.kernels import WeightDtype
     from llm_jax.model import Model
 
 PREFIX, LONG_PROMPT, CONTEXT = 512, 1000, 1088
@@ -32,7 +32,7 @@ VOCABULARY = 50257
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--only", type=click.Choice(["prefix", "lookup", "gap"]), help="One of the three.  [default: all]")
-def main(dtype: "Kind", as_json: bool, only: str | None) -> None:
+def main(dtype: "WeightDtype", as_json: bool, only: str | None) -> None:
     """Measure what prefix reuse and prompt lookup save, and how even streams stay beside a long prompt."""
     from benchmarks.weights import SHAPES
     from llm_jax.model import Model
@@ -93,7 +93,7 @@ def finish(engine: "Engine", prompt: Sequence[int], new: int) -> Stream:
     return stream
 
 
-def prefix_reuse(model: "Model", dtype: "Kind") -> dict[str, float]:
+def prefix_reuse(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
     """Time to the first token behind 512 tokens that were seen before, over the time when they were new."""
     from llm_jax.inference import Engine
 
@@ -110,7 +110,7 @@ def prefix_reuse(model: "Model", dtype: "Kind") -> dict[str, float]:
     return {"prefix_first_token_ratio": statistics.median(ratios), "prefix_same_tokens": float(all(same))}
 
 
-def prompt_lookup(model: "Model", dtype: "Kind") -> dict[str, float]:
+def prompt_lookup(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
     """Seconds of plain decoding over those with guesses: a text of 400 tokens is said again, one in 40 corrected."""
     from llm_jax.inference import Engine
 
@@ -142,7 +142,7 @@ def reciting(model: "Model", text: Sequence[int]) -> "Model":
     return replace(model, params=params)
 
 
-def gap_beside_a_prompt(model: "Model", dtype: "Kind") -> dict[str, float]:
+def gap_beside_a_prompt(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
     """The gaps of running streams while a prompt of 1,000 tokens is computed, over their median before that.
 
     What is largest without a prompt, the machine did; it may do as much beside one. So a few prompts take their turn.

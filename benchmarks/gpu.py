@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.contenders import Ours, room
+from benchmarks.engines import Ours, room
 from benchmarks.limits import decode_limit, training_operations
 from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.report import add_line
@@ -22,9 +22,9 @@ from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
 from llm_jax.config import ModelConfig
 from llm_jax.model import Params, forward, init_params
-from llm_jax.training.losses import next_token_loss
 from llm_jax.training.optimizer import adamw
 from llm_jax.training.step import Batch, initial_state, make_train_step
+from llm_jax.training.tasks.losses import next_token_loss
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SECTION = "gpu"

@@ -7,7 +7,7 @@ import jax
 
 from benchmarks.limits import BYTES
 from benchmarks.machine import best
-from llm_jax.kernels import KINDS, features, matmul, pack
+from llm_jax.kernels import WEIGHT_DTYPES, features, matmul, pack
 
 D, F, V = 768, 2048, 50257
 PRODUCTS = {"q, k, v": (3 * D, D), "out": (D, D), "gate, up": (2 * F, D), "down": (D, F), "head": (V, D)}
@@ -21,7 +21,7 @@ def products(rows: tuple[int, ...] = (1, 4, 16, 128, 512)) -> None:
     print(f"\n{'product':10} {'kind':9} {'rows':>5}", *(f"{level.name:>8}" for level in features()), f"{'torch':>8}")
     for name, (out, size) in PRODUCTS.items():
         weight = jax.random.normal(jax.random.key(0), (out, size)) * 0.02
-        for kind in KINDS:
+        for kind in WEIGHT_DTYPES:
             packed = {level: pack(weight, kind, level=level) for level in features()}
             for M in rows:
                 x = jax.random.normal(jax.random.key(1), (M, size))

@@ -1,23 +1,23 @@
 """What the machine allows: how many bytes a decode step has to read, how many operations a prompt has to cost."""
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 from llm_jax.model import param_shapes
 
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
-def bytes_per_step(config: ModelConfig, dtype: Kind) -> int:
+def bytes_per_step(config: ModelConfig, dtype: WeightDtype) -> int:
     """What decoding one token reads: every parameter, but of lookup tables a row, and of the experts the chosen."""
     return _parameters_read(config) * BYTES[dtype]
 
 
-def cache_bytes(config: ModelConfig, dtype: Kind, tokens: int) -> int:
+def cache_bytes(config: ModelConfig, dtype: WeightDtype, tokens: int) -> int:
     """Keys and values of that many tokens: four bytes a value beside float32 weights, else two."""
     return 2 * config.num_layers * config.kv_heads * config.head_size * tokens * (4 if dtype == "float32" else 2)
 
 
-def decode_limit(config: ModelConfig, dtype: Kind, batch: int, context: int, bandwidth: float) -> float:
+def decode_limit(config: ModelConfig, dtype: WeightDtype, batch: int, context: int, bandwidth: float) -> float:
     """Tokens per second where a step reads weights and cache once and does nothing else."""
     read = bytes_per_step(config, dtype) + cache_bytes(config, dtype, batch * context)
     return batch * bandwidth / read

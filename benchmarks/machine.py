@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from llm_jax.kernels import Kind, features, matmul, pack
+from llm_jax.kernels import WeightDtype, features, matmul, pack
 
 PROBE_BYTES = 2**29
 FLAGS = {"amx_tile": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx512_bf16": "AVX-512 bf16", "avx2": "AVX2"}
@@ -48,7 +48,7 @@ class Memory:
         return max(by_sum, by_product)
 
 
-def matmul_rate(dtype: Kind, *, rows: int = 512, size_in: int = 2048, size_out: int = 4096) -> float:
+def matmul_rate(dtype: WeightDtype, *, rows: int = 512, size_in: int = 2048, size_out: int = 4096) -> float:
     """Operations per second (a multiply and an add are two) of the fastest product that this project has."""
     x = jax.random.normal(jax.random.key(0), (rows, size_in))
     weight = jax.random.normal(jax.random.key(1), (size_out, size_in))

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.compare import Row
-from benchmarks.contenders import PEERS, Ours
-from llm_jax.checkpoint.atomic import file_written_beside
+from benchmarks.engines import PEERS, Ours
+from llm_jax.atomic import file_written_beside
 
 COLOURS = dict(zip((Ours.name, *PEERS), ("tab:blue", "tab:orange", "tab:green"), strict=True))
 

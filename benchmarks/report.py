@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import Effort, Row
-from benchmarks.contenders import PEERS, Ours
+from benchmarks.engines import PEERS, Ours
 from benchmarks.step_profile import PARTS
-from llm_jax.checkpoint.atomic import file_written_beside
+from llm_jax.atomic import file_written_beside
 
 Table = list[list[str]]
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 from jax.profiler import ProfileData, ProfileOptions
 
-from benchmarks.contenders.ours import TIMED
+from benchmarks.engines.llm_jax import TIMED
 
 PARTS = ("products", "attention", "sampling", "rest", "host")
 # Which part a function's operations belong to; of nested functions the innermost that is named here decides.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm_jax.checkpoint import convert, open_model, save_model
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
 
 
@@ -25,7 +25,7 @@ SHAPES = {
     "llama-1b": _llama(32000, 2048, 22, 32, 4, 5632, context=2048),
     "tiny": _llama(96, 64, 2, 4, 4, 128, context=512),
 }
-GGUF_TYPES: dict[Kind, str] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0"}
+GGUF_TYPES: dict[WeightDtype, str] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Weights:
             save_model(path, self.model())
         return path
 
-    def gguf(self, dtype: Kind) -> Path:
+    def gguf(self, dtype: WeightDtype) -> Path:
         """A file that llama.cpp reads."""
         path = self.scratch / f"{dtype}.gguf"
         if not path.exists():

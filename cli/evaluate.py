@@ -11,7 +11,7 @@ from cli._errors import Command
 from llm_jax import __version__
 
 if TYPE_CHECKING:
-    from llm_jax.kernels import Kind
+    from llm_jax.kernels import WeightDtype
 
 
 @click.command(cls=Command)
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.version_option(__version__)
 def main(
-    text_file: Path, model: str | None, window: int | None, stride: int | None, dtype: "Kind", as_json: bool
+    text_file: Path, model: str | None, window: int | None, stride: int | None, dtype: "WeightDtype", as_json: bool
 ) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
 
@@ -31,7 +31,7 @@ def main(
     model guesses right.
     """
     from cli._model import load_with_tokenizer, read_text
-    from llm_jax.training.evaluate import evaluate_text
+    from llm_jax.evaluation import evaluate_text
 
     loaded, tokenizer = load_with_tokenizer(model)
     score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride, dtype=dtype)

@@ -14,7 +14,7 @@ from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.inference import TextPiece
-    from llm_jax.kernels import Kind
+    from llm_jax.kernels import WeightDtype
 
 
 @click.command(cls=Command)
@@ -45,7 +45,7 @@ def main(
     prompt: str | None,
     prompt_file: Path | None,
     model: str | None,
-    dtype: "Kind",
+    dtype: "WeightDtype",
     stop: tuple[str, ...],
     as_json: bool,
     chat: bool,
@@ -70,7 +70,7 @@ def main(
     from cli._chat import talk
     from cli._model import load_with_tokenizer, read_text
     from llm_jax.inference import SamplingParams, continue_prompts
-    from llm_jax.inference.chat import Conversation
+    from llm_jax.inference.text.chat import Conversation
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")

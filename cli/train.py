@@ -13,8 +13,8 @@ from cli._errors import Command
 from llm_jax import __version__
 
 if TYPE_CHECKING:
-    from llm_jax.train_config import TaskName, TrainConfig
-    from llm_jax.training.device import DeviceName
+    from llm_jax.parallel import DeviceName
+    from llm_jax.training.config import TaskName, TrainConfig
     from llm_jax.training.train import Outcome
 
 SAMPLE_TOKENS = 80
@@ -64,7 +64,7 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
     Settings come from the YAML file, then from the environment (LLM_TRAINING__LR=0.0003), then from these flags; the
     last one wins. Ctrl-C finishes the step and saves; --resume goes on from there.
     """
-    from llm_jax.load_config import Setting, load_train_config
+    from llm_jax.training.config import Setting, load_train_config
 
     overrides = [Setting.parse(text, "--set") for text in settings]
     for name, value in flags.items():
@@ -76,7 +76,7 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
 
 def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> None:
     """Train, then print where things are and how good they are. Exits with 128 + signal where a signal ended it."""
-    from llm_jax.training.device import use_device
+    from llm_jax.parallel import use_device
     from llm_jax.training.train import train
 
     use_device(device)

@@ -1,4 +1,4 @@
-"""An architecture, as data. How a training run is set stands in `train_config`."""
+"""An architecture, as data. How a training run is set stands in `training.config`."""
 
 import dataclasses
 import math

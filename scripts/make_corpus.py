@@ -13,7 +13,7 @@ from pathlib import Path
 from corpus.dialogues import dialogue
 from corpus.stories import introduction, quick_fox, tell
 
-KINDS = {
+WEIGHT_DTYPES = {
     "story": lambda rng: "\n".join(tell(rng).paragraphs),
     "short story": lambda rng: tell(rng, short=True).line,
     "fox and dog": lambda rng: quick_fox(rng).line,
@@ -30,7 +30,7 @@ def make_corpus(seed: int, size: int) -> str:
     length = 0
     while length < size:
         (kind,) = rng.choices(list(PERCENT), weights=list(PERCENT.values()))
-        document = KINDS[kind](rng)
+        document = WEIGHT_DTYPES[kind](rng)
         length += 0 if document in documents else len(document) + 2
         documents[document] = None
     return "\n\n".join(documents) + "\n"

@@ -49,7 +49,7 @@ def main(
     """Train a decoder on the characters of a text file."""
     from cli.train import run_training
     from llm_jax.config import ModelConfig
-    from llm_jax.train_config import CheckpointConfig, DataConfig, LoggingConfig, TrainConfig, TrainingConfig
+    from llm_jax.training.config import CheckpointConfig, DataConfig, LoggingConfig, TrainConfig, TrainingConfig
 
     config = TrainConfig(
         model=ModelConfig(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, max_seq_len=max_seq_len),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llm_jax.checkpoint.atomic import written_beside
+from llm_jax.atomic import written_beside
 from llm_jax.checkpoint.documented import documented_buffers
 from llm_jax.checkpoint.families import OWN, family_for, family_of_config
 from llm_jax.checkpoint.family import Family

@@ -8,17 +8,17 @@ from llm_jax.kernels.attention import cached_attention, has_native_attention
 from llm_jax.kernels.blocks import put_block, take_block
 from llm_jax.kernels.cached import from_rows, held_positions, ring_capacity, row_width, slots, to_rows
 from llm_jax.kernels.native import Level, available, best_level, features, use_huge_pages
-from llm_jax.kernels.packed import KINDS, Kind, PackedMatrix, pack, pack_gated
+from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype, pack, pack_gated
 from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
 
 __all__ = [
     "ACTIVATIONS",
-    "KINDS",
+    "WEIGHT_DTYPES",
     "ActivationName",
-    "Kind",
     "Level",
     "Norm",
     "PackedMatrix",
+    "WeightDtype",
     "available",
     "best_level",
     "cached_attention",

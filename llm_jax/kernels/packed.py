@@ -16,8 +16,8 @@ from jax import Array
 
 from llm_jax.kernels.native import PACK, Level, best_level, load, nothing, use_huge_pages
 
-Kind = Literal["float32", "bfloat16", "int8"]
-KINDS: tuple[Kind, ...] = ("float32", "bfloat16", "int8")  # numbered as in src/kernels.h
+WeightDtype = Literal["float32", "bfloat16", "int8"]
+WEIGHT_DTYPES: tuple[WeightDtype, ...] = ("float32", "bfloat16", "int8")  # numbered as in src/kernels.h
 TILE = 16
 
 
@@ -38,7 +38,7 @@ class PackedMatrix:
     tiles: Array
     scale: Array | None
     column_sum: Array | None
-    kind: Kind = field(metadata={"static": True})
+    kind: WeightDtype = field(metadata={"static": True})
     level: Level = field(metadata={"static": True})
     shape: tuple[int, int] = field(metadata={"static": True})
     gated: bool = field(default=False, metadata={"static": True})
@@ -49,7 +49,7 @@ class PackedMatrix:
         return sum(array.nbytes for array in jax.tree.leaves(self))
 
 
-def pack(weight_NK: Array, kind: Kind, *, level: Level | None = None) -> PackedMatrix:
+def pack(weight_NK: Array, kind: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
     """Packs a matrix in torch's layout [out, in].
 
     Args:
@@ -59,7 +59,7 @@ def pack(weight_NK: Array, kind: Kind, *, level: Level | None = None) -> PackedM
     return _packed(weight_NK, None, kind, level)
 
 
-def pack_gated(weight_NK: Array, gate_NK: Array, kind: Kind, *, level: Level | None = None) -> PackedMatrix:
+def pack_gated(weight_NK: Array, gate_NK: Array, kind: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
     """Packs the two matrices of a gated linear unit (arXiv:2002.05202): y = act(x Wᵀ) · (x Vᵀ), W first."""
     return _packed(weight_NK, gate_NK, kind, level)
 
@@ -72,7 +72,7 @@ def quantise(weight_NK: Array) -> tuple[Array, Array]:
     return jnp.round(weight_NK * inverse_N[:, None]).astype(jnp.int8), scale_N
 
 
-def _packed(weight_NK: Array, gate_NK: Array | None, kind: Kind, level: Level | None) -> PackedMatrix:
+def _packed(weight_NK: Array, gate_NK: Array | None, kind: WeightDtype, level: Level | None) -> PackedMatrix:
     level = best_level() if level is None else level
     N, K = weight_NK.shape
     tiles, scale, column_sum = _lay_out(jnp.asarray(weight_NK), gate_NK, kind, level)
@@ -82,7 +82,7 @@ def _packed(weight_NK: Array, gate_NK: Array | None, kind: Kind, level: Level | 
 
 @partial(jax.jit, static_argnames=("kind", "level"))
 def _lay_out(
-    weight_NK: Array, gate_NK: Array | None, kind: Kind, level: Level
+    weight_NK: Array, gate_NK: Array | None, kind: WeightDtype, level: Level
 ) -> tuple[Array, Array | None, Array | None]:
     """Tiles, scales and column sums, the latter two in the order of the packed rows."""
     matrices = [weight_NK] if gate_NK is None else [weight_NK, gate_NK]

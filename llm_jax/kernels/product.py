@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from llm_jax.kernels.native import PRODUCT, Level, load, nothing
-from llm_jax.kernels.packed import KINDS, TILE, PackedMatrix
+from llm_jax.kernels.packed import TILE, WEIGHT_DTYPES, PackedMatrix
 
 ActivationName = Literal["none", "silu", "gelu_tanh", "gelu", "relu", "relu2", "tanh", "sigmoid"]
 ACTIVATIONS: dict[ActivationName, Callable[[Array], Array]] = {  # in the order of src/kernels.h
@@ -103,7 +103,7 @@ def _native(
         nothing() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
         nothing() if residual_MN is None else residual_MN,
         level=np.int64(packed.level),
-        kind=np.int64(KINDS.index(packed.kind)),
+        kind=np.int64(WEIGHT_DTYPES.index(packed.kind)),
         activation=np.int64(list(ACTIVATIONS).index(activation)),
         norm=np.int64(0 if norm is None else 2 if norm.centred else 1),
         gated=packed.gated,

@@ -1,14 +1,13 @@
 """ids -> logits."""
 
-from llm_jax.model.cache import KVCache, Rows, init_cache
+from llm_jax.model.cache import ChunkLayout, KVCache, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
-from llm_jax.model.packing import LiveModel, cast_model, pack_model
+from llm_jax.model.packing import LiveModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import sinusoidal_table
 from llm_jax.model.sharding import (
-    cache_pieces,
-    constrain_cache,
+    allocate_cache,
+    cache_devices,
     constrain_whole,
-    empty_cache,
     everywhere,
     param_sharding,
     shard_params,
@@ -16,22 +15,22 @@ from llm_jax.model.sharding import (
 )
 
 __all__ = [
+    "ChunkLayout",
     "KVCache",
     "LiveModel",
     "Model",
     "Params",
-    "Rows",
-    "cache_pieces",
+    "allocate_cache",
+    "cache_devices",
     "cast_model",
-    "constrain_cache",
     "constrain_whole",
-    "empty_cache",
     "everywhere",
     "forward",
     "forward_hidden",
     "head_params",
     "init_cache",
     "init_params",
+    "kernel_level",
     "merge",
     "pack_model",
     "param_shapes",

@@ -10,7 +10,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import cached_attention
-from llm_jax.model.cache import Rows
+from llm_jax.model.cache import ChunkLayout
 from llm_jax.model.layers import LayerNorm, Linear, RMSNorm, dropout, residual_std, softcap
 from llm_jax.model.positions import alibi_slopes, layer_rotation, rotate
 
@@ -32,7 +32,7 @@ class Reach:
     query_BT: Array
     key_BS: Array
     allowed: Array | None
-    rows: Rows | None = None
+    layout: ChunkLayout | None = None
 
     def mask(self, *, causal: bool, window: int | None) -> Array | None:
         """The whole mask, broadcastable to [B, 1, T, S]; None where every query sees every key."""
@@ -85,7 +85,7 @@ class SelfAttention(nnx.Module):
         B, T, _ = x_BTD.shape
         N, H = config.num_heads, config.head_size
         assert self.qkv_proj.packed is not None
-        assert reach.rows is not None
+        assert reach.layout is not None
         rotation, rotary = layer_rotation(config, self.layer), None
         if self.q_norm is None:
             qkv_BTEH = self.qkv_proj(x_BTD, norm=norm).reshape(B, T, -1, H)
@@ -98,10 +98,10 @@ class SelfAttention(nnx.Module):
         mixed_BTNH, *kept = cached_attention(
             qkv_BTEH,
             *cached,
-            reach.rows.length_R,
-            reach.rows.live_R,
-            starts=reach.rows.starts,
-            first_row=reach.rows.first,
+            reach.layout.cached_R,
+            reach.layout.new_R,
+            starts=reach.layout.starts,
+            first_row=reach.layout.first_slot,
             scale=config.attention_multiplier,
             softcap=config.attention_softcap,
             window=config.window(self.layer),

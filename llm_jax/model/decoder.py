@@ -73,7 +73,7 @@ class Block(nnx.Module):
         # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
         norm = self.norm1 if config.norm_first else None
         residual = x_BTD if self.post_attn_norm is None else None
-        is_plain = reach.rows is not None and reach.allowed is None
+        is_plain = reach.layout is not None and reach.allowed is None
         if cached is not None and is_plain and self.self_attn.qkv_proj.packed is not None:
             x, kept = self.self_attn.step(x_BTD, cached, reach, norm, residual)
         else:
@@ -82,7 +82,7 @@ class Block(nnx.Module):
                 keys, values = kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
             else:
                 # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-                first = None if reach.rows is None else reach.rows.first
+                first = None if reach.layout is None else reach.layout.first_slot
                 at = reach.query_BT, window, first
                 kept = write(cached[0], k, *at), write(cached[1], v, *at)
                 keys, values = (read(cache, reach.key_BS.shape, q.dtype, first) for cache in kept)

@@ -16,7 +16,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.model.attention import Reach
-from llm_jax.model.cache import KVCache, Rows
+from llm_jax.model.cache import ChunkLayout, KVCache
 from llm_jax.model.decoder import Decoder
 
 Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: see packing.py
@@ -114,20 +114,20 @@ def forward_hidden(
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
     context: int | None = None,
-    rows: Rows | None = None,
+    layout: ChunkLayout | None = None,
 ) -> tuple[Array, KVCache | None]:
     """Like `forward`, but stops before the output head: hidden states [B, T, D].
 
-    `rows` says which rows of the cache the tokens belong to, in place of the cache's own lengths; it comes back as it
-    was, with new keys and values. Where rows have different numbers of tokens, attention must be native.
+    `layout` says which slots of the cache the tokens belong to, in place of the cache's own lengths; these
+    come back as they were. Where sequences have different numbers of tokens, attention must be native.
     """
     B, T = tokens_BT.shape
     decoder = merge(config, params)
     compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-        if rows is not None:
-            positions_BT = rows.positions((B, T))
+        if layout is not None:
+            positions_BT = layout.positions((B, T))
         elif cache is not None:
             positions_BT = positions_BT + cache.length_B[:, None]
     key_BS = positions_BT
@@ -135,19 +135,18 @@ def forward_hidden(
         context = context or cache.capacity
         key_BS = jnp.broadcast_to(jnp.arange(context, dtype=jnp.int32), (B, context))
         if not config.is_causal:  # then it must not look at padding; a causal one cannot
-            held_B = cache.length_B + T if rows is None else rows.length_R + rows.live_R
+            held_B = cache.length_B + T if layout is None else layout.cached_R + layout.new_R
             live = (key_BS < held_B[:, None])[:, None, None, :]
             mask = live if mask is None else mask & live
     if segments_BT is not None:
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
 
-    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, rows=rows)
+    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, layout=layout)
     hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
     if cache is not None:
         keys, values = zip(*kept, strict=True)
-        length_B = cache.length_B + T if rows is None else cache.length_B
-        cache = KVCache(keys=list(keys), values=list(values), length_B=length_B)
+        cache = cache.updated(list(keys), list(values), cache.length_B + T if layout is None else None)
     return hidden, cache
 
 

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from llm_jax.errors import ConfigError
-from llm_jax.kernels import KINDS, Kind, Level, PackedMatrix, pack, pack_gated
+from llm_jax.kernels import WEIGHT_DTYPES, Level, PackedMatrix, WeightDtype, pack, pack_gated
 from llm_jax.model.model import Model
 from llm_jax.model.sharding import shard_params
 
@@ -26,7 +26,7 @@ class _Kept(NamedTuple):
     """What a model was cast to, and from which arrays."""
 
     sources: Sequence[Array]
-    kind: Kind
+    kind: WeightDtype
     mesh: Mesh | None
     outcome: tuple[Model, jnp.dtype]
 
@@ -34,7 +34,7 @@ class _Kept(NamedTuple):
 _kept: dict[int, _Kept] = {}  # by the id of the model, which takes its entry along when it goes
 
 
-def cast_model(model: Model, kind: Kind, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
+def cast_model(model: Model, kind: WeightDtype, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
     """The model as inference wants it, and the dtype to compute in.
 
     The last outcome is kept as long as the model, so that a second call with the same weights costs nothing. A
@@ -49,10 +49,10 @@ def cast_model(model: Model, kind: Kind, *, mesh: Mesh | None = None) -> tuple[M
         mesh: spread it over these devices. Then only int8 is packed, since what XLA is to cut must be plain to it.
 
     Raises:
-        ConfigError: `kind` is none of KINDS.
+        ConfigError: `kind` is none of WEIGHT_DTYPES.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"dtype is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    if kind not in WEIGHT_DTYPES:
+        raise ConfigError(f"dtype is {kind!r}; it must be one of {', '.join(WEIGHT_DTYPES)}.")
     if isinstance(model, LiveModel):
         return _cast_anew(model, kind, mesh)
     sources, key = tuple(model.params.values()), id(model)
@@ -70,7 +70,7 @@ def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _cast_anew(model: Model, kind: Kind, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
+def _cast_anew(model: Model, kind: WeightDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
     on_cpu = jax.default_backend() == "cpu"
     packed = kind == "int8" or (on_cpu and mesh is None)
     if mesh is not None:
@@ -91,7 +91,13 @@ def _cast_anew(model: Model, kind: Kind, mesh: Mesh | None) -> tuple[Model, jnp.
     return replace(model, params=params), compute
 
 
-def pack_model(model: Model, kind: Kind, *, level: Level | None = None) -> Model:
+def kernel_level(model: Model) -> Level:
+    """Which kernels the model's weights are packed for; Level.XLA where they are not packed."""
+    weight = model.params["transformer_blocks.0.self_attn.qkv_proj.weight"]
+    return weight.level if isinstance(weight, PackedMatrix) else Level.XLA
+
+
+def pack_model(model: Model, kind: WeightDtype, *, level: Level | None = None) -> Model:
     """The same model with every linear map packed; experts and routers stay as they are.
 
     A gate is packed into fc1, and `gate_proj.weight` is left with no rows. A tied head becomes one of its own,

@@ -7,6 +7,7 @@ along their inputs, so that a layer needs one sum over devices behind attention 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError
+from llm_jax.kernels import Level
 from llm_jax.model.cache import KVCache, init_cache
 
 AXIS = "model"
@@ -76,39 +78,33 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
     """Caches [B, K, S, H] are cut along their heads, where these divide evenly."""
-    return NamedSharding(mesh, PartitionSpec(None, AXIS if cache_pieces(config, mesh) > 1 else None))
+    return NamedSharding(mesh, PartitionSpec(None, AXIS if cache_devices(config, mesh) > 1 else None))
 
 
-def cache_pieces(config: ModelConfig, mesh: Mesh | None) -> int:
+def cache_devices(config: ModelConfig, mesh: Mesh | None) -> int:
     """On how many devices a part of each cache lies."""
     return mesh.size if mesh is not None and config.kv_heads % mesh.size == 0 else 1
 
 
-def empty_cache(
+def allocate_cache(
     config: ModelConfig,
-    batch: int,
+    slots: int,
     max_len: int,
     dtype: jnp.dtype | str,
     *,
     chunk: int | None = None,
+    level: Level = Level.XLA,
     mesh: Mesh | None = None,
 ) -> KVCache:
-    """What `init_cache` makes, at once where it shall lie: there may be room for it on no single device."""
-    make = partial(init_cache, config, batch, max_len, dtype, chunk=chunk)
+    """What `init_cache` makes, at once where it shall lie: no single device may have memory for it. Not inside jit."""
     if mesh is None:
-        return make()
-    cut: Any = cache_sharding(config, mesh)
+        return init_cache(config, slots, max_len, dtype, chunk=chunk, level=level)
+    cut = cache_sharding(config, mesh)
+    make = partial(init_cache, config, slots, max_len, dtype, chunk=chunk, level=level, sharding=cut)
+    sharded: Any = cut
     whole: Any = everywhere(mesh)
-    return jax.jit(make, out_shardings=KVCache(keys=cut, values=cut, length_B=whole))()
-
-
-def constrain_cache(config: ModelConfig, cache: KVCache, mesh: Mesh | None) -> KVCache:
-    """Keeps a cache where it lies, so that a donated one is updated in place. Call it inside jit."""
-    if mesh is None:
-        return cache
-    sharding = cache_sharding(config, mesh)
-    keys, values = jax.lax.with_sharding_constraint((cache.keys, cache.values), sharding)
-    return KVCache(keys, values, cache.length_B)
+    like = jax.eval_shape(make)
+    return jax.jit(make, out_shardings=replace(like, keys=sharded, values=sharded, length_B=whole))()
 
 
 def constrain_whole(tree: Any, mesh: Mesh | None) -> Any:

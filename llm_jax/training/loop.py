@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_jax.data import Batches
 from llm_jax.errors import TrainingError
-from llm_jax.train_config import TrainConfig
+from llm_jax.training.config import TrainConfig
 from llm_jax.training.metrics import Sink
 from llm_jax.training.optimizer import adamw
 from llm_jax.training.precision import compute_dtype
@@ -20,7 +20,7 @@ from llm_jax.training.run_directory import RunDirectory, save_state
 from llm_jax.training.schedules import learning_rate
 from llm_jax.training.signals import StopRequest
 from llm_jax.training.step import StepMetrics, initial_state, make_eval_step, make_train_step
-from llm_jax.training.task import Task
+from llm_jax.training.tasks.task import Task
 
 
 @dataclass

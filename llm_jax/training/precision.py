@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from llm_jax.train_config import OptimizationConfig
+from llm_jax.training.config import OptimizationConfig
 
 FIRST_SCALE, LARGEST_SCALE = 2.0**15, 2.0**24
 GROW_AFTER = 2000  # finite steps in a row

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_jax.train_config import TrainingConfig
+from llm_jax.training.config import TrainingConfig
 from llm_jax.training.schedules import Watch, plateau
 
 

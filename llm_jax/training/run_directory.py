@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_jax.checkpoint import TrainCheckpointer
 from llm_jax.errors import CheckpointError, ConfigError
-from llm_jax.train_config import CheckpointConfig
+from llm_jax.training.config import CheckpointConfig
 from llm_jax.training.progress import Progress
 from llm_jax.training.step import TrainState
 

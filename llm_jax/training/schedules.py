@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from llm_jax.train_config import TrainingConfig
+from llm_jax.training.config import TrainingConfig
 
 PLATEAU_THRESHOLD = 1e-4  # relative; a smaller gain is none, as in torch's ReduceLROnPlateau
 

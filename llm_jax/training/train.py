@@ -7,18 +7,17 @@ from pathlib import Path
 import jax
 
 from llm_jax.errors import ConfigError
-from llm_jax.load_config import write_config
 from llm_jax.tokenizers import load_tokenizer
-from llm_jax.train_config import TaskName, TrainConfig
+from llm_jax.training.config import TaskName, TrainConfig, write_config
 from llm_jax.training.console import RunConsole
-from llm_jax.training.language_model import LanguageModelTask
 from llm_jax.training.loop import Loop
 from llm_jax.training.metrics import LossPlot, MetricsFile, TensorBoard
 from llm_jax.training.progress import Progress
-from llm_jax.training.regression import RegressionTask
 from llm_jax.training.run_directory import RunDirectory, restore_state, run_to_resume
 from llm_jax.training.signals import stop_on_signals
-from llm_jax.training.task import Task
+from llm_jax.training.tasks.language_model import LanguageModelTask
+from llm_jax.training.tasks.regression import RegressionTask
+from llm_jax.training.tasks.task import Task
 
 
 @dataclass(frozen=True)

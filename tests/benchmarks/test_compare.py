@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contenders import Apart, Contender, LlamaCpp, Ours, Transformers
+from benchmarks.engines import Apart, Contender, LlamaCpp, Ours, Transformers
 from benchmarks.report import add_line, put_section
 from benchmarks.step_profile import PARTS
 from benchmarks.weights import random_weights

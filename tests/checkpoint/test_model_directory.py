@@ -162,7 +162,7 @@ def test_a_failing_save_leaves_the_old_model_and_no_litter(tmp_path: Path, monke
 @pytest.mark.parametrize("swap", [True, False], ids=["in one step", "by two renames"])
 def test_an_older_model_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool) -> None:
     if not swap:
-        monkeypatch.setattr("llm_jax.checkpoint.atomic._exchange", lambda a, b: False)
+        monkeypatch.setattr("llm_jax.atomic._exchange", lambda a, b: False)
     old, new = random_model(ModelConfig(**LLAMA)), random_model(ModelConfig(**SIZES))
     save_model(tmp_path / "model", old, max_shard_bytes=4000)
     save_model(tmp_path / "model", new)

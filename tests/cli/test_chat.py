@@ -16,9 +16,9 @@ from cli.generate import main
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import SamplingParams, generate
-from llm_jax.inference.chat import Conversation
-from llm_jax.inference.prefix_cache import BLOCK
-from llm_jax.inference.text import ContextLengthExceeded
+from llm_jax.inference.engine.prefix_cache import BLOCK
+from llm_jax.inference.text.chat import Conversation
+from llm_jax.inference.text.stream import ContextLengthExceeded
 from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer, render_chat
 

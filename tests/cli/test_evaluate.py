@@ -9,7 +9,7 @@ from click.testing import Result
 
 from cli.evaluate import main
 from llm_jax.checkpoint import load_model
-from llm_jax.training.evaluate import evaluate_text
+from llm_jax.evaluation import evaluate_text
 from tests.cli.conftest import TEXT
 
 Call = Callable[..., Result]

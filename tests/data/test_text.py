@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from llm_jax.data import TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
-from llm_jax.data.tokenizer import make_tokenizer
 from llm_jax.errors import ConfigError, DataError
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer
-from llm_jax.train_config import DataConfig
+from llm_jax.training.config import DataConfig
+from llm_jax.training.tasks.tokenizer import make_tokenizer
 
 
 def test_documents_are_what_blank_lines_separate(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_jax.load_config import load_train_config
+from llm_jax.training.config import load_train_config
 from tests.docs.blocks import Block, code_blocks
 from tests.docs.workplace import ROOT, Workplace
 

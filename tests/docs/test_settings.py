@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from llm_jax.load_config import SECTIONS
+from llm_jax.training.config import SECTIONS
 from server.settings import PREFIX, Settings
 from tests.docs.workplace import ROOT
 

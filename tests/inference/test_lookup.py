@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_jax.inference.lookup import NGRAM, PromptLookup
+from llm_jax.inference.engine.lookup import NGRAM, PromptLookup
 
 
 def test_it_offers_what_stood_behind_the_same_words_once_it_has_proved_right() -> None:

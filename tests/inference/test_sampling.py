@@ -9,8 +9,16 @@ import pytest
 from scipy.stats import chisquare
 
 from llm_jax.errors import RequestError
-from llm_jax.inference.request import SamplingParams
-from llm_jax.inference.sampling import Choice, RowSettings, count, first_argmax, most_likely, row_settings, sample
+from llm_jax.inference.engine.request import SamplingParams
+from llm_jax.inference.engine.sampling import (
+    Choice,
+    RowSettings,
+    count,
+    first_argmax,
+    most_likely,
+    row_settings,
+    sample,
+)
 
 V = 24
 DRAWS = 8192

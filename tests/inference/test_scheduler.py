@@ -1,7 +1,7 @@
 """Who gets a row, in which order: no model needed."""
 
 from llm_jax.inference import Request, SamplingParams
-from llm_jax.inference.scheduler import Job, Scheduler
+from llm_jax.inference.engine.scheduler import Job, Scheduler
 
 
 def jobs(scheduler: Scheduler, number: int) -> list[Job]:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_jax.inference.batch import Asked, Feed
-from llm_jax.inference.buckets import LEAST_ROOM, Buckets
-from llm_jax.inference.pace import PATIENCE, Pace
-from llm_jax.inference.shares import LAST, Share, rehearsal, runs
+from llm_jax.inference.engine.batch import Asked, Feed
+from llm_jax.inference.engine.buckets import LEAST_ROOM, Buckets
+from llm_jax.inference.engine.pace import PATIENCE, Pace
+from llm_jax.inference.engine.shares import LAST, Share, rehearsal, runs
 
 MAX_BATCH, MAX_LEN = 12, 700
 
@@ -39,16 +39,16 @@ def test_every_share_is_run_once_where_its_row_stands(is_ragged: bool, work: tup
         assert run.shape in known
         feed = Feed.of(run)
         assert feed.token_BT.shape == (run.shape.batch, run.shape.length)
-        starts = feed.rows.starts
+        starts = feed.layout.starts
         of_rows = feed.token_BT if starts is None else np.split(feed.token_BT[0], starts[1:-1])
         for row, tokens in enumerate(of_rows):
-            live = int(feed.rows.live_R[row])
+            live = int(feed.layout.new_R[row])
             if not live:
                 continue
             assert row + run.first not in served
             served[row + run.first] = tokens[:live].tolist()
             [share] = [share for share in run.shares if share.row == row + run.first]
-            assert int(feed.rows.length_R[row]) == share.start
+            assert int(feed.layout.cached_R[row]) == share.start
             assert feed.token_BT.flat[feed.out_PR[0, row]] == share.tokens[-1]
             assert share.end <= run.shape.context
         asked = Asked.of(run, buckets.asked(run.shape, 1 + max(s.row - run.first for s in run.shares)), np.ones((1, 1)))
@@ -63,10 +63,10 @@ def test_a_row_that_waits_is_written_behind_what_it_holds(work: tuple[list[Share
     decoding, prompts = work
     made = runs(Buckets(MAX_BATCH, MAX_LEN), decoding, prompts)
     if decoding:
-        rows = Feed.of(made[-1]).rows
+        layout = Feed.of(made[-1]).layout
         for share in prompts:
-            if share.row < len(rows.length_R):
-                assert (rows.live_R[share.row], rows.length_R[share.row]) == (0, share.end)
+            if share.row < len(layout.cached_R):
+                assert (layout.new_R[share.row], layout.cached_R[share.row]) == (0, share.end)
 
 
 def test_guesses_are_looked_at_from_the_last_token_on() -> None:
@@ -82,7 +82,7 @@ def test_a_rehearsal_fills_its_shape(is_ragged: bool) -> None:
     for shape in Buckets(MAX_BATCH, MAX_LEN, draft=7, is_ragged=is_ragged).all_shapes():
         run = rehearsal(shape)
         assert sum(len(share.tokens) for share in run.shares) == shape.batch * shape.length
-        assert int(Feed.of(run).rows.live_R.sum()) == shape.batch * shape.length
+        assert int(Feed.of(run).layout.new_R.sum()) == shape.batch * shape.length
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 8, 255, 256, 1000])

@@ -14,12 +14,12 @@ from llm_jax import demo
 from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
-from llm_jax.kernels import Kind, Level, features
+from llm_jax.kernels import Level, WeightDtype, features
 from llm_jax.model import (
+    ChunkLayout,
     KVCache,
     Model,
     Params,
-    Rows,
     cast_model,
     forward,
     forward_hidden,
@@ -63,8 +63,8 @@ def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: n
         _, cache = forward_hidden(config, params, tokens, cache=init_cache(config, len(tokens), tokens.shape[1]))
         assert cache is not None
         last = jnp.asarray(tokens)[rows, lengths][:, None]
-        held = Rows(jnp.asarray(lengths), jnp.asarray(active, jnp.int32))
-        hidden, _ = forward_hidden(config, params, last, cache=cache, rows=held)
+        held = ChunkLayout(jnp.asarray(lengths), jnp.asarray(active, jnp.int32))
+        hidden, _ = forward_hidden(config, params, last, cache=cache, layout=held)
         return merge(config, params).head(hidden[:, 0])
 
     return np.asarray(run(model.params))
@@ -84,7 +84,7 @@ def test_a_decode_step_gives_the_whole_forwards_logits(family: str, level: Level
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
-def test_narrow_weights_stay_close(kind: Kind) -> None:
+def test_narrow_weights_stay_close(kind: WeightDtype) -> None:
     model = plain("llama")
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 101, (2, 20)))
     packed = pack_model(model, kind)
@@ -101,8 +101,8 @@ def test_tokens_behind_a_cache_give_the_whole_forwards_logits(level: Level) -> N
 
     @jax.jit
     def run(params: Params, tokens: jax.Array, cache: KVCache, held: int) -> tuple[jax.Array, KVCache | None]:
-        rows = Rows(jnp.full(2, held), jnp.full(2, tokens.shape[1]))
-        hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, rows=rows)
+        layout = ChunkLayout(jnp.full(2, held), jnp.full(2, tokens.shape[1]))
+        hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, layout=layout)
         return merge(packed.config, params).head(hidden), cache
 
     cache, start = init_cache(packed.config, 2, 20), 0
@@ -124,8 +124,8 @@ def test_an_int8_cache_keeps_the_demo_models_perplexity(level: Level) -> None:
     def perplexity(params: Params, dtype: str) -> jax.Array:
         B, T = tokens.shape
         cache = init_cache(model.config, B, T, dtype)
-        rows = Rows(jnp.zeros(B, jnp.int32), jnp.full(B, T))
-        hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, rows=rows)
+        layout = ChunkLayout(jnp.zeros(B, jnp.int32), jnp.full(B, T))
+        hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, layout=layout)
         chance = jax.nn.log_softmax(merge(model.config, params).head(hidden[:, :-1]))
         return jnp.exp(-jnp.take_along_axis(chance, tokens[:, 1:, None], axis=-1).mean())
 

@@ -5,7 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.kernels import ACTIVATIONS, KINDS, Kind, Level, Norm, PackedMatrix, features, matmul, pack, pack_gated
+from llm_jax.kernels import (
+    ACTIVATIONS,
+    WEIGHT_DTYPES,
+    Level,
+    Norm,
+    PackedMatrix,
+    WeightDtype,
+    features,
+    matmul,
+    pack,
+    pack_gated,
+)
 
 NATIVE = [level for level in features() if level != Level.XLA]
 SHAPES = [(50, 37), (1, 1), (129, 2049)]
@@ -18,7 +29,7 @@ def random(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def error_bound(kind: Kind, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def error_bound(kind: WeightDtype, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Largest error of each output that the kind's rounding allows, [M, N]."""
     size = np.abs(x) @ np.abs(weight).T
     if kind == "float32":
@@ -34,9 +45,9 @@ def error_bound(kind: Kind, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("level", features())
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WEIGHT_DTYPES)
 @pytest.mark.parametrize(("N", "K"), SHAPES)
-def test_error_is_within_what_rounding_allows(kind: Kind, level: Level, N: int, K: int) -> None:
+def test_error_is_within_what_rounding_allows(kind: WeightDtype, level: Level, N: int, K: int) -> None:
     weight, bias = random(1, N, K), random(2, N)
     packed = pack(jnp.asarray(weight), kind, level=level)
     for M in (1, 16, 100):
@@ -47,9 +58,9 @@ def test_error_is_within_what_rounding_allows(kind: Kind, level: Level, N: int, 
 
 
 @pytest.mark.parametrize("level", NATIVE)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WEIGHT_DTYPES)
 @pytest.mark.parametrize(("N", "K"), [(70, 300)])
-def test_a_row_does_not_depend_on_its_batch(kind: Kind, level: Level, N: int, K: int) -> None:
+def test_a_row_does_not_depend_on_its_batch(kind: WeightDtype, level: Level, N: int, K: int) -> None:
     packed = pack(jnp.asarray(random(1, N, K)), kind, level=level)
     x = random(3, 100, K)
     whole = np.asarray(product(x, packed))
@@ -84,9 +95,9 @@ def test_int8_extremes_do_not_overflow(level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", NATIVE)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WEIGHT_DTYPES)
 @pytest.mark.parametrize(("dtype", "centred"), [("float32", True), ("bfloat16", False)])
-def test_norm_gate_bias_and_residual_equal_xla(kind: Kind, level: Level, dtype: str, centred: bool) -> None:
+def test_norm_gate_bias_and_residual_equal_xla(kind: WeightDtype, level: Level, dtype: str, centred: bool) -> None:
     N, K = 40, 72
     first, gate, bias = jnp.asarray(random(1, N, K)), jnp.asarray(random(2, N, K)), jnp.asarray(random(3, 2, N))
     norm = Norm(jnp.asarray(random(4, K)), jnp.asarray(random(5, K)) if centred else None, 1e-5, centred)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from llm_jax.load_config import Setting, load_train_config
+from llm_jax.training.config import Setting, load_train_config
 
 WHO, DID, WHAT = ["Tom", "Anna", "The cat", "A dog"], ["saw", "found", "lost"], ["a ball", "the moon", "some bread"]
 

@@ -10,10 +10,10 @@ import torch
 
 from llm_jax.config import ModelConfig
 from llm_jax.model import forward, init_params
-from llm_jax.training.losses import next_token_loss, squared_error
 from llm_jax.training.optimizer import adamw, matrices
 from llm_jax.training.precision import GROW_AFTER, LossScale
 from llm_jax.training.step import initial_state, make_train_step
+from llm_jax.training.tasks.losses import next_token_loss, squared_error
 
 TINY = ModelConfig(
     vocab_size=17, hidden_size=16, num_layers=1, num_heads=2, max_seq_len=12, positions="rotary", dropout=0.0

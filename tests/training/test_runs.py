@@ -8,11 +8,11 @@ import pytest
 
 from llm_jax.checkpoint import load_model
 from llm_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
-from llm_jax.load_config import load_train_config
 from llm_jax.model import param_shapes
-from llm_jax.training.language_model import LanguageModelTask
+from llm_jax.training.config import load_train_config
 from llm_jax.training.metrics import read_metrics
-from llm_jax.training.regression import load_mlp
+from llm_jax.training.tasks.language_model import LanguageModelTask
+from llm_jax.training.tasks.regression import load_mlp
 from llm_jax.training.train import train
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llm_jax.train_config import TrainingConfig
+from llm_jax.training.config import TrainingConfig
 from llm_jax.training.progress import Progress
 from llm_jax.training.schedules import Watch, learning_rate
 

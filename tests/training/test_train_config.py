@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from llm_jax.errors import ConfigError
-from llm_jax.load_config import SECTIONS, Setting, load_train_config, write_config
-from llm_jax.train_config import TrainConfig
+from llm_jax.training.config import SECTIONS, Setting, TrainConfig, load_train_config, write_config
 
 
 def load(text="", environ=None, flags=(), *, tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from llm_jax.checkpoint.atomic import file_written_beside
+from llm_jax.atomic import file_written_beside
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
 from llm_jax.checkpoint.gguf.tokenizer import read_tokenizer, tokenizer_metadata

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmarks.contenders.contender import THREADS, Absent, Decoding, prompts
+from benchmarks.engines.interface import THREADS, Absent, Decoding, prompts
 from benchmarks.weights import Weights
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 
 BATCH = 512  # tokens of one call
 LONG = 256  # tokens of context from which its flash attention is slower on a CPU than its plain one
@@ -23,7 +23,7 @@ class LlamaCpp:
     name: ClassVar[str] = "llama.cpp"
     note = ""
 
-    def __init__(self, weights: Weights, dtype: Kind, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
         try:
             import llama_cpp
         except ImportError:

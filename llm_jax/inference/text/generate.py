@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypedDict, Unpack
 
-from llm_jax.inference.engine import Engine
-from llm_jax.inference.request import Request, SamplingParams, TokenEvent
-from llm_jax.inference.text import TextPiece, TextStream, prepare_request
-from llm_jax.kernels import Kind
+from llm_jax.inference.engine.engine import Engine
+from llm_jax.inference.engine.request import Request, SamplingParams, TokenEvent
+from llm_jax.inference.text.stream import TextPiece, TextStream, prepare_request
+from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
@@ -111,7 +111,7 @@ def continue_prompts(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
-    dtype: Kind = "float32",
+    dtype: WeightDtype = "float32",
 ) -> Iterator[tuple[int, TextPiece]]:
     """Yields (index of the prompt, its next piece) as the engine makes them; a piece's text may be empty.
 

@@ -15,16 +15,16 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from llm_jax.inference.batch import Asked, Feed
-from llm_jax.inference.buckets import Buckets
-from llm_jax.inference.memory import check_room
-from llm_jax.inference.prefix_cache import BLOCK, PrefixCache
-from llm_jax.inference.programs import StepResult, admit, advance, choose, empty_rows, move_row
-from llm_jax.inference.request import Request, SamplingParams
-from llm_jax.inference.sampling import RowSettings, row_settings
-from llm_jax.inference.shares import Run
-from llm_jax.kernels import Kind, use_huge_pages
-from llm_jax.model import KVCache, Model, cache_pieces, empty_cache, everywhere, head_params
+from llm_jax.inference.engine.batch import Asked, Feed
+from llm_jax.inference.engine.buckets import Buckets
+from llm_jax.inference.engine.memory import check_room
+from llm_jax.inference.engine.prefix_cache import BLOCK, PrefixCache
+from llm_jax.inference.engine.programs import StepResult, admit, advance, choose, empty_rows, move_row
+from llm_jax.inference.engine.request import Request, SamplingParams
+from llm_jax.inference.engine.sampling import RowSettings, row_settings
+from llm_jax.inference.engine.shares import Run
+from llm_jax.kernels import Level, WeightDtype
+from llm_jax.model import KVCache, Model, allocate_cache, cache_devices, everywhere, head_params
 
 Call = partial[Any]  # of a jitted function
 
@@ -34,7 +34,8 @@ class Runner:
 
     Args:
         model: its parameters as the programs take them, and where they should lie.
-        dtype: what to compute in. cache_dtype: what to keep keys and values in.
+        dtype: what to compute in. cache_dtype: what keys and values are cached in.
+        level: which kernels read and write the cache.
         prefix_blocks: how many blocks of prompts to keep; 0 keeps none.
         mesh: the devices that it all is spread over, where these are several.
     """
@@ -45,7 +46,8 @@ class Runner:
         buckets: Buckets,
         *,
         dtype: jnp.dtype,
-        cache_dtype: Kind,
+        cache_dtype: WeightDtype,
+        level: Level,
         prefix_blocks: int = 0,
         mesh: Mesh | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class Runner:
         self._buckets = buckets
         self._dtype = dtype
         self._cache_dtype = cache_dtype
+        self._level = level
         self._prefix_blocks = prefix_blocks
         self._mesh = mesh
         self._everything: dict[int, Array] = {}  # rows -> a mask that allows all tokens
@@ -65,7 +68,7 @@ class Runner:
             jax.eval_shape(caches),
             f"The KV cache of {buckets.max_batch} rows of {buckets.max_len} tokens, with {prefix_blocks * BLOCK} kept,",
             "lower max_batch, the context (max_len), or what is kept of prompts",
-            devices=cache_pieces(model.config, mesh),
+            devices=cache_devices(model.config, mesh),
         )
         self._cache: KVCache
         self._rows: RowSettings
@@ -126,7 +129,9 @@ class Runner:
         yield partial(admit, self._rows, np.int32(0), nothing)
 
     def _empty_cache(self, rows: int, length: int, chunk: int | None = None) -> KVCache:
-        return empty_cache(self._model.config, rows, length, self._cache_dtype, chunk=chunk, mesh=self._mesh)
+        return allocate_cache(
+            self._model.config, rows, length, self._cache_dtype, chunk=chunk, level=self._level, mesh=self._mesh
+        )
 
     def _empty_rows(self) -> KVCache:
         buckets = self._buckets
@@ -138,9 +143,8 @@ class Runner:
     def _start_empty(self) -> None:
         self._cache = self._empty_rows()
         self._rows = self._whole(empty_rows(self._buckets.max_batch, self._model.config.vocab_size))
-        for kept in (*self._cache.keys, *self._cache.values):
-            use_huge_pages(kept)
-        self.prefixes = PrefixCache(self._empty_cache(self._prefix_blocks, BLOCK), self._model.config, self._mesh)
+        self._cache.use_huge_pages()
+        self.prefixes = PrefixCache(self._empty_cache(self._prefix_blocks, BLOCK))
 
     def _advance(self, run: Run) -> Call:
         return partial(
@@ -149,7 +153,7 @@ class Runner:
         )  # fmt: skip
 
     def _move(self, source: int, target: int) -> Call:
-        return partial(move_row, self._cache, self._rows, np.int32(source), np.int32(target), mesh=self._mesh)
+        return partial(move_row, self._cache, self._rows, np.int32(source), np.int32(target))
 
     def _choose(self, run: Run, rows: int, hidden_PRD: Array) -> Call:
         asked = Asked.of(run, rows, self._all_tokens(rows))

@@ -3,16 +3,16 @@
 import time
 from typing import Any, ClassVar
 
-from benchmarks.contenders.contender import THREADS, Absent, Decoding, prompts
+from benchmarks.engines.interface import THREADS, Absent, Decoding, prompts
 from benchmarks.weights import Weights
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 
 
 class Transformers:
     name: ClassVar[str] = "transformers"
     note = ""
 
-    def __init__(self, weights: Weights, dtype: Kind, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
         if dtype == "int8":
             raise Absent("has no int8 of its own on a CPU")
         try:

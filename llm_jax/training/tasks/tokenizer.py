@@ -12,7 +12,7 @@ from llm_jax.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-from llm_jax.train_config import DataConfig
+from llm_jax.training.config import DataConfig
 
 
 def make_tokenizer(config: DataConfig, train: Sequence[str], held_out: Sequence[str]) -> Tokenizer:

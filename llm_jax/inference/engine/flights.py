@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax.inference.pace import Pace
-from llm_jax.inference.scheduler import Job
+from llm_jax.inference.engine.pace import Pace
+from llm_jax.inference.engine.scheduler import Job
 
 
 @dataclass(frozen=True)

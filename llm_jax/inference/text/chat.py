@@ -3,11 +3,11 @@
 from collections.abc import Generator, Sequence
 
 from llm_jax.errors import LLMError
-from llm_jax.inference.engine import Engine
-from llm_jax.inference.generate import round_up, run_requests
-from llm_jax.inference.request import SamplingParams
-from llm_jax.inference.text import ContextLengthExceeded, TextPiece, prepare_request
-from llm_jax.kernels import Kind
+from llm_jax.inference.engine.engine import Engine
+from llm_jax.inference.engine.request import SamplingParams
+from llm_jax.inference.text.generate import round_up, run_requests
+from llm_jax.inference.text.stream import ContextLengthExceeded, TextPiece, prepare_request
+from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
 
@@ -29,7 +29,7 @@ class Conversation:
         *,
         system: str | None = None,
         stop: Sequence[str] = (),
-        dtype: Kind = "float32",
+        dtype: WeightDtype = "float32",
     ) -> None:
         self._model, self._tokenizer, self._sampling, self._dtype = model, tokenizer, sampling, dtype
         self._system = [] if system is None else [{"role": "system", "content": system}]

@@ -18,9 +18,9 @@ from llm_jax.data.synthetic import NOISE
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Params
 from llm_jax.model.layers import ACTIVATIONS
-from llm_jax.train_config import TrainConfig
-from llm_jax.training.losses import squared_error
+from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import Batch
+from llm_jax.training.tasks.losses import squared_error
 
 
 @dataclass(frozen=True)

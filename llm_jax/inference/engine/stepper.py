@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llm_jax.inference.buckets import Buckets, Shape
-from llm_jax.inference.flights import Flights
-from llm_jax.inference.prefix_cache import BLOCK, block_keys
-from llm_jax.inference.request import TokenEvent
-from llm_jax.inference.runner import Runner
-from llm_jax.inference.sampling import Choice
-from llm_jax.inference.scheduler import Job, Scheduler
-from llm_jax.inference.shares import LAST, Share, rehearsal, runs
+from llm_jax.inference.engine.buckets import Buckets, Shape
+from llm_jax.inference.engine.flights import Flights
+from llm_jax.inference.engine.prefix_cache import BLOCK, block_keys
+from llm_jax.inference.engine.request import TokenEvent
+from llm_jax.inference.engine.runner import Runner
+from llm_jax.inference.engine.sampling import Choice
+from llm_jax.inference.engine.scheduler import Job, Scheduler
+from llm_jax.inference.engine.shares import LAST, Share, rehearsal, runs
 
 
 class Stepper:

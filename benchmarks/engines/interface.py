@@ -5,9 +5,9 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.weights import Weights
-from llm_jax.inference.buckets import CHUNKS
-from llm_jax.inference.prefix_cache import BLOCK
-from llm_jax.kernels import Kind
+from llm_jax.inference.engine.buckets import CHUNKS
+from llm_jax.inference.engine.prefix_cache import BLOCK
+from llm_jax.kernels import WeightDtype
 
 THREADS = 2  # of the peers; XLA takes every core there is
 
@@ -29,7 +29,7 @@ class Contender(Protocol):
     name: ClassVar[str]
     note: str  # what a reader must know about its figures; often nothing
 
-    def __init__(self, weights: Weights, dtype: Kind, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
         """Raises Absent."""
         ...
 

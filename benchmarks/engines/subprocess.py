@@ -5,9 +5,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.contenders.contender import Absent, Contender, Decoding
+from benchmarks.engines.interface import Absent, Contender, Decoding
 from benchmarks.weights import Weights
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 
 
 class Apart:
@@ -16,7 +16,9 @@ class Apart:
     Every call raises Absent for whatever went wrong over there.
     """
 
-    def __init__(self, kind: type[Contender], weights: Weights, dtype: Kind, *, max_batch: int, max_len: int) -> None:
+    def __init__(
+        self, kind: type[Contender], weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int
+    ) -> None:
         self.name = kind.name
         self._make = partial(kind, weights, dtype, max_batch=max_batch, max_len=max_len)
         self._start()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_jax.inference.buckets import Buckets, Shape
+from llm_jax.inference.engine.buckets import Buckets, Shape
 
 LAST = -1  # in place of an id: the token that the row generated last, which only the device may know yet
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_jax.inference.lookup import PromptLookup
-from llm_jax.inference.request import FinishReason, OnEvent, Request
+from llm_jax.inference.engine.lookup import PromptLookup
+from llm_jax.inference.engine.request import FinishReason, OnEvent, Request
 
 
 @dataclass(eq=False)

@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from llm_jax.inference.buckets import CHUNKS, DRAFT, Buckets
-from llm_jax.inference.compilations import compilations
-from llm_jax.inference.prefix_cache import BLOCK
-from llm_jax.inference.request import OnEvent, Request
-from llm_jax.inference.runner import Runner
-from llm_jax.inference.scheduler import Job, Scheduler
-from llm_jax.inference.stats import EngineStats
-from llm_jax.inference.stepper import Stepper
-from llm_jax.kernels import Kind, PackedMatrix, has_native_attention
-from llm_jax.model import Model, cast_model
+from llm_jax.inference.engine.buckets import CHUNKS, DRAFT, Buckets
+from llm_jax.inference.engine.compilations import compilations
+from llm_jax.inference.engine.prefix_cache import BLOCK
+from llm_jax.inference.engine.request import OnEvent, Request
+from llm_jax.inference.engine.runner import Runner
+from llm_jax.inference.engine.scheduler import Job, Scheduler
+from llm_jax.inference.engine.stats import EngineStats
+from llm_jax.inference.engine.stepper import Stepper
+from llm_jax.kernels import WeightDtype, has_native_attention
+from llm_jax.model import Model, cast_model, kernel_level
 
 
 class Engine:
@@ -45,8 +45,8 @@ class Engine:
         *,
         max_batch: int = 8,
         max_len: int | None = None,
-        dtype: Kind = "float32",
-        kv_dtype: Kind | None = None,
+        dtype: WeightDtype = "float32",
+        kv_dtype: WeightDtype | None = None,
         use_cache: bool = True,
         prefix_tokens: int = 0,
         speculate: bool = True,
@@ -57,17 +57,19 @@ class Engine:
         self.max_batch = max_batch
         self.max_len = min(max_len or model.config.max_seq_len, model.config.max_seq_len)
         self.use_cache = use_cache and model.config.is_causal
+        level = kernel_level(model)
         buckets = Buckets(
             max_batch,
             self.max_len,
             draft=DRAFT if speculate and self.use_cache else 0,
             chunks=CHUNKS if self.config.is_causal else (self.max_len,),  # cut, such a prompt would be another
-            is_ragged=self.config.is_causal and _attends_natively(model),
+            is_ragged=self.config.is_causal and has_native_attention(self.config.head_size, level),
         )
         self._runner = Runner(
             model,
             buckets,
             dtype=compute_dtype,
+            level=level,
             cache_dtype=kv_dtype or ("float32" if dtype == "float32" else "bfloat16"),
             prefix_blocks=prefix_tokens // BLOCK if self.use_cache else 0,
             mesh=mesh,
@@ -155,8 +157,3 @@ class Engine:
                 if self._closing:
                     return
             self._stepper.step()
-
-
-def _attends_natively(model: Model) -> bool:
-    weight = model.params["transformer_blocks.0.self_attn.qkv_proj.weight"]
-    return isinstance(weight, PackedMatrix) and has_native_attention(model.config.head_size, weight.level)

@@ -10,13 +10,13 @@ from jax import Array
 from llm_jax.checkpoint import save_model
 from llm_jax.config import ModelConfig
 from llm_jax.data import TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
-from llm_jax.data.tokenizer import make_tokenizer
 from llm_jax.errors import ConfigError
 from llm_jax.model import Model, Params, forward, init_params
 from llm_jax.tokenizers import Tokenizer
-from llm_jax.train_config import TrainConfig
-from llm_jax.training.losses import next_token_loss
+from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import Batch
+from llm_jax.training.tasks.losses import next_token_loss
+from llm_jax.training.tasks.tokenizer import make_tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.extend.random import threefry_2x32
 
-from llm_jax.inference.request import MAX_LOGPROBS, SamplingParams
+from llm_jax.inference.engine.request import MAX_LOGPROBS, SamplingParams
 
 SMALLEST, LARGEST = 1e-30, 1e30  # what a float32 holds with room to multiply; beyond it nothing changes
 COLDEST = 1e-6  # nearly greedy; logits divided by less would overflow

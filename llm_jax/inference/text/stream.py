@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from llm_jax.config import ModelConfig
 from llm_jax.errors import RequestError
-from llm_jax.inference.request import FinishReason, Request, SamplingParams, TokenEvent
+from llm_jax.inference.engine.request import FinishReason, Request, SamplingParams, TokenEvent
 from llm_jax.tokenizers import IncrementalDecoder, Tokenizer
 
 PRIMING = 8  # ids of the prompt that the decoder sees first: enough to know what precedes the completion

@@ -12,7 +12,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, DataError
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model, Params, cast_model, forward
 from llm_jax.tokenizers import Tokenizer
 
@@ -56,7 +56,7 @@ def evaluate_text(
     *,
     window: int | None = None,
     stride: int | None = None,
-    dtype: Kind = "float32",
+    dtype: WeightDtype = "float32",
 ) -> TextScore:
     """Scores a text of any length through windows that slide over it; every token counts once.
 

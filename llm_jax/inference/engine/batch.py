@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from llm_jax.inference.shares import Run
-from llm_jax.model import Rows
+from llm_jax.inference.engine.shares import Run
+from llm_jax.model import ChunkLayout
 
 
 @jax.tree_util.register_dataclass
@@ -24,7 +24,7 @@ class Feed:
     """
 
     token_BT: Array
-    rows: Rows
+    layout: ChunkLayout
     out_PR: Array
 
     @classmethod
@@ -33,12 +33,12 @@ class Feed:
         is_ragged = B < R
         token_N: Any = np.zeros(B * T, np.int32)
         position_R: Any = np.zeros(R, np.int32)
-        live_R: Any = np.zeros(R, np.int32)
+        new_R: Any = np.zeros(R, np.int32)
         last_R = np.zeros(R, np.int32)
         for share in run.shares:
             position_R[share.row - run.first] = share.start
-            live_R[share.row - run.first] = len(share.tokens)
-        at_R: Any = np.cumsum(live_R, dtype=np.int32) - live_R if is_ragged else np.arange(R, dtype=np.int32) * T
+            new_R[share.row - run.first] = len(share.tokens)
+        at_R: Any = np.cumsum(new_R, dtype=np.int32) - new_R if is_ragged else np.arange(R, dtype=np.int32) * T
         for share in run.shares:
             at = at_R[share.row - run.first]
             token_N[at : at + len(share.tokens)] = share.tokens
@@ -46,7 +46,7 @@ class Feed:
         starts: Any = np.append(at_R, np.int32(T)) if is_ragged else None
         first: Any = np.int32(run.first) if is_anywhere else None
         out_PR: Any = np.minimum(last_R + np.arange(1 + draft, dtype=np.int32)[:, None], B * T - 1)
-        return cls(token_N.reshape(B, T), Rows(position_R, live_R, starts, first), out_PR)
+        return cls(token_N.reshape(B, T), ChunkLayout(position_R, new_R, starts, first), out_PR)
 
 
 @jax.tree_util.register_dataclass

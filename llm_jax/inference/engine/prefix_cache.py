@@ -7,7 +7,6 @@ request is admitted; attention itself knows nothing of them.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 
@@ -15,11 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
-from llm_jax.config import ModelConfig
-from llm_jax.inference.programs import put, take
-from llm_jax.model import KVCache, constrain_cache
+from llm_jax.model import KVCache
 
 BLOCK = 64  # tokens
 
@@ -41,20 +37,17 @@ class PrefixCache:
     """A pool of blocks; the one that was not used for longest makes room.
 
     Args:
-        pool: room for the blocks, one in each row. It is donated.
-        mesh: the devices that it is spread over, where these are several.
+        pool: memory for the blocks, one in each slot. It is donated.
 
     Attributes:
         blocks: how many there is room for.
         free: places that hold nothing yet.
     """
 
-    def __init__(self, pool: KVCache, config: ModelConfig, mesh: Mesh | None = None) -> None:
-        self.blocks = len(pool.length_B)
+    def __init__(self, pool: KVCache) -> None:
+        self.blocks = pool.slots
         self.free = list(reversed(range(self.blocks)))
         self._pool = pool
-        self._load_block = partial(_load_block, config=config, mesh=mesh)
-        self._save_block = partial(_save_block, config=config, mesh=mesh)
         self._place: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
 
     @property
@@ -68,7 +61,7 @@ class PrefixCache:
                 return cache, index * BLOCK
             self._place.move_to_end(key)
             place = self._place[key]
-            cache = self._load_block(cache, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK))
+            cache = _load_block(cache, self._pool, np.int32(place), np.int32(row), np.int32(index * BLOCK))
         return cache, len(keys) * BLOCK
 
     def save(self, cache: KVCache, row: int, index: int, key: bytes) -> None:
@@ -77,7 +70,7 @@ class PrefixCache:
             self._place.move_to_end(key)
             return
         place = self.free.pop() if self.free else self._place.popitem(last=False)[1]
-        self._pool = self._save_block(self._pool, cache, np.int32(place), np.int32(row), np.int32(index * BLOCK))
+        self._pool = _save_block(self._pool, cache, np.int32(place), np.int32(row), np.int32(index * BLOCK))
         self._place[key] = place
 
     def warmup(self, cache: KVCache) -> KVCache:
@@ -85,37 +78,15 @@ class PrefixCache:
         if not self.blocks:
             return cache
         zero = np.int32(0)
-        self._pool = self._save_block(self._pool, cache, zero, zero, zero)
-        return self._load_block(cache, self._pool, zero, zero, zero)
+        self._pool = _save_block(self._pool, cache, zero, zero, zero)
+        return _load_block(cache, self._pool, zero, zero, zero)
 
 
-@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="cache")
-def _load_block(
-    cache: KVCache, pool: KVCache, place: Array, row: Array, start: Array, *, config: ModelConfig, mesh: Mesh | None
-) -> KVCache:
-    def copy(into_BKSH: Array, blocks: Array) -> Array:
-        at = start % into_BKSH.shape[2]  # a layer with a window keeps a ring
-        return put(into_BKSH, take(blocks, BLOCK, place, jnp.int32(0), mesh), row, at, mesh)
-
-    loaded = replace(
-        cache,
-        keys=[copy(into, blocks) for into, blocks in zip(cache.keys, pool.keys, strict=True)],
-        values=[copy(into, blocks) for into, blocks in zip(cache.values, pool.values, strict=True)],
-    )
-    return constrain_cache(config, loaded, mesh)
+@partial(jax.jit, donate_argnames="cache")
+def _load_block(cache: KVCache, pool: KVCache, place: Array, slot: Array, start: Array) -> KVCache:
+    return cache.copy_block(pool, BLOCK, source_slot=place, source_start=jnp.int32(0), slot=slot, start=start)
 
 
-@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="pool")
-def _save_block(
-    pool: KVCache, cache: KVCache, place: Array, row: Array, start: Array, *, config: ModelConfig, mesh: Mesh | None
-) -> KVCache:
-    def copy(blocks: Array, source_BKSH: Array) -> Array:
-        block = take(source_BKSH, BLOCK, row, start % source_BKSH.shape[2], mesh)
-        return put(blocks, block, place, jnp.int32(0), mesh)
-
-    saved = replace(
-        pool,
-        keys=[copy(blocks, source) for blocks, source in zip(pool.keys, cache.keys, strict=True)],
-        values=[copy(blocks, source) for blocks, source in zip(pool.values, cache.values, strict=True)],
-    )
-    return constrain_cache(config, saved, mesh)
+@partial(jax.jit, donate_argnames="pool")
+def _save_block(pool: KVCache, cache: KVCache, place: Array, slot: Array, start: Array) -> KVCache:
+    return pool.copy_block(cache, BLOCK, source_slot=slot, source_start=start, slot=place, start=jnp.int32(0))

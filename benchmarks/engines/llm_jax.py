@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from jax.profiler import TraceAnnotation
 
-from benchmarks.contenders.contender import Decoding, prompts
+from benchmarks.engines.interface import Decoding, prompts
 from benchmarks.weights import Weights
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
-from llm_jax.kernels import Kind
+from llm_jax.kernels import WeightDtype
 
 TIMED = "timed"  # marks in a profile what the figures count
 
@@ -18,7 +18,7 @@ class Ours:
     name: ClassVar[str] = "llm"
     note = ""
 
-    def __init__(self, weights: Weights, dtype: Kind, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
         # Guessing is off: random weights soon repeat themselves, and it would shine more than on any text.
         self._engine = Engine(
             weights.model(), max_batch=max_batch, max_len=max_len, dtype=dtype, prefix_tokens=max_len, speculate=False

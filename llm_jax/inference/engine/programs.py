@@ -5,7 +5,7 @@ sampler are compiled once for each size of the batch, not once more for each num
 are donated all along, so that they are updated in place. Shapes are static (`Buckets`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -14,12 +14,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
-from llm_jax.inference.batch import Asked, Feed
-from llm_jax.inference.request import SamplingParams
-from llm_jax.inference.sampling import Choice, RowSettings, count, row_settings, sample
-from llm_jax.inference.shares import LAST
-from llm_jax.kernels import put_block, take_block
-from llm_jax.model import KVCache, Params, constrain_cache, constrain_whole, forward_hidden, merge
+from llm_jax.inference.engine.batch import Asked, Feed
+from llm_jax.inference.engine.request import SamplingParams
+from llm_jax.inference.engine.sampling import Choice, RowSettings, count, row_settings, sample
+from llm_jax.inference.engine.shares import LAST
+from llm_jax.model import KVCache, Params, constrain_whole, forward_hidden, merge
 
 Carry = tuple[RowSettings, Array, Array]  # through the positions of a run: rows, alive, emitted
 
@@ -44,34 +43,16 @@ def empty_rows(count: int, vocab_size: int) -> RowSettings:
     return jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), count, axis=0), row)
 
 
-def put(x_BKSH: Array, block_1KTH: Array, row: Array, start: Array, mesh: Mesh | None) -> Array:
-    """Tokens into a cache; by XLA where that is spread over a mesh."""
-    return put_block(x_BKSH, block_1KTH, row, start, native=False if mesh is not None else None)
-
-
-def take(x_BKSH: Array, length: int, row: Array, start: Array, mesh: Mesh | None) -> Array:
-    """Tokens out of a cache, likewise."""
-    return take_block(x_BKSH, length, row, start, native=False if mesh is not None else None)
-
-
 @partial(jax.jit, donate_argnames="rows")
 def admit(rows: RowSettings, row: Array, settings: RowSettings) -> RowSettings:
     """Gives a row to a request with these settings (a batch of one)."""
     return jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), rows, settings)
 
 
-@partial(jax.jit, static_argnames="mesh", donate_argnames=("cache", "rows"))
-def move_row(
-    cache: KVCache, rows: RowSettings, source: Array, target: Array, *, mesh: Mesh | None = None
-) -> tuple[KVCache, RowSettings]:
-    """Copies everything of one row over another, so that the live rows stand together."""
-
-    def move(x_BKSH: Array) -> Array:
-        return put(x_BKSH, take(x_BKSH, x_BKSH.shape[2], source, zero, mesh), target, zero, mesh)
-
-    zero = jnp.int32(0)
-    moved = replace(cache, keys=[*map(move, cache.keys)], values=[*map(move, cache.values)])
-    return moved, jax.tree.map(lambda x: x.at[target].set(x[source]), rows)
+@partial(jax.jit, donate_argnames=("cache", "rows"))
+def move_row(cache: KVCache, rows: RowSettings, source: Array, target: Array) -> tuple[KVCache, RowSettings]:
+    """Copies everything of one slot over another, so that the occupied slots stand together."""
+    return cache.move_slot(source, target), jax.tree.map(lambda x: x.at[target].set(x[source]), rows)
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="cache")
@@ -99,14 +80,14 @@ def advance(
     Returns:
         hidden states [K, R, D] of the tokens that `feed` asks for.
     """
-    rows = feed.rows
-    token_BT = jnp.where(feed.token_BT == LAST, last_B[rows.of_tokens(feed.token_BT.shape)], feed.token_BT)
+    layout = feed.layout
+    token_BT = jnp.where(feed.token_BT == LAST, last_B[layout.sequences(feed.token_BT.shape)], feed.token_BT)
     hidden_BTD, grown = forward_hidden(
-        config, params, token_BT, cache=cache, rows=rows, context=context, dtype=dtype
+        config, params, token_BT, cache=cache, layout=layout, context=context, dtype=dtype
     )  # fmt: skip
     assert grown is not None
     hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[feed.out_PR]
-    return constrain_cache(config, grown, mesh), constrain_whole(hidden_PRD, mesh)
+    return grown, constrain_whole(hidden_PRD, mesh)
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="rows")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_jax.errors import ConfigError
-from llm_jax.train_config import TrainConfig
+from llm_jax.training.config.schema import TrainConfig
 
 SECTIONS: dict[str, type[Any]] = {
     name: hint

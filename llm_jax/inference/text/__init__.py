@@ -1,0 +1,1 @@
+"""Text in, text out, on top of the engine."""

@@ -1,0 +1,1 @@
+"""What can be trained: data, parameters and a loss each."""
