@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or later is needed (make PYTHON=python3.12 …)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'
-	-$(BIN)/python -m llm_jax.kernels.build  # without a compiler everything runs on XLA's own kernels
+	-$(BIN)/python -m llm_jax.kernels.cpu.build  # without a compiler everything runs on XLA's own kernels
 	@touch $@
 
 .PHONY: quickstart

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from llm_jax.config import ModelConfig
-from llm_jax.model import KVCache, Params, forward
+from llm_jax.model import Params, dense_arrays, dense_cache, forward
 from llm_torch_compat.views import to_jax, to_torch
 
 
@@ -57,15 +57,14 @@ def run(call: Call, parameters: Mapping[str, Tensor], views: Params, kept: list[
 def _decode(call: Call, params: Params, kept: list[Array]) -> tuple[Array, list[Array]]:
     cache = None
     if kept:
-        length_B = jnp.broadcast_to(call.past, call.tokens_BT.shape[:1])
-        cache = KVCache(keys=kept[0::2], values=kept[1::2], length_B=length_B)
+        cache = dense_cache(kept, jnp.broadcast_to(call.past, call.tokens_BT.shape[:1]))
     out = forward(
         call.config, params, call.tokens_BT, mask=call.mask, dtype=call.dtype, dropout_key=call.dropout_key, cache=cache
     )
     if cache is None:
         return out, []
     logits, cache = out
-    return logits, [x for pair in zip(cache.keys, cache.values, strict=True) for x in pair]
+    return logits, dense_arrays(cache)
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from llm_jax.checkpoint import decoder_kwargs_to_config
 from llm_jax.checkpoint.documented import documented_buffers
 from llm_jax.config import ModelConfig
 from llm_jax.hub import from_pretrained, save_pretrained
-from llm_jax.model import LiveModel
+from llm_jax.model import SharedModel
 from llm_jax.tokenizers import Tokenizer
 from llm_torch_compat.autograd import Call, run
 from llm_torch_compat.inputs import KeyValues, allowed, check_ids, room_for, with_room
@@ -171,9 +171,9 @@ class DecoderModel(nn.Module):
     def _table(self) -> Tensor:
         return self.embedding_layer.token_embeddings.weight
 
-    def as_jax(self) -> LiveModel:
+    def as_jax(self) -> SharedModel:
         """The same model for `llm_jax`, over the same memory: a later change of a weight shows in it."""
-        return LiveModel(self._config, self._views.of(own_parameters(self, self._shapes)))
+        return SharedModel(self._config, self._views.of(own_parameters(self, self._shapes)))
 
     @torch.compiler.disable  # torch.compile has nothing left to compile here
     def forward(

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from llm_jax.config import ModelConfig
-from llm_jax.model import sinusoidal_table
-from llm_jax.model.layers import INIT_STD, residual_std
+from llm_jax.model import INIT_STD, residual_std, sinusoidal_table
 
 Factory = dict[str, Any]  # device and dtype, as torch's own modules take them
 

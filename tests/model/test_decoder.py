@@ -11,8 +11,7 @@ import pytest
 
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import ConfigError
-from llm_jax.model import forward, init_cache, init_params, param_shapes
-from llm_jax.model.positions import rope_frequencies
+from llm_jax.model import forward, init_cache, init_params, param_shapes, rope_frequencies
 
 BASE = {"vocab_size": 37, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "max_seq_len": 24, "dropout": 0.0}
 SHAPES = {

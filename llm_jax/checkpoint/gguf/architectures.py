@@ -15,7 +15,7 @@ from llm_jax.checkpoint.gguf.architecture import Architecture
 from llm_jax.checkpoint.names import Rule, qkv_rows, same
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
-from llm_jax.model.positions import rope_frequencies
+from llm_jax.model import rope_frequencies
 
 ROPE_FACTORS = "rope_freqs.weight"
 LAYER = "blk.{i}."

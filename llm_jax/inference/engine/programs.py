@@ -18,7 +18,8 @@ from llm_jax.inference.engine.batch import Asked, Feed
 from llm_jax.inference.engine.request import SamplingParams
 from llm_jax.inference.engine.sampling import Choice, RowSettings, count, row_settings, sample
 from llm_jax.inference.engine.shares import LAST
-from llm_jax.model import KVCache, Params, constrain_whole, forward_hidden, merge
+from llm_jax.model import KVCache, Params, forward_hidden, merge
+from llm_jax.parallel import replicate
 
 Carry = tuple[RowSettings, Array, Array]  # through the positions of a run: rows, alive, emitted
 
@@ -87,7 +88,7 @@ def advance(
     )  # fmt: skip
     assert grown is not None
     hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[feed.out_PR]
-    return grown, constrain_whole(hidden_PRD, mesh)
+    return grown, replicate(hidden_PRD, mesh)
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="rows")
@@ -136,4 +137,4 @@ def choose(
     else:
         carry, choices = jax.lax.scan(choose_one, carry, (logits_PBV, guess_PB, is_guessed_PB))
     rows, _, emitted_B = carry
-    return constrain_whole((rows, StepResult(choices, emitted_B)), mesh)
+    return replicate((rows, StepResult(choices, emitted_B)), mesh)

@@ -24,7 +24,8 @@ from llm_jax.inference.engine.request import Request, SamplingParams
 from llm_jax.inference.engine.sampling import RowSettings, row_settings
 from llm_jax.inference.engine.shares import Run
 from llm_jax.kernels import Level, WeightDtype
-from llm_jax.model import KVCache, Model, allocate_cache, cache_devices, everywhere, head_params
+from llm_jax.model import KVCache, Model, allocate_cache, cache_devices, head_params
+from llm_jax.parallel import replicated
 
 Call = partial[Any]  # of a jitted function
 
@@ -138,7 +139,7 @@ class Runner:
         return self._empty_cache(buckets.max_batch, buckets.max_len, buckets.longest)
 
     def _whole(self, tree: Any) -> Any:
-        return tree if self._mesh is None else jax.device_put(tree, everywhere(self._mesh))
+        return tree if self._mesh is None else jax.device_put(tree, replicated(self._mesh))
 
     def _start_empty(self) -> None:
         self._cache = self._empty_rows()

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from llm_jax.data import NoisyLine
 from llm_jax.data.synthetic import NOISE
 from llm_jax.errors import CheckpointError
+from llm_jax.kernels import ACTIVATIONS
 from llm_jax.model import Params
-from llm_jax.model.layers import ACTIVATIONS
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import Batch
 from llm_jax.training.tasks.losses import squared_error
