@@ -33,6 +33,10 @@ class DecoderModel(nn.Module):
 
     The parts (`lm_head`, `transformer_blocks` …) hold parameters and compute nothing: hooks belong on the model.
 
+    >>> model = DecoderModel(vocab_size=100, hidden_size=64, num_layers=2, num_heads=4)
+    >>> model(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 100])
+
     Raises:
         ConfigError (a ValueError): an argument is out of range, contradicts another, or cannot be honoured.
         TypeError, RuntimeError: the decoder cannot compute in that dtype, or on that device.

@@ -25,7 +25,12 @@ Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: se
 
 @dataclass(frozen=True)
 class Model:
-    """An architecture and its weights."""
+    """An architecture and its weights.
+
+    >>> model = Model.init(ModelConfig(vocab_size=100, hidden_size=64), seed=0)
+    >>> model.params["lm_head.weight"].shape
+    (100, 64)
+    """
 
     config: ModelConfig
     params: Params
@@ -84,6 +89,10 @@ def forward(
     """Logits [B, T, V] in float32; with a cache, (logits, cache).
 
     Pure: jit it with `config` (and `dtype`) static.
+
+    >>> model = Model.init(ModelConfig(vocab_size=100, hidden_size=64))
+    >>> forward(model.config, model.params, jnp.array([[1, 2, 3]])).shape
+    (1, 3, 100)
 
     Args:
         tokens_BT: int ids.
