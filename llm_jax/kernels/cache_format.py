@@ -32,7 +32,7 @@ def encode(x: Array, dtype: jnp.dtype) -> Array:
 
 
 def decode(cached: Array, dtype: jnp.dtype) -> Array:
-    """The keys or values [..., H] that cached vectors stand for."""
+    """The keys or values [..., H] that cached vectors encode."""
     if cached.dtype != jnp.int8:
         return cached.astype(dtype)
     levels, scale = cached[..., :-SCALE_BYTES], jax.lax.bitcast_convert_type(cached[..., -SCALE_BYTES:], jnp.float32)

@@ -70,7 +70,7 @@ class KVCache:
             not one stacked array, so that XLA updates each in place. S is smaller where a layer's window needs less.
         length_B: int32, tokens cached in each slot; the next one is written at that index.
         level: static, which kernels read and write it.
-        sharding: static, how keys and values lie on a mesh of several devices; None on one device.
+        sharding: static, of keys and values on a mesh of several devices; None on one device.
     """
 
     keys: list[Array]
@@ -103,7 +103,7 @@ class KVCache:
     ) -> "KVCache":
         """`length` tokens of a slot of `source`, from `source_start` on, copied into a slot of this cache at `start`.
 
-        Positions count from the sequence's first token; a layer with a window keeps them modulo its capacity. Donate
+        Positions count from the sequence's first token; a layer with a window stores them modulo its capacity. Donate
         this cache to the jitted caller, and it is changed in place.
         """
 
@@ -124,7 +124,7 @@ class KVCache:
         return self._updated([layer.keys for layer in layers], [layer.values for layer in layers], length_B)
 
     def _updated(self, keys: list[Array], values: list[Array], length_B: Array | None = None) -> "KVCache":
-        if self.sharding is not None:  # donated memory is reused only where it lies
+        if self.sharding is not None:  # donated memory is reused only under the sharding that it has
             keys, values = jax.lax.with_sharding_constraint((keys, values), self.sharding)
         return replace(self, keys=keys, values=values, length_B=self.length_B if length_B is None else length_B)
 

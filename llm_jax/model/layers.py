@@ -1,6 +1,6 @@
 """The plain parts of a decoder: linear maps, embeddings, norms, dropout, the feed-forward block.
 
-Weights lie as torch and safetensors hold them ([out, in] for a linear map), so that files and the torch face
+Weights have the layout of torch and safetensors ([out, in] for a linear map), so that files and torch modules
 map onto them without a copy. Every layer computes in the dtype of its input.
 """
 

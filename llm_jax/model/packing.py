@@ -19,7 +19,7 @@ TABLE = "embedding_layer.token_embeddings.weight"
 
 
 class SharedModel(Model):
-    """A model over memory that its owner changes in place: the same arrays need not mean the same weights."""
+    """A model over memory that its owner changes in place: equal arrays need not have equal weights."""
 
 
 class _Cast(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal tables, rotary angles, ALiBi slopes."""
+"""Token positions: sinusoidal tables, rotary angles, ALiBi slopes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The logical axes of parameters and of the KV cache, and where that puts them on a mesh.
+"""The logical axes of parameters and of the KV cache, and their sharding on a mesh.
 
 Column-parallel maps (q, k, v; the first of the feed-forward) are cut along their outputs and row-parallel ones
 along their inputs, so that a layer needs one sum over devices after attention and one after the feed-forward
@@ -42,7 +42,7 @@ CACHE_AXES = (None, "heads", None, None)  # of keys and values [B, K, S, H]
 
 
 def param_sharding(config: ModelConfig, name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where a parameter lies. No head is cut; what does not divide evenly is whole on every device."""
+    """The sharding of a parameter. No head is cut; what does not divide evenly is whole on every device."""
     axes = next((axes for pattern, axes in PARAM_AXES if pattern.search(name)), ())
     heads = config.num_heads + (2 * config.kv_heads if "qkv_proj" in name else 0)
     counts = [heads if axis == "heads" else size for axis, size in zip(axes, shape, strict=False)]
@@ -65,7 +65,7 @@ def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
 
 
 def cache_devices(config: ModelConfig, mesh: Mesh | None) -> int:
-    """On how many devices a part of each cache lies."""
+    """How many devices share each cache."""
     return 1 if mesh is None else parallel.parts(cache_sharding(config, mesh))
 
 
@@ -79,11 +79,11 @@ def allocate_cache(
     level: Level = Level.XLA,
     mesh: Mesh | None = None,
 ) -> KVCache:
-    """What `init_cache` makes, at once where it shall lie: no single device may have memory for it. Not inside jit."""
+    """An empty cache (see `init_cache`), sharded from the start: no device may have memory for all of it. Not inside jit."""
     if mesh is None:
         return init_cache(config, slots, max_len, dtype, chunk=chunk, level=level)
     cut: Any = cache_sharding(config, mesh)
     whole: Any = parallel.replicated(mesh)
     make = partial(init_cache, config, slots, max_len, dtype, chunk=chunk, level=level, sharding=cut)
-    places = replace(jax.eval_shape(make), keys=cut, values=cut, length_B=whole)
-    return jax.jit(make, out_shardings=places)()
+    shardings = replace(jax.eval_shape(make), keys=cut, values=cut, length_B=whole)
+    return jax.jit(make, out_shardings=shardings)()

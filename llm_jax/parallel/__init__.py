@@ -1,4 +1,4 @@
-"""Devices and processes: which ones JAX computes on, and how arrays lie across them."""
+"""Devices, processes and the sharding of arrays across them."""
 
 from llm_jax.parallel.device import DeviceName, use_device
 from llm_jax.parallel.mesh import AXES, make_mesh, tensor_parallel_mesh

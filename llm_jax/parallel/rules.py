@@ -22,7 +22,7 @@ RULES: dict[str, tuple[str, ...]] = {
 
 
 def sharding(mesh: Mesh, axes: Sequence[str | None], counts: Sequence[int]) -> NamedSharding:
-    """How an array lies on the mesh.
+    """The sharding of an array.
 
     Args:
         axes: the logical name of each dimension; None for one that is never cut.

@@ -1,4 +1,4 @@
-"""Where the native library lies, and what goes into it.
+"""The native library's file, and what it is built from.
 
 The file name carries a digest of sources, flags and jaxlib's version: a library built from anything else is never
 loaded. The compiler is left out of it, so that a machine without one can use what another has built.

@@ -45,7 +45,7 @@ def matmul(
         bias = jnp.pad(bias.astype(jnp.float32), [(0, 0)] * (bias.ndim - 1) + [(0, -O % TILE)])
         if packed.gated:
             bias = bias.reshape(2, -1, TILE).swapaxes(0, 1).reshape(-1)
-    # bfloat16 rows of x lie there as float32 for the levels that multiply in float32.
+    # bfloat16 rows of x are widened to float32 for the levels that multiply in float32.
     widened = packed.dtype == "bfloat16" and packed.level != Level.AMX
     row_bytes = chunks * ROW_TILE_BYTES * (2 if widened else 1)
     workspace_bytes = -(-M // TILE) * TILE * (row_bytes + SCALE_BYTES)  # rows of x in tiles, and their scales

@@ -1,4 +1,4 @@
-"""The door to products: y = act(norm(x) · Wᵀ + bias) + residual, on the backend that the weights are packed for."""
+"""y = act(norm(x) · Wᵀ + bias) + residual, on the backend that the weights are packed for."""
 
 import jax.numpy as jnp
 from jax import Array

@@ -1,6 +1,6 @@
-"""The door to attention: one function without a cache, one with; each runs on the best backend for its inputs.
+"""Attention on the best backend for its inputs: `cpu` (native, over a cache alone) or `xla` (everything, anywhere).
 
-Backends: `cpu` (native, over a cache alone) and `xla` (everything, on every device).
+Two functions: attention of tokens over each other, and of new tokens over a cache.
 """
 
 from jax import Array
