@@ -11,8 +11,8 @@ from llm_jax.kernels.cache_format import decode, encode, ring_capacity, vector_w
 from llm_jax.kernels.cpu import available, best_level, features, use_huge_pages
 from llm_jax.kernels.level import Level
 from llm_jax.kernels.matmul_dispatch import matmul
-from llm_jax.kernels.packing import pack, pack_gated
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
+from llm_jax.kernels.packing import pack, pack_gated
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, softcap
 
 __all__ = [

@@ -36,7 +36,7 @@ def attend(
     # Queries that share a key head are adjacent, so that each head is one plain matrix product: on a CPU this is
     # 1.6 times as fast as leaving the transposition to einsum.
     q_BKMH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
-    score_BKMS = jnp.einsum("BKMH,BKSH->BKMS", q_BKMH, keys_BKSH, preferred_element_type=jnp.float32)
+    score_BKMS = _scores(q_BKMH, keys_BKSH)
     score_BKGTS = softcap(score_BKMS.reshape(B, K, G, T, S) * settings.scale, settings.softcap)
     distance_BTS = query_BT[:, :, None] - key_BS[:, None, :]
     if settings.slopes_N is not None:
@@ -102,6 +102,26 @@ def cached_attention(
         allowed = filled if allowed is None else allowed & filled
     out = attend(q_BTNH, read(keys_BKSH), read(values_BKSH), query_BT, key_BS, settings, allowed=allowed)
     return out, keys_BKSH, values_BKSH
+
+
+@jax.custom_vjp
+def _scores(q_BKMH: Array, keys_BKSH: Array) -> Array:
+    """q kᵀ with sums in float32, whatever the dtype of q and k. The gradient's products are in their dtype too."""
+    return jnp.einsum("BKMH,BKSH->BKMS", q_BKMH, keys_BKSH, preferred_element_type=jnp.float32)
+
+
+def _scores_forward(q_BKMH: Array, keys_BKSH: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _scores(q_BKMH, keys_BKSH), (q_BKMH, keys_BKSH)
+
+
+def _scores_backward(operands: tuple[Array, Array], gradient_BKMS: Array) -> tuple[Array, Array]:
+    q_BKMH, keys_BKSH = operands
+    gradient_BKMS = gradient_BKMS.astype(q_BKMH.dtype)  # a product of two dtypes would run in the wider one
+    q_gradient = jnp.einsum("BKMS,BKSH->BKMH", gradient_BKMS, keys_BKSH)
+    return q_gradient, jnp.einsum("BKMS,BKMH->BKSH", gradient_BKMS, q_BKMH)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
 
 
 def _split(qkv_BTJH: Array, K: int, rotary: tuple[Array, Array] | None) -> tuple[Array, Array, Array]:
