@@ -4,14 +4,13 @@ Nothing heavy is imported here, so that `llm-serve --help` can list the settings
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
 
-from llm_jax.errors import ConfigError
+from llm_jax.errors import ConfigError, nearest
 
 PREFIX = "LLM_SERVING_"
 
@@ -124,8 +123,8 @@ def load_settings(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Setti
 
 
 def _nearest(name: str, names: set[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; the nearest one is {PREFIX}{close[0].upper()}" if close else ""
+    near = nearest(name, names, cutoff=0.5)
+    return f"; the nearest one is {PREFIX}{near.upper()}" if near else ""
 
 
 def _split(value: str | None) -> tuple[str, ...]:
