@@ -34,7 +34,7 @@ class Result:
 
 
 class ChoiceStream:
-    """One engine request, from its submission to its last token: tokens become pieces of text, observers are notified."""
+    """One engine request, from its submission to its last token: tokens become pieces of text."""
 
     def __init__(self, prompt_tokens: int, text: TextStream, prefix: str, observers: Sequence[Observer]) -> None:
         # The event loop's own clock may count in milliseconds.
