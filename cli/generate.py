@@ -72,8 +72,7 @@ def main(
     from cli._chat import talk
     from cli._text import read_text
     from llm_jax.hub import load_with_tokenizer
-    from llm_jax.inference import SamplingParams, continue_prompts
-    from llm_jax.inference.text.chat import Conversation
+    from llm_jax.inference import Conversation, SamplingParams, continue_prompts
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")

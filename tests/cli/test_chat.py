@@ -15,10 +15,7 @@ from pexpect.fdpexpect import fdspawn
 from cli.generate import main
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.config import ModelConfig
-from llm_jax.inference import SamplingParams, generate
-from llm_jax.inference.engine.prefix_cache import BLOCK
-from llm_jax.inference.text.chat import Conversation
-from llm_jax.inference.text.stream import ContextLengthExceeded
+from llm_jax.inference import ContextLengthExceeded, Conversation, Engine, SamplingParams, generate
 from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer, render_chat
 
@@ -88,7 +85,7 @@ def test_a_turn_computes_what_is_new_and_says_what_a_fresh_engine_says() -> None
         assert chat.engine is not None
         hits = hits + cached if chat.engine is before else 0  # all whole blocks of the prompt before
         assert chat.engine.stats.prefix_hits == hits
-        before, cached = chat.engine, (len(prompt) - 1) // BLOCK * BLOCK
+        before, cached = chat.engine, (len(prompt) - 1) // Engine.prefix_block * Engine.prefix_block
         engines.add(chat.engine)
     assert hits > 0
     assert len(engines) == 2  # it grew out of one
