@@ -7,7 +7,7 @@ file then happens on the event loop.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 from llm_jax.inference import Engine, Request, TextPiece, TextStream, TokenEvent
@@ -36,11 +36,10 @@ class Result:
 class ChoiceStream:
     """One engine request, from its submission to its last token: tokens become pieces of text."""
 
-    def __init__(self, prompt_tokens: int, text: TextStream, prefix: str, observers: Sequence[Observer]) -> None:
+    def __init__(self, prompt_tokens: int, text: TextStream, observers: Sequence[Observer]) -> None:
         # The event loop's own clock may count in milliseconds.
         self.stats = RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter())
         self._text = text
-        self._prefix = prefix
         self._observers = observers
 
     def admit(self, cached_tokens: int) -> None:
@@ -64,9 +63,6 @@ class ChoiceStream:
                 observer.on_next_token(self.stats, now - previous)
         piece = self._text.push(event)
         self.stats.finish_reason = piece.finish_reason
-        if piece.text and self._prefix:
-            piece = replace(piece, text=piece.text.removeprefix(self._prefix))
-            self._prefix = ""
         return piece
 
     def end(self) -> None:
@@ -98,10 +94,10 @@ class Generation:
         self._loop = asyncio.get_running_loop()
         self._arrived = self._loop.time()
 
-    def submit(self, request: Request, text: TextStream, prefix: str) -> None:
-        """Adds a choice, whose text loses `prefix` if it begins with it."""
+    def submit(self, request: Request, text: TextStream) -> None:
+        """Adds a choice: the request goes to the engine, its tokens to `text`."""
         index = len(self.choices)
-        choice = ChoiceStream(len(request.prompt_ids), text, prefix, self._observers)
+        choice = ChoiceStream(len(request.prompt_ids), text, self._observers)
         self.choices.append(choice)
 
         def on_event(event: TokenEvent | Exception) -> None:  # in the engine's thread

@@ -101,7 +101,6 @@ class ServedModel:
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
             sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._eos_ids, **body.sampling())
             request = prepare_request(self._config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len)
-            self._engine.validate(request)
         except RequestError as error:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
@@ -113,7 +112,7 @@ class ServedModel:
 
         Args:
             stop: strings before which a text ends.
-            prefix: is taken off the beginning of a text that has it.
+            prefix: removed from the beginning of a text that has it.
 
         Raises:
             InvalidRequest: there are more requests than the queue can ever take.
@@ -129,8 +128,8 @@ class ServedModel:
         generation = Generation(self._engine, self._deadlines, self._observers, on_close=self._generations.discard)
         self._generations.add(generation)
         for request in requests:
-            text = TextStream(self.tokenizer, stop, prompt_ids=request.prompt_ids)
-            generation.submit(request, text, prefix)
+            text = TextStream(self.tokenizer, stop, prompt_ids=request.prompt_ids, prefix=prefix)
+            generation.submit(request, text)
         return generation
 
     def abort(self, error: ApiError) -> None:
