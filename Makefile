@@ -30,9 +30,9 @@ $(VENV)/installed: pyproject.toml requirements.lock
 quickstart: install  ## train a small model, print a sample, serve it (SERVE=0 stops before serving)
 	$(BIN)/llm-train --task lm --config-path configs/quickstart.yaml --checkpoint-dir $(RUN)
 ifeq ($(SERVE),0)
-	@echo; echo "To serve it: $(BIN)/llm-serve --model-path $(RUN)"
+	@echo; echo "To serve it: $(BIN)/llm-serve --model $(RUN)"
 else
-	$(BIN)/llm-serve --model-path $(RUN)
+	$(BIN)/llm-serve --model $(RUN)
 endif
 
 .PHONY: test

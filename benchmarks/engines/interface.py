@@ -5,8 +5,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.weights import Weights
-from llm_jax.inference.engine.buckets import CHUNKS
-from llm_jax.inference.engine.prefix_cache import BLOCK
+from llm_jax.inference import Engine
 from llm_jax.kernels import WeightDtype
 
 THREADS = 2  # of the peers; XLA takes every core there is
@@ -44,7 +43,7 @@ class Contender(Protocol):
 
 def room(context: int, steps: int, batch: int) -> int:
     """Tokens that a row must hold: while the engine reads the end of one row's prompt, in chunks, the others go on."""
-    return context + steps + BLOCK // CHUNKS[0] * batch + 16
+    return context + steps + Engine.prefix_block // Engine.min_prefill * batch + 16
 
 
 def prompts(batch: int, context: int, vocab_size: int) -> list[list[int]]:

@@ -79,7 +79,7 @@ def allocate_cache(
     level: Level = Level.XLA,
     mesh: Mesh | None = None,
 ) -> KVCache:
-    """An empty cache (see `init_cache`), sharded from the start: no device may have memory for all of it. Not in jit."""
+    """An empty cache (see `init_cache`), sharded from the start: no device may have memory for it all. Not in jit."""
     if mesh is None:
         return init_cache(config, slots, max_len, dtype, chunk=chunk, level=level)
     cut: Any = cache_sharding(config, mesh)
