@@ -26,10 +26,14 @@ class Engine:
     Memory is allocated once: `max_batch` slots of `max_len` tokens, and `prefix_tokens` beside them.
 
     >>> from llm_jax import checkpoint, demo, inference
-    >>> engine, events = Engine(checkpoint.load_model(demo.PATH).model), []
-    >>> sampling = inference.SamplingParams(max_new_tokens=3)
-    >>> request_id = engine.submit(inference.Request(prompt_ids=(5, 6), sampling=sampling), events.append)
-    >>> while engine.step(): assert len(events) <= 3
+    >>> engine = Engine(checkpoint.load_model(demo.PATH).model)
+    >>> request = inference.Request(prompt_ids=(5, 6), sampling=inference.SamplingParams(max_new_tokens=3))
+    >>> engine.submit(request, lambda event: print(event.finish))
+    0
+    >>> while engine.step(): pass
+    None
+    None
+    length
 
     Args:
         model: its weights are cast and packed once, see `cast_model`.

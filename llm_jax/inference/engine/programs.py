@@ -76,8 +76,8 @@ def forward_chunks(
         The cache, and hidden states [P, R, D] of the positions to sample.
     """
     layout = inputs.layout
-    slot_BT = layout.sequences(inputs.token_BT.shape)
-    token_BT = jnp.where(inputs.token_BT == LAST_TOKEN, last_token_B[slot_BT], inputs.token_BT)
+    token_BT = inputs.token_BT
+    token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_B[layout.sequences(token_BT.shape)], token_BT)
     hidden_BTD, cache_after = forward_hidden(
         config, params, token_BT, cache=cache, layout=layout, context=context, dtype=dtype
     )

@@ -111,7 +111,7 @@ class Request:
         length, new = len(self.prompt_ids), self.sampling.max_new_tokens
         if new >= max_len:
             raise ContextLengthExceeded(
-                f"max_new_tokens is {new}; the context of {max_len} tokens takes at most {max_len - 1} beside a prompt.",
+                f"max_new_tokens is {new}; a context of {max_len} tokens takes at most {max_len - 1} beside a prompt.",
                 "max_new_tokens",
             )
         if length + new > max_len:

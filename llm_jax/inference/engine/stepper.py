@@ -70,10 +70,12 @@ class Stepper:
             self._compact()
             if self._has_draft() or not self._can_pipeline():
                 self._collect(remaining=0)  # drafts and grammars depend on the last token
-            decoding, prefilling = self._plan()
-            passes = self._dispatch(decoding, prefilling)
-            is_drafted = any(chunk.draft_count for chunk in decoding.values())  # how many are accepted must be known
-            self._collect(remaining=0 if is_drafted or not self._can_pipeline() else passes)
+            decoding, prefilling = self._plan_chunks()
+            passes = plan_step(self._buckets, [*decoding.values()], [*prefilling.values()])
+            self._dispatch(passes, decoding | prefilling)
+            # Behind draft tokens, the next chunk starts where the last accepted one is.
+            is_drafted = any(chunk.draft_count for chunk in decoding.values())
+            self._collect(remaining=0 if is_drafted or not self._can_pipeline() else len(passes))
         except Exception as error:
             self._fail(error)
         return self.has_work
@@ -112,13 +114,11 @@ class Stepper:
         """The next step can be dispatched before this one's tokens are known."""
         return self._use_cache and all(sequence.request.mask is None for sequence in self._scheduler.running)
 
-    def _plan(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
+    def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
         """The chunks of the sequences that decode, and of those that prefill."""
-        has_draft = self._has_draft() and self._can_pipeline()
-        decoding = {
-            sequence: self._decode_chunk(sequence, has_draft)
-            for sequence in (self._scheduler.decoding() if self._use_cache else ())
-        }
+        with_draft = self._has_draft() and self._can_pipeline()
+        sequences = self._scheduler.decoding() if self._use_cache else []
+        decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
         prefilling = self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
         for chunks in (decoding, prefilling):
             for sequence, chunk in chunks.items():
@@ -126,10 +126,10 @@ class Stepper:
                     chunks[sequence] = replace(chunk, allowed_V=self._allowed_tokens(sequence))
         return decoding, prefilling
 
-    def _decode_chunk(self, sequence: SequenceState, has_draft: bool) -> Chunk:
+    def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
         """The last token of a sequence, and draft tokens where its text repeats."""
         draft: list[int] = []
-        if has_draft:
+        if with_draft:
             free = self._buckets.max_len - sequence.cached - 1
             draft = sequence.prompt_lookup.draft(min(self._buckets.draft, free))
             self.drafted += len(draft)
@@ -144,22 +144,19 @@ class Stepper:
             self._end(sequence, error)
             return None
 
-    def _dispatch(self, decoding: Mapping[SequenceState, Chunk], prefilling: Mapping[SequenceState, Chunk]) -> int:
-        """Dispatches a step; returns the number of its forward passes."""
-        chunks = [*decoding.items(), *prefilling.items()]
-        by_slot = {chunk.slot: sequence for sequence, chunk in chunks}
-        passes = plan_step(self._buckets, [*decoding.values()], [*prefilling.values()])
+    def _dispatch(self, passes: Sequence[ForwardPass], chunks: Mapping[SequenceState, Chunk]) -> None:
+        """Dispatches the forward passes of a step; its sequences advance by their chunks."""
+        by_slot = {chunk.slot: sequence for sequence, chunk in chunks.items()}
         for forward_pass in passes:
             first = forward_pass.first_slot
             sampled = [(by_slot[c.slot], c.slot - first) for c in forward_pass.chunks if c.is_sampled]
             self._dispatch_pass(forward_pass, sampled)
-        for sequence, chunk in chunks:
+        for sequence, chunk in chunks.items():
             sequence.cached += len(chunk.tokens) - chunk.draft_count
             sequence.sampled += chunk.is_sampled
-        for sequence, chunk in prefilling.items():
-            sequence.is_prefilled = chunk.is_sampled
-            self._save_blocks(sequence)
-        return len(passes)
+            if not sequence.is_prefilled:
+                sequence.is_prefilled = chunk.is_sampled
+                self._save_blocks(sequence)
 
     def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[tuple[SequenceState, int]] = ()) -> None:
         result = self._runner.dispatch(forward_pass)
