@@ -1,6 +1,7 @@
 """ids -> logits."""
 
 from llm_jax.model.cache import ChunkLayout, KVCache, init_cache
+from llm_jax.model.layers import ACTIVATIONS
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
 from llm_jax.model.packing import LiveModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import sinusoidal_table
@@ -15,6 +16,7 @@ from llm_jax.model.sharding import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "ChunkLayout",
     "KVCache",
     "LiveModel",

@@ -24,8 +24,9 @@ def use_device(name: DeviceName) -> str:
     try:
         return str(jax.devices()[0].device_kind)
     except (RuntimeError, AssertionError):  # JAX asserts that at least one platform was initialised
+        platform = jax.config.jax_platforms  # type: ignore[attr-defined]  # set here or by JAX_PLATFORMS
         raise ConfigError(
-            f"device is {name!r}. There is no {jax.config.jax_platforms} device here, or JAX is installed without "
-            "support for it. Install jax[cuda13] on a machine with an NVIDIA driver, or compute on the CPU: "
-            "--device cpu (for llm-serve, LLM_SERVING_DEVICE=cpu does the same)."
+            f"device is {name!r}. There is no {platform} device here, or JAX is installed without support for it. "
+            "Install jax[cuda13] on a machine with an NVIDIA driver, or compute on the CPU: --device cpu "
+            "(for llm-serve, LLM_SERVING_DEVICE=cpu does the same)."
         ) from None
