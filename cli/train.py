@@ -38,7 +38,7 @@ FLAGS = {
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--batch-size", type=int, help="Examples per step.")
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--num-samples", type=int, help="Samples to make up (regression).")
+@click.option("--num-samples", type=int, help="Samples to generate (regression).")
 @click.option("--seed", type=int, help="Of weights, shuffling and dropout.")
 @click.option("--compile/--no-compile", default=None, help="Compile the step; without, it is slow but can be debugged.")
 @click.option("--amp/--no-amp", default=None, help="Compute in 16 bits, keep the parameters in 32.")
