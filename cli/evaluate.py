@@ -27,8 +27,8 @@ def main(
 ) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
 
-    Perplexity, bits per token and bits per byte (comparable between tokenizers), and the share of next tokens that the
-    model guesses right.
+    Perplexity, bits per token and bits per byte (comparable between tokenizers), and the accuracy: the fraction of next
+    tokens that the model predicts.
     """
     from cli._text import read_text
     from llm_jax.evaluation import evaluate_text
