@@ -3,7 +3,7 @@
 from llm_jax.model.cache import ChunkLayout, KVCache, init_cache
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
 from llm_jax.model.packing import LiveModel, cast_model, kernel_level, pack_model
-from llm_jax.model.positions import sinusoidal_table
+from llm_jax.model.positions import rope_frequencies, sinusoidal_table
 from llm_jax.model.sharding import (
     allocate_cache,
     cache_devices,
@@ -35,6 +35,7 @@ __all__ = [
     "pack_model",
     "param_shapes",
     "param_sharding",
+    "rope_frequencies",
     "shard_params",
     "sinusoidal_table",
     "tensor_parallel_mesh",
