@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.compare import Row
 from benchmarks.engines import PEERS, LlmJax
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
 
 COLOURS = dict(zip((LlmJax.name, *PEERS), ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
@@ -34,6 +34,6 @@ def plot(path: Path, rows: Sequence[Row], context: int) -> None:
         panel.legend(fontsize="small")
     panels[0][0].set_ylabel(f"tokens/s, context {context}")
     figure.tight_layout()
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         figure.savefig(new, dpi=120)
     pyplot.close(figure)

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.compare import Effort, Row
 from benchmarks.engines import PEERS, LlmJax
 from benchmarks.step_profile import PARTS
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
 
 Table = list[list[str]]
 
@@ -58,7 +58,7 @@ class Report:
         }
 
     def write_json(self, path: Path) -> None:
-        with file_written_beside(path) as new:
+        with atomic_file(path) as new:
             new.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     def rates(self) -> Table:
@@ -121,7 +121,7 @@ def put_section(path: Path, name: str, text: str) -> None:
     section = f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
     pattern = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end of {re.escape(name)} -->", re.S)
     after, found = pattern.subn(lambda _: section, before)
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         new.write_text(after if found else f"{before.rstrip()}\n\n{section}\n", encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llm_jax.atomic import written_beside
+from llm_jax.atomic import atomic_directory
 from llm_jax.checkpoint.decoder_arguments import decoder_model_buffers
 from llm_jax.checkpoint.families import DECODER_MODEL, family_for, family_of_config
 from llm_jax.checkpoint.family import Family
@@ -80,7 +80,7 @@ def write_directory(
     stored_dtype = dtype or model.params["embedding_layer.token_embeddings.weight"].dtype
     tensors = family.write_weights(config, model.params)
     ids = model.generation.to_json()
-    with written_beside(target) as new:
+    with atomic_directory(target) as new:
         _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(stored_dtype)} | ids)
         _write_json(new / GENERATION, ids)
         if layout == "torch":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
 from llm_jax.checkpoint.formats.gguf.tokenizer import read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.generation import GenerationDefaults
@@ -83,7 +83,7 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
     metadata = architecture.write_config(config_of_architecture) | tokenizer | rounding
     if f"has {ROPE_FACTORS}" in metadata:
         tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         writer = gguf.GGUFWriter(new, architecture.model_type)
         writer.add_file_type(
             gguf.LlamaFileType.ALL_F32 if type_name == "f32" else gguf.LlamaFileType[f"MOSTLY_{type_name.upper()}"]
