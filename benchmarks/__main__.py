@@ -9,13 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import get_args
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the peers read local files alone
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the peers read local files only
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import click
 
-from benchmarks.compare import Cell, Effort, cells, measure, open_contenders, shortest_turn
-from benchmarks.engines import PEERS, Apart, Contender, Ours, room
+from benchmarks.compare import Cell, Effort, cells, measure, open_engines, shortest_turn
+from benchmarks.engines import PEERS, BenchmarkEngine, InSubprocess, LlmJax, cache_capacity
 from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.plot import plot
 from benchmarks.report import ProfileRow, Report, print_table, put_section
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 BATCHES, CONTEXTS, PREFILL = (1, 4, 8, 16), (32, 1024), 512
 QUICK_BATCHES, QUICK_CONTEXTS = (1, 16), (32,)
 SECTION = "comparison"
-OPENING, SLOWNESS = 25.0, 4.0  # guesses: seconds until a dtype's contenders are ready; a turn to one at the limits
+OPENING, SLOWNESS = 25.0, 4.0  # estimates: seconds to open the engines of a dtype; a turn over one at the limits
 
 
 @click.command(cls=Command)
@@ -38,10 +38,10 @@ OPENING, SLOWNESS = 25.0, 4.0  # guesses: seconds until a dtype's contenders are
 @click.option(
     "--dtype", "dtypes", multiple=True, type=click.Choice(get_args(WeightDtype)), help="Likewise: weight dtypes."
 )
-@click.option("--peers", multiple=True, type=click.Choice([*PEERS, "none"]), help="Likewise: who else is measured.")
+@click.option("--peers", multiple=True, type=click.Choice([*PEERS, "none"]), help="Likewise: peers to measure.")
 @click.option("--prefill", type=click.IntRange(min=0), help=f"Tokens of the prompt that is timed, 0: none. [{PREFILL}]")
 @click.option("--model-shape", type=click.Choice(list(SHAPES)), default="llama-160m", show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each contender, of which the best counts. [3]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each engine; the best counts. [3]")
 @click.option("--steps", type=click.IntRange(min=1), default=32, show_default=True, help="Decode steps of a turn.")
 @click.option("--profile/--no-profile", "profiled", default=True, help="Also trace where a step's time goes.")
 @click.option("--json", "json_path", type=Path, help="Where the figures go; the plot lies beside. [benchmarks/results]")
@@ -63,7 +63,7 @@ def main(
     """Measure prefill and decode of this engine and its peers on the same random weights.
 
     A full run replaces the committed figures. One that an option narrows prints its own, and writes nothing unless
-    --json or --results say where. Files are written after each kind of weights.
+    --json or --results say where. Files are written after each weight dtype.
     """
     is_full = not (
         quick or batches or contexts or dtypes or peers or prefill is not None or model_shape != "llama-160m"
@@ -111,7 +111,7 @@ def expected(report: Report, cell: Cell) -> float:
 def run(
     report: Report,
     plan: Sequence[Cell],
-    peers: Sequence[type[Contender]],
+    peers: Sequence[type[BenchmarkEngine]],
     weights: Weights,
     memory: Memory,
     profiled: bool,
@@ -119,28 +119,29 @@ def run(
 ) -> None:
     """Measures the cells of one dtype, and adds them to the report."""
     dtype, effort = plan[0].dtype, report.effort
-    bar.say(f"{dtype}: opening")
-    max_batch = max(*BATCHES, *(cell.batch for cell in plan))  # one engine, as a server has it, for every batch
-    max_len = min(room(max(cell.context for cell in plan), effort.steps, max_batch), weights.config.max_seq_len)
-    contenders, notes = open_contenders(peers, weights, dtype, max_batch=max_batch, max_len=max_len)
+    bar.describe(f"{dtype}: opening")
+    max_batch = max(*BATCHES, *(cell.batch for cell in plan))  # one engine for every batch, as in a server
+    longest = max(cell.context for cell in plan)
+    max_len = min(cache_capacity(longest, effort.steps, max_batch), weights.config.max_seq_len)
+    engines, notes = open_engines(peers, weights, dtype, max_batch=max_batch, max_len=max_len)
     report.notes.update({f"{name}, {dtype}": note for name, note in notes.items()})
     bar.advance(OPENING)
     for cell in plan:
-        bar.say(str(cell))
+        bar.describe(str(cell))
         advance = partial(bar.advance, expected(report, cell))
-        row = measure(contenders, cell, weights.config, memory, report.operations[dtype], effort, advance)
+        row = measure(engines, cell, weights.config, memory, report.operations[dtype], effort, advance)
         report.rows.append(row)
-        bar.tell(str(row))
-        for _ in range((1 + len(peers) - len(contenders)) * (1 + effort.rounds)):
+        bar.print(str(row))
+        for _ in range((1 + len(peers) - len(engines)) * (1 + effort.rounds)):
             advance()
         if profiled and cell.context == min(other.context for other in plan if other.task == cell.task):
-            report.profile.append(profile_of(contenders[0], cell, effort.steps))
-    for contender in contenders:
-        contender.close()
+            report.profile.append(profile_of(engines[0], cell, effort.steps))
+    for engine in engines:
+        engine.close()
 
 
 def write(report: Report, json_path: Path | None, results: Path | None, context: int) -> None:
-    """The files that were asked for, of what is measured so far; the plot shows one context."""
+    """Writes the requested files with the figures so far; the plot shows one context."""
     picture = None
     if json_path is not None:
         report.write_json(json_path)
@@ -150,20 +151,20 @@ def write(report: Report, json_path: Path | None, results: Path | None, context:
         put_section(results, SECTION, report.markdown(picture and os.path.relpath(picture, results.parent)))
 
 
-def profile_of(ours: Ours | Apart, cell: Cell, steps: int) -> ProfileRow:
+def profile_of(engine: LlmJax | InSubprocess, cell: Cell, steps: int) -> ProfileRow:
     """One traced turn."""
     if cell.task == "prefill":
-        return ProfileRow(cell.dtype, f"prefill of {cell.context}", profile(lambda: ours.prefill(cell.context)))
-    seconds = profile(lambda: ours.decode(cell.batch, cell.context, steps))
+        return ProfileRow(cell.dtype, f"prefill of {cell.context}", profile(lambda: engine.prefill(cell.context)))
+    seconds = profile(lambda: engine.decode(cell.batch, cell.context, steps))
     per_step = {part: value / steps for part, value in seconds.items()}
     return ProfileRow(cell.dtype, f"decode, batch {cell.batch}", per_step)
 
 
 class Bar:
-    """The live line: what is being measured, how far, how long still. What is told stays above it.
+    """A progress bar on stderr: the current task, elapsed and remaining time. Messages stay above it.
 
     Args:
-        seconds: how long the whole is expected to take.
+        seconds: expected duration of the whole run.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -174,7 +175,7 @@ class Bar:
         console = Console(stderr=True, soft_wrap=True)
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=seconds)
-        self.tell(f"This takes about {max(seconds / 60, 1):.0f} min.")
+        self.print(f"This takes about {max(seconds / 60, 1):.0f} min.")
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -183,11 +184,11 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def say(self, what: str) -> None:
-        self._progress.update(self._task, description=what)
+    def describe(self, task: str) -> None:
+        self._progress.update(self._task, description=task)
 
-    def tell(self, what: str) -> None:
-        self._progress.console.print(what, highlight=False)
+    def print(self, message: str) -> None:
+        self._progress.console.print(message, highlight=False)
 
     def advance(self, seconds: float) -> None:
         self._progress.advance(self._task, seconds)

@@ -1,4 +1,4 @@
-"""How fast one prompt is continued: latency, time to first token, tokens per second, share of memory bandwidth.
+"""Speed of continuing one prompt: latency, time to first token, tokens per second, share of memory bandwidth.
 
 Decoding one sequence reads every weight once per token and does little else, so that the machine's memory bandwidth
 sets its limit (weights / bandwidth = seconds per token). The bandwidth is measured first, with the same library.
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from llm_jax.model import Model
     from llm_jax.parallel import DeviceName
 
-# The shape of the usage guide's larger example, with random weights: what is measured does not depend on them.
+# The shape of the usage guide's larger example; its weights are random, since the speed does not depend on them.
 DEFAULT_SHAPE: dict[str, Any] = dict(vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, max_seq_len=1024)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One continuation. Seconds; `tokens` counts generated ones alone."""
+    """One continuation. Times in seconds; `tokens` counts generated tokens only."""
 
     latency: float
     first_token: float
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def seconds_per_step(self) -> float:
-        """Of the steps behind the first token, which the prompt's pass gives."""
+        """Of the decode steps, after the first token, which the prefill yields."""
         return (self.latency - self.first_token) / max(self.tokens - 1, 1)
 
 
@@ -109,7 +109,7 @@ def main(
 
 
 def measure(engine: "Engine", request: "Request") -> Run:
-    """Continue the prompt once, and take the time of the first token and of the last."""
+    """Continue the prompt once, and measure the time of the first token and of the last."""
     from llm_jax.inference import TokenEvent
 
     arrivals: list[float] = []
@@ -146,7 +146,7 @@ def summarise(runs: list[Run], weights: int, bandwidth: float) -> dict[str, Any]
 
 
 def _model_and_prompt(path: Path | None, prompt: str) -> tuple["Model", list[int], str]:
-    """The model, the prompt as ids (bytes, where there is no tokenizer), and a line that says what is measured."""
+    """The model, the prompt as ids (bytes, where there is no tokenizer), and a description for the report."""
     from llm_jax.checkpoint import load_model
     from llm_jax.config import ModelConfig
     from llm_jax.model import Model

@@ -1,6 +1,6 @@
-"""What the engine saves and what it keeps even: prompts that begin alike, text that repeats, prompts beside streams.
+"""Gains of prefix reuse and prompt lookup, and inter-token latency of running streams while a prompt is prefilled.
 
-Ratios of times that are taken in turns on one machine, so that its speed does not matter.
+Ratios of times that are measured in alternation on one machine, so that its speed does not matter.
 """
 
 import json
@@ -33,7 +33,7 @@ VOCABULARY = 50257
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--only", type=click.Choice(["prefix", "lookup", "gap"]), help="One of the three.  [default: all]")
 def main(dtype: "WeightDtype", as_json: bool, only: str | None) -> None:
-    """Measure what prefix reuse and prompt lookup save, and how even streams stay beside a long prompt."""
+    """Measure the gains of prefix reuse and prompt lookup, and the gaps between tokens during a long prefill."""
     from benchmarks.weights import SHAPES
     from llm_jax.model import Model
 
@@ -52,10 +52,10 @@ def main(dtype: "WeightDtype", as_json: bool, only: str | None) -> None:
 
 @dataclass
 class Stream:
-    """One request and what came of it: its tokens, and when each arrived (seconds)."""
+    """One request, its tokens, and when each arrived (seconds)."""
 
     sent_at: float
-    ticket: int = -1
+    request_id: int = -1
     tokens: list[int] = field(default_factory=list)
     arrived: list[float] = field(default_factory=list)
 
@@ -64,54 +64,54 @@ class Stream:
         return self.arrived[0] - self.sent_at
 
     def gaps(self, since: float = 0.0, until: float = math.inf) -> list[float]:
-        """Seconds between neighbouring tokens that arrived in that time."""
+        """Seconds between consecutive tokens that arrived in that interval."""
         times = [at for at in self.arrived if since <= at <= until]
         return [later - earlier for earlier, later in pairwise(times)]
 
 
-def send(engine: "Engine", prompt: Sequence[int], new: int) -> Stream:
+def submit(engine: "Engine", prompt: Sequence[int], new: int) -> Stream:
     """Submits a greedy request."""
     from llm_jax.inference import Request, SamplingParams, TokenEvent
 
     stream = Stream(time.perf_counter())
 
-    def hear(event: TokenEvent | Exception) -> None:
+    def on_event(event: TokenEvent | Exception) -> None:
         if isinstance(event, Exception):
             raise event
         stream.tokens.append(event.token)
         stream.arrived.append(time.perf_counter())
 
     request = Request(prompt_ids=tuple(prompt), sampling=SamplingParams(max_new_tokens=new, temperature=0.0))
-    stream.ticket = engine.submit(request, hear)
+    stream.request_id = engine.submit(request, on_event)
     return stream
 
 
 def finish(engine: "Engine", prompt: Sequence[int], new: int) -> Stream:
-    stream = send(engine, prompt, new)
+    stream = submit(engine, prompt, new)
     while engine.step():
         pass
     return stream
 
 
 def prefix_reuse(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
-    """Time to the first token behind 512 tokens that were seen before, over the time when they were new."""
+    """Time to the first token after a cached prefix of 512 tokens, over the time when the prefix was new."""
     from llm_jax.inference import Engine
 
-    kept = Engine(model, max_batch=2, max_len=640, dtype=dtype, prefix_tokens=8 * PREFIX, speculate=False)
+    caching = Engine(model, max_batch=2, max_len=640, dtype=dtype, prefix_tokens=8 * PREFIX, speculate=False)
     plain = Engine(model, max_batch=2, max_len=640, dtype=dtype, speculate=False)
-    kept.warmup()
+    caching.warmup()
     plain.warmup()
     ratios, same = [], []
     for seed in range(3):
         shared = random_prompt(seed, PREFIX)
-        first, second = (finish(kept, (*shared, *random_prompt(100 + i, 16)), 16) for i in range(2))
+        first, second = (finish(caching, (*shared, *random_prompt(100 + i, 16)), 16) for i in range(2))
         ratios.append(second.first_token / first.first_token)
         same.append(second.tokens == finish(plain, (*shared, *random_prompt(101, 16)), 16).tokens)
     return {"prefix_first_token_ratio": statistics.median(ratios), "prefix_same_tokens": float(all(same))}
 
 
 def prompt_lookup(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
-    """Seconds of plain decoding over those with guesses: a text of 400 tokens is said again, one in 40 corrected."""
+    """Seconds of plain decoding over those with draft tokens: 400 tokens are repeated, with one in 40 corrected."""
     from llm_jax.inference import Engine
 
     text, errors = random_prompt(0, 400), random_prompt(1, 400)
@@ -134,7 +134,7 @@ def prompt_lookup(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
 
 
 def reciting(model: "Model", text: Sequence[int]) -> "Model":
-    """A model of the same shape, and with as much to compute, that greedily says this text from any token of it on."""
+    """A model of the same shape and cost that greedily continues this text from any token of it."""
     params = {name: 0 * x if "out_proj" in name or "fc2" in name else x for name, x in model.params.items()}
     table = params["embedding_layer.token_embeddings.weight"]
     before, after = np.array(text[:-1]), np.array(text[1:])
@@ -143,15 +143,15 @@ def reciting(model: "Model", text: Sequence[int]) -> "Model":
 
 
 def gap_beside_a_prompt(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
-    """The gaps of running streams while a prompt of 1,000 tokens is computed, over their median before that.
+    """The gaps between tokens of running streams while a prompt of 1,000 tokens is prefilled, over their median before.
 
-    What is largest without a prompt, the machine did; it may do as much beside one. So a few prompts take their turn.
+    The largest gap without a prompt is due to the machine, which may stall during a prefill too; hence several prompts.
     """
     from llm_jax.inference import Engine
 
     engine = Engine(model, max_batch=MAX_BATCH, max_len=CONTEXT, dtype=dtype, speculate=False)
     engine.warmup()
-    streams = [send(engine, random_prompt(i, 32), 1000) for i in range(STREAMS)]
+    streams = [submit(engine, random_prompt(i, 32), 1000) for i in range(STREAMS)]
     medians, alone, beside, largest, seconds = [], [], [], [], []
     for turn in range(PROMPTS):
         begin = time.perf_counter()
@@ -159,7 +159,7 @@ def gap_beside_a_prompt(model: "Model", dtype: "WeightDtype") -> dict[str, float
         while min(len(stream.tokens) for stream in streams) < target:
             engine.step()
         before = [gap for stream in streams for gap in stream.gaps(begin)[20:]]
-        long = send(engine, random_prompt(STREAMS + turn, LONG_PROMPT), 1)
+        long = submit(engine, random_prompt(STREAMS + turn, LONG_PROMPT), 1)
         while not long.arrived:
             engine.step()
         median = statistics.median(before)
@@ -170,7 +170,7 @@ def gap_beside_a_prompt(model: "Model", dtype: "WeightDtype") -> dict[str, float
         largest.append(max(during))
         seconds.append(long.first_token)
     for stream in streams:
-        engine.cancel(stream.ticket)
+        engine.cancel(stream.request_id)
     return {
         "gap_median_ms": statistics.median(medians) * 1e3,
         "gap_alone_largest_ratio": statistics.median(alone),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.engines import Ours, room
+from benchmarks.engines import LlmJax, cache_capacity
 from benchmarks.limits import decode_limit, training_operations
 from benchmarks.machine import Memory, describe, matmul_rate
 from benchmarks.report import add_line
@@ -45,11 +45,16 @@ PEAKS = {
 @click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Decoded beside batch 1.")
 @click.option("--context", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens of each prompt.")
 @click.option("--steps", type=click.IntRange(min=1), default=128, show_default=True, help="Decode steps of a run.")
-@click.option("--train-batch", type=click.IntRange(min=1), default=32, show_default=True,
-              help="Sequences of a training step; halved until it fits the memory.")  # fmt: skip
+@click.option(
+    "--train-batch",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Sequences of a training step; halved until it fits the memory.",
+)
 @click.option("--train-length", type=click.IntRange(min=2), default=1024, show_default=True)
 @click.option("--checkpointing/--no-checkpointing", default=False, help="Compute activations anew going back.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="The best of how many counts.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="The best of these counts.")
 @click.option("--peak-bandwidth", type=float, help="TB/s. [by the device's name, else measured]")
 @click.option("--peak-flops", type=float, help="TFLOP/s in bfloat16, dense. [by the device's name, else measured]")
 @click.option("--results", type=Path, default=RESULTS, show_default=True, help="Where the line goes.")
@@ -98,10 +103,10 @@ def main(
 
 def decode_rate(weights: Weights, batch: int, context: int, steps: int, rounds: int) -> float:
     """tokens/s summed over the batch: bfloat16, the whole engine."""
-    ours = Ours(weights, "bfloat16", max_batch=batch, max_len=room(context, steps, batch))
-    ours.decode(batch, context, steps)
-    best = max(ours.decode(batch, context, steps).rate for _ in range(rounds))
-    ours.close()
+    engine = LlmJax(weights, "bfloat16", max_batch=batch, max_len=cache_capacity(context, steps, batch))
+    engine.decode(batch, context, steps)
+    best = max(engine.decode(batch, context, steps).rate for _ in range(rounds))
+    engine.close()
     return best
 
 

@@ -1,4 +1,4 @@
-"""What the products reach at each level: `python -m benchmarks.kernels`.
+"""Throughput of the matrix products at each instruction level: `python -m benchmarks.kernels`.
 
 Matrices are those of the shape "llama-160m", random; times are the best of several.
 """
@@ -18,23 +18,23 @@ def products(rows: tuple[int, ...] = (1, 4, 16, 128, 512)) -> None:
     import torch
 
     torch.set_num_threads(2)
-    print(f"\n{'product':10} {'kind':9} {'rows':>5}", *(f"{level.name:>8}" for level in features()), f"{'torch':>8}")
+    print(f"\n{'product':10} {'dtype':9} {'rows':>5}", *(f"{level.name:>8}" for level in features()), f"{'torch':>8}")
     for name, (out, size) in PRODUCTS.items():
         weight = jax.random.normal(jax.random.key(0), (out, size)) * 0.02
-        for kind in WEIGHT_DTYPES:
-            packed = {level: pack(weight, kind, level=level) for level in features()}
+        for dtype in WEIGHT_DTYPES:
+            packed = {level: pack(weight, dtype, level=level) for level in features()}
             for M in rows:
                 x = jax.random.normal(jax.random.key(1), (M, size))
-                nbytes = out * size * BYTES[kind]
+                nbytes = out * size * BYTES[dtype]
                 work = (nbytes if M <= 16 else 2 * M * out * size) / 1e9
                 run = jax.jit(matmul)
                 figures = [work / best(run, x, p) for p in packed.values()]
-                if kind != "int8":
-                    dtype = getattr(torch, kind)
-                    tx, tw = torch.randn(M, size, dtype=dtype), torch.randn(out, size, dtype=dtype)
+                if dtype != "int8":
+                    torch_dtype = getattr(torch, dtype)
+                    tx, tw = torch.randn(M, size, dtype=torch_dtype), torch.randn(out, size, dtype=torch_dtype)
                     figures.append(work / best(torch.nn.functional.linear, tx, tw))
                 unit = "GB/s" if M <= 16 else "GFLOP/s"
-                print(f"{name:10} {kind:9} {M:5}", *(f"{f:8.1f}" for f in figures), unit, flush=True)
+                print(f"{name:10} {dtype:9} {M:5}", *(f"{f:8.1f}" for f in figures), unit, flush=True)
 
 
 if __name__ == "__main__":

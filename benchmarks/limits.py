@@ -1,4 +1,4 @@
-"""What the machine allows: how many bytes a decode step has to read, how many operations a prompt has to cost."""
+"""The limits of the machine: bytes that a decode step has to read, operations that a prompt has to do."""
 
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import WeightDtype
@@ -8,12 +8,12 @@ BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 def bytes_per_step(config: ModelConfig, dtype: WeightDtype) -> int:
-    """What decoding one token reads: every parameter, but of lookup tables a row, and of the experts the chosen."""
+    """Bytes of weights that decoding one token reads: all parameters except lookup tables and inactive experts."""
     return _parameters_read(config) * BYTES[dtype]
 
 
 def cache_bytes(config: ModelConfig, dtype: WeightDtype, tokens: int) -> int:
-    """Keys and values of that many tokens: four bytes a value beside float32 weights, else two."""
+    """Bytes of keys and values of that many tokens: four bytes a value with float32 weights, else two."""
     return 2 * config.num_layers * config.kv_heads * config.head_size * tokens * (4 if dtype == "float32" else 2)
 
 
@@ -26,12 +26,12 @@ def decode_limit(config: ModelConfig, dtype: WeightDtype, batch: int, context: i
 def prefill_limit(config: ModelConfig, tokens: int, rate: float) -> float:
     """Tokens per second of a prompt where its products run at `rate` operations per second."""
     head = config.vocab_size * config.hidden_size
-    products = 2 * (_parameters_read(config) - head) * tokens + 2 * head  # the head sees the last token alone
+    products = 2 * (_parameters_read(config) - head) * tokens + 2 * head  # the head computes the last token only
     return tokens * rate / (products + attention_operations(config, tokens))
 
 
 def training_operations(config: ModelConfig, length: int) -> float:
-    """Per token, forward and backward: six for each parameter of a product, and attention to what stands before."""
+    """Per token, forward and backward: six for each parameter of a product, and attention to the tokens before."""
     return 6 * _parameters_read(config) + 3 * attention_operations(config, length) / length
 
 

@@ -1,4 +1,4 @@
-"""What this machine is, and what it gives at best: bytes read and operations done per second."""
+"""A description of this machine, and its peak rates: bytes read and operations done per second."""
 
 import importlib.metadata
 import os
@@ -31,7 +31,7 @@ def best(run: Callable[..., object], *arguments: object, seconds: float = 0.6) -
 
 
 class Memory:
-    """A matrix beyond any core's cache, read by JAX's device with all it has."""
+    """A probe of memory bandwidth: a matrix larger than any core's cache, read by JAX's device."""
 
     def __init__(self, nbytes: int = PROBE_BYTES) -> None:
         size_in = 4096
@@ -49,7 +49,7 @@ class Memory:
 
 
 def matmul_rate(dtype: WeightDtype, *, rows: int = 512, size_in: int = 2048, size_out: int = 4096) -> float:
-    """Operations per second (a multiply and an add are two) of the fastest product that this project has."""
+    """Operations per second (a multiply and an add are two) of this project's fastest matrix product."""
     x = jax.random.normal(jax.random.key(0), (rows, size_in))
     weight = jax.random.normal(jax.random.key(1), (size_out, size_in))
     times = [best(jax.jit(matmul), x, pack(weight, dtype, level=level)) for level in {features()[0], features()[-1]}]
@@ -59,7 +59,7 @@ def matmul_rate(dtype: WeightDtype, *, rows: int = 512, size_in: int = 2048, siz
 
 
 def describe() -> dict[str, str]:
-    """Processor or GPU, memory, versions and date: what a figure has to be read with."""
+    """Processor or GPU, memory, versions and date, to print beside figures."""
     device = jax.devices()[0]
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {

@@ -1,17 +1,17 @@
-"""The picture of a run: tokens/s over the batch, one panel for each kind of weights."""
+"""The plot of a run: tokens/s over the batch size, one panel per weight dtype."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.compare import Row
-from benchmarks.engines import PEERS, Ours
-from llm_jax.atomic import file_written_beside
+from benchmarks.engines import PEERS, LlmJax
+from llm_jax.atomic import atomic_file
 
-COLOURS = dict(zip((Ours.name, *PEERS), ("tab:blue", "tab:orange", "tab:green"), strict=True))
+COLOURS = dict(zip((LlmJax.name, *PEERS), ("tab:blue", "tab:orange", "tab:green"), strict=True))
 
 
 def plot(path: Path, rows: Sequence[Row], context: int) -> None:
-    """Draws the decode rows of one context, with the limit that memory sets."""
+    """Plots the decode rows of one context, with the limit of memory bandwidth."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,6 +34,6 @@ def plot(path: Path, rows: Sequence[Row], context: int) -> None:
         panel.legend(fontsize="small")
     panels[0][0].set_ylabel(f"tokens/s, context {context}")
     figure.tight_layout()
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         figure.savefig(new, dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""What a run found: as JSON, as tables, and in RESULTS.md between markers, so that the next run replaces it."""
+"""The report of a run: JSON, tables, and a section of RESULTS.md between markers, which the next run replaces."""
 
 import json
 import re
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import Effort, Row
-from benchmarks.engines import PEERS, Ours
+from benchmarks.engines import PEERS, LlmJax
 from benchmarks.step_profile import PARTS
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
 
 Table = list[list[str]]
 
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """Where one step (or one prompt) spends its time: seconds of each part, in the traced run."""
+    """Seconds of each part of one decode step, or of one prompt, in the traced run."""
 
     dtype: str
     what: str
@@ -26,11 +26,11 @@ class ProfileRow:
 
 @dataclass
 class Report:
-    """Everything that is printed, plotted and kept.
+    """The figures of a run, which are printed, plotted and written.
 
     Attributes:
-        operations: per dtype, what the machine's fastest product does per second.
-        notes: "contender, dtype" -> why it is absent, or what is special about it.
+        operations: dtype -> operations per second of the machine's fastest matrix product.
+        notes: "engine, dtype" -> why it is unavailable, or a caveat about its figures.
     """
 
     command: str
@@ -58,18 +58,18 @@ class Report:
         }
 
     def write_json(self, path: Path) -> None:
-        with file_written_beside(path) as new:
+        with atomic_file(path) as new:
             new.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     def rates(self) -> Table:
         """A header, then a line for each cell. tokens/s, ratios to the peers, share of the limit."""
         peers = list(PEERS)
-        header = ["weights", "task", "context", "batch", Ours.name, *peers, *(f"× {peer}" for peer in peers)]
+        header = ["weights", "task", "context", "batch", LlmJax.name, *peers, *(f"× {peer}" for peer in peers)]
         table = [[*header, "limit", "share of limit"]]
         for row in self.rows:
             cell = row.cell
             line = [cell.dtype, cell.task, str(cell.context), str(cell.batch)]
-            line += [_rate(row.rates.get(name)) for name in (Ours.name, *peers)]
+            line += [_rate(row.rates.get(name)) for name in (LlmJax.name, *peers)]
             line += ["–" if (ratio := row.ratio(peer)) is None else f"{ratio:.2f}" for peer in peers]
             table.append([*line, _rate(row.limit), f"{row.share:.0%}"])
         return table
@@ -84,16 +84,16 @@ class Report:
         return table
 
     def remarks(self) -> list[str]:
-        """What has to be known to read the tables."""
+        """Notes on how to read the tables."""
         rates = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in self.operations.items())
         return [
             f"Memory reads at {self.bandwidth / 1e9:.1f} GB/s; products reach, in GFLOP/s: {rates}.",
-            f"tokens/s, the best of {self.effort.rounds} turns that the contenders take one after the other; decode is "
-            f"summed over the batch, over {self.effort.steps} greedy steps, with each one's choice of tokens included.",
+            f"tokens/s, the best of {self.effort.rounds} turns that the engines take in alternation; decode is "
+            f"summed over the batch, over {self.effort.steps} greedy steps, each engine's choice of tokens included.",
             "The limit of decode reads weights and cache once a step, at the bandwidth measured between the turns; "
             "that of prefill does its products at the rate above.",
-            *(f"{who}: {why}." for who, why in self.notes.items()),
-            *(f"{who}, {row.cell}: {why}." for row in self.rows for who, why in row.absent.items()),
+            *(f"{engine}: {reason}." for engine, reason in self.notes.items()),
+            *(f"{engine}, {row.cell}: {reason}." for row in self.rows for engine, reason in row.unavailable.items()),
         ]
 
     def markdown(self, plot: str | None) -> str:
@@ -116,17 +116,17 @@ PROFILE_REMARK = (
 
 
 def put_section(path: Path, name: str, text: str) -> None:
-    """Replaces what stands between a section's markers; a file without them gets the section at its end."""
+    """Replaces the text between a section's markers, or appends the section to a file without them."""
     before = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
     section = f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
     pattern = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end of {re.escape(name)} -->", re.S)
     after, found = pattern.subn(lambda _: section, before)
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         new.write_text(after if found else f"{before.rstrip()}\n\n{section}\n", encoding="utf-8")
 
 
 def add_line(path: Path, name: str, line: dict[str, str]) -> None:
-    """Adds a line to a section that is one table; the first one makes it."""
+    """Appends a line to the table of a section; the first line creates the section."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.search(rf"<!-- {re.escape(name)} -->\n(.*?)\n<!-- end of {re.escape(name)} -->", text, re.S)
     table = _markdown([list(line), list(line.values())])

@@ -1,6 +1,6 @@
-"""How long the commands take to answer: `--help` of each, and `llm-serve` until it is ready.
+"""Start-up time of the commands: `--help` of each, and `llm-serve` until it is ready.
 
-Prints a table, of each the quickest. The first start of a server compiles everything; later ones find its programs.
+Prints a table of the quickest times. The first start of a server compiles everything; later ones load its programs.
 """
 
 import os
@@ -27,8 +27,10 @@ def seconds_to_ready(cache: str) -> float:
     started = time.perf_counter()
     server = subprocess.Popen(
         [sys.executable, "-m", "cli.serve", "--port", "0", "--log-format", "json"],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert server.stdout
     for line in server.stdout:
         if '"event": "ready"' in line:

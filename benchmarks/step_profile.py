@@ -1,7 +1,7 @@
-"""Where a step's time goes, from XLA's own trace of what it runs.
+"""Profile of a step by part, from XLA's own trace of the operations that it runs.
 
 Every operation that XLA runs is traced with its name, and the compiled program says which line of this project each
-name comes from. Moments in which nothing runs are the host's: scheduling, dispatch, events.
+name comes from. Moments in which nothing runs count as the host's: scheduling, dispatch, events.
 """
 
 import re
@@ -17,17 +17,17 @@ from jax.profiler import ProfileData, ProfileOptions
 from benchmarks.engines.llm_jax import TIMED
 
 PARTS = ("products", "attention", "sampling", "rest", "host")
-# Which part a function's operations belong to; of nested functions the innermost that is named here decides.
-BELONGS = {
+# (file, function) -> the part that its operations count as; of nested functions the innermost listed one decides.
+PART_OF_SOURCE = {
     ("kernels/product.py", ""): "products",
     ("model/layers.py", "Linear.__call__"): "products",
     ("kernels/attention.py", ""): "attention",
     ("kernels/cached.py", ""): "attention",
     ("model/attention.py", "SelfAttention.attend"): "attention",
     ("model/cache.py", ""): "attention",
-    ("inference/sampling.py", ""): "sampling",
+    ("inference/engine/sampling.py", ""): "sampling",
 }
-CONTAINERS = {"call", "conditional", "while"}  # what runs inside them is traced as well
+CONTAINERS = {"call", "conditional", "while"}  # their operations are traced as well
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (?:\(.*?\)|\S+) ([\w-]+)\(.*?(?:stack_frame_id=(\d+)|$)", re.M)
 
 
@@ -41,7 +41,7 @@ class Operation(NamedTuple):
 
 
 def profile(run: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each of PARTS within what `run` marks as timed. What it runs must be compiled already.
+    """Seconds of each of PARTS within the span that `run` annotates as timed; its programs must be compiled already.
 
     Moments in which several threads compute are shared between their operations, so that the parts add up to the time
     that passed.
@@ -65,7 +65,7 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
             marks += [(max(operation.start, start), 1, part), (min(operation.end, end), -1, part)]
     running: Counter[str] = Counter()
     last = start
-    marks.sort(key=lambda mark: (mark[0], -mark[1]))  # what takes no time at all begins before it ends
+    marks.sort(key=lambda mark: (mark[0], -mark[1]))  # an operation of no duration begins before it ends
     for moment, change, part in [*marks, (end, 0, "host")]:
         for name, count in running.items():
             seconds[name] += (moment - last) * count / running.total() / 1e9
@@ -96,7 +96,7 @@ def _read(data: ProfileData) -> tuple[tuple[float, float], list[Operation]]:
 
 
 def _parts_of_programs(operations: Iterable[Operation]) -> dict[str, dict[str, str]]:
-    """For each program that ran: operation -> part. Of the compiled ones it is the one that has most of its names."""
+    """For each program that ran: operation -> part, from the compiled program that shares most names."""
     names: dict[str, set[str]] = defaultdict(set)
     for operation in operations:
         names[operation.program].add(operation.name)
@@ -112,11 +112,11 @@ def _parts_of_programs(operations: Iterable[Operation]) -> dict[str, dict[str, s
 
 
 def _parts(text: str) -> dict[str, str]:
-    """operation -> part, or its kind where it only contains others, from a compiled program's text."""
+    """operation -> part, or its opcode for a container, from a compiled program's text."""
     part_of_frame = _frames(text)
     return {
-        name: kind if kind in CONTAINERS else part_of_frame.get(frame, "rest")
-        for name, kind, frame in INSTRUCTION.findall(text)
+        name: opcode if opcode in CONTAINERS else part_of_frame.get(frame, "rest")
+        for name, opcode, frame in INSTRUCTION.findall(text)
     }
 
 
@@ -128,10 +128,10 @@ def _frames(text: str) -> dict[str, str]:
     part_of_frame: dict[str, str] = {}
     for frame, content in tables.get("StackFrames", {}).items():
         link = dict(re.findall(r"(\w+)=(\d+)", content))
-        place = dict(re.findall(r"(\w+)=(\d+)", tables["FileLocations"][link["file_location_id"]]))
-        file = tables["FileNames"][place["file_name_id"]].strip('"')
-        function = tables["FunctionNames"][place["function_name_id"]].strip('"')
-        own = next((part for (end, name), part in BELONGS.items() if file.endswith(end) and name in function), None)
+        location = dict(re.findall(r"(\w+)=(\d+)", tables["FileLocations"][link["file_location_id"]]))
+        file = tables["FileNames"][location["file_name_id"]].strip('"')
+        function = tables["FunctionNames"][location["function_name_id"]].strip('"')
+        matches = (part for (end, name), part in PART_OF_SOURCE.items() if file.endswith(end) and name in function)
         parent = str(int(link["parent_frame_id"]) - 1)  # numbered from one; a frame without a parent names itself
-        part_of_frame[frame] = own or part_of_frame.get(parent, "rest")
+        part_of_frame[frame] = next(matches, None) or part_of_frame.get(parent, "rest")
     return part_of_frame

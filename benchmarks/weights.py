@@ -1,4 +1,4 @@
-"""One random model for everybody: the peers read it in the forms that this project's own export writes."""
+"""One random model for all engines: the peers read the files that this project's own export writes."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,10 +14,23 @@ from llm_jax.model import Model
 
 def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, ffn: int, context: int) -> ModelConfig:
     return ModelConfig(
-        vocab_size=vocab, hidden_size=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
-        intermediate_size=ffn, max_seq_len=context, positions="rotary", norm="rms_norm", use_glu=True,
-        activation="silu", qkv_bias=False, mlp_bias=False, lm_head_bias=False, embedding_scale=1.0, dropout=0.0,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        intermediate_size=ffn,
+        max_seq_len=context,
+        positions="rotary",
+        norm="rms_norm",
+        use_glu=True,
+        activation="silu",
+        qkv_bias=False,
+        mlp_bias=False,
+        lm_head_bias=False,
+        embedding_scale=1.0,
+        dropout=0.0,
+    )
 
 
 SHAPES = {
@@ -30,11 +43,11 @@ GGUF_TYPES: dict[WeightDtype, str] = {"float32": "float32", "bfloat16": "bfloat1
 
 @dataclass(frozen=True)
 class Weights:
-    """A random model, the same in every process, and its files.
+    """A random model, identical in every process, and its files.
 
     Attributes:
         shape: one of SHAPES.
-        scratch: a directory, where files are written when they are first asked for.
+        scratch: the directory where files are written at first use.
     """
 
     shape: str
@@ -64,6 +77,6 @@ class Weights:
 
 @contextmanager
 def random_weights(shape: str) -> Iterator[Weights]:
-    """Weights whose files are gone when the block ends."""
+    """Weights whose files are removed when the block ends."""
     with tempfile.TemporaryDirectory(prefix="llm-benchmark-") as scratch:
         yield Weights(shape, Path(scratch))

@@ -11,8 +11,7 @@ from cli._errors import Command
 from llm_jax import __version__
 
 if TYPE_CHECKING:
-    from llm_jax.checkpoint import StoredModel
-    from llm_jax.checkpoint.directory import Layout
+    from llm_jax.checkpoint import Layout, StoredModel
 
 
 @click.command(cls=Command)
@@ -74,7 +73,7 @@ def _summarise(stored: "StoredModel", destination: Path, dtype: str | None, seco
     from rich.console import Console
     from rich.table import Table
 
-    from llm_jax.checkpoint.convert import stored_dtype
+    from llm_jax.checkpoint import stored_dtype
 
     config, tensors = stored.config, stored.params.values()
     files = [file for file in destination.rglob("*") if file.is_file()] if destination.is_dir() else [destination]

@@ -1,4 +1,4 @@
-"""A directory or a file that appears whole or not at all."""
+"""Atomic writes of directories and files."""
 
 import ctypes
 import os
@@ -13,11 +13,11 @@ RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 @contextmanager
-def written_beside(target: Path) -> Iterator[Path]:
-    """A new directory beside `target` that takes its place when the block ends, and vanishes if the block raises.
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A new temporary directory that replaces `target` when the block ends, and is removed if the block raises.
 
-    The swap is one system call on Linux, so that a reader, or a machine that loses power, sees the old directory or
-    the new one. Elsewhere an existing target is moved aside for the moment between two renames.
+    The swap is one system call on Linux, so that readers see the old directory or the new one, even after a loss of
+    power. Elsewhere an existing target is renamed first, and is missing between the two renames.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
@@ -29,19 +29,19 @@ def written_beside(target: Path) -> Iterator[Path]:
         if not target.exists():
             new.rename(target)
         elif not _exchange(new, target):
-            aside = Path(scratch) / "old"
-            target.rename(aside)
+            old = Path(scratch) / "old"
+            target.rename(old)
             try:
                 new.rename(target)
             except OSError:
-                aside.rename(target)
+                old.rename(target)
                 raise
         _flush(target.parent)
 
 
 @contextmanager
-def file_written_beside(target: Path) -> Iterator[Path]:
-    """The path of a new file that takes the place of `target` when the block ends, and vanishes if it raises."""
+def atomic_file(target: Path) -> Iterator[Path]:
+    """The path of a temporary file that replaces `target` when the block ends, and is removed if the block raises."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         new = Path(scratch) / target.name
@@ -52,7 +52,7 @@ def file_written_beside(target: Path) -> Iterator[Path]:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swaps two directories in one step; False where the system cannot."""
+    """Swaps two directories in one system call; False where there is none."""
     if not sys.platform.startswith("linux"):
         return False
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -62,7 +62,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Waits until the file, or the directory's entries, are on the disk."""
+    """Waits until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

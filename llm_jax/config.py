@@ -1,4 +1,4 @@
-"""An architecture, as data. How a training run is set stands in `training.config`."""
+"""The architecture of a model, as data. The settings of a training run are in `training.config`."""
 
 import dataclasses
 import math
@@ -7,20 +7,20 @@ from typing import Any, Literal, get_args
 
 from llm_jax.errors import ConfigError
 
-Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "none"]
-Norm = Literal["layer_norm", "rms_norm"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "sigmoid"]
+PositionKind = Literal["sinusoidal", "learned", "rotary", "alibi", "none"]
+NormKind = Literal["layer_norm", "rms_norm"]
+ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the context a model was first trained on.
+    """Scaling of rotary frequencies, to extend the context beyond that of pre-training.
 
-    "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). "llama3" stretches only
+    "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). "llama3" scales only
     wavelengths longer than the original context, with a ramp between the two frequency factors (Llama 3.1). "yarn"
-    (Peng et al. 2023, arXiv:2309.00071) has its ramp between the pairs that turn `beta_fast` and `beta_slow` times
-    within the original context. "longrope" (Ding et al. 2024, arXiv:2402.13753) divides each by a factor of its own.
-    The latter two also lengthen the rotated vectors, by `magnitude`.
+    (Peng et al. 2023, arXiv:2309.00071) has its ramp between the pairs that rotate `beta_fast` and `beta_slow` times
+    within the original context. "longrope" (Ding et al. 2024, arXiv:2402.13753) divides each by its own factor. The
+    latter two also scale the rotated vectors, by `magnitude`.
     """
 
     kind: Literal["linear", "llama3", "yarn", "longrope"]
@@ -42,9 +42,16 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """An architecture. The defaults are the documented DecoderModel; other families set what differs.
+    """The architecture of a model. The defaults are those of DecoderModel; other families set other values.
 
-    None means derived from another field, as the comment beside it says; the properties give the derived values.
+    A field that is None is derived from others: the comment beside it says how, and a property has the value.
+
+    Raises:
+        ConfigError: a field is out of range, or contradicts another.
+
+    >>> config = ModelConfig(hidden_size=64, num_heads=4)
+    >>> config.kv_heads, config.head_size, config.ffn_size
+    (4, 16, 256)
     """
 
     vocab_size: int = 50257
@@ -56,7 +63,7 @@ class ModelConfig:
     intermediate_size: int | None = None  # 4 * hidden_size
     max_seq_len: int = 512
 
-    positions: Positions = "sinusoidal"
+    positions: PositionKind = "sinusoidal"
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     rope_fraction: float = 1.0  # share of each head that is rotated
@@ -64,22 +71,22 @@ class ModelConfig:
     tie_embeddings: bool = False
     padding_idx: int | None = None  # this row of the embedding gets no gradient
 
-    norm: Norm = "layer_norm"
+    norm: NormKind = "layer_norm"
     norm_eps: float = 1e-5
     norm_first: bool = True  # False: post-norm, and then there is no final norm
     norm_offset: float = 0.0  # Gemma stores scale - 1
-    sandwich_norm: bool = False  # Gemma 2: one more norm behind attention and feed-forward
+    sandwich_norm: bool = False  # Gemma 2: a further norm after attention and after feed-forward
     qk_norm: bool = False  # Qwen 3, Gemma 3: RMS norm on every query and key head
 
     is_causal: bool = True
     window_size: int | None = None  # a query sees itself and the window_size - 1 tokens before it
     window_layers: tuple[bool, ...] | None = None  # which layers have the window: all
-    window_rope_theta: float | None = None  # Gemma 3: windowed layers rotate faster; rope_theta
+    window_rope_theta: float | None = None  # rope_theta; Gemma 3 has a smaller one in windowed layers
     attention_scale: float | None = None  # 1 / sqrt(head_dim)
     attention_softcap: float | None = None
     logit_softcap: float | None = None
 
-    activation: Activation = "gelu"
+    activation: ActivationKind = "gelu"
     use_glu: bool = False  # act(fc1(x)) * gate_proj(x), then fc2
     use_moe: bool = False
     num_experts: int = 0
@@ -106,18 +113,16 @@ class ModelConfig:
         for name in ("dropout", "embedding_dropout", "attention_dropout", "mlp_dropout"):
             value = getattr(self, name)
             require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
-        for name, allowed in (("positions", Positions), ("norm", Norm), ("activation", Activation)):
-            choices = get_args(allowed)
+        for name, literal in (("positions", PositionKind), ("norm", NormKind), ("activation", ActivationKind)):
+            choices = get_args(literal)
             require(getattr(self, name) in choices, self, name, "one of " + ", ".join(choices))
         if self.head_dim is None:
-            require(
-                self.hidden_size % self.num_heads == 0, self, "hidden_size",
-                f"a multiple of num_heads ({self.num_heads}), or head_dim set",
-            )  # fmt: skip
+            allowed = f"a multiple of num_heads ({self.num_heads}), or head_dim set"
+            require(self.hidden_size % self.num_heads == 0, self, "hidden_size", allowed)
         require(self.num_heads % self.kv_heads == 0, self, "num_kv_heads", f"a divisor of num_heads ({self.num_heads})")
         if self.positions == "rotary":
             require(0.0 < self.rope_fraction <= 1.0, self, "rope_fraction", "above 0 and at most 1")
-            require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions turn pairs")
+            require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions rotate pairs")
             scaling, pairs = self.rope_scaling, self.rotary_dim // 2
             fits = scaling is None or scaling.kind != "longrope" or len(scaling.factors) == pairs
             require(fits, self, "rope_scaling", f"with {pairs} factors, one for each rotated pair")
@@ -127,10 +132,8 @@ class ModelConfig:
             require(self.num_experts >= 1, self, "num_experts", "at least 1 when use_moe is true")
             require(1 <= self.top_k <= self.num_experts, self, "top_k", f"1 to num_experts ({self.num_experts})")
         if self.window_layers is not None:
-            require(
-                len(self.window_layers) == self.num_layers, self, "window_layers",
-                f"one entry for each of the {self.num_layers} layers",
-            )  # fmt: skip
+            allowed = f"one entry for each of the {self.num_layers} layers"
+            require(len(self.window_layers) == self.num_layers, self, "window_layers", allowed)
         if self.padding_idx is not None:
             require(0 <= self.padding_idx < self.vocab_size, self, "padding_idx", f"0 to {self.vocab_size - 1}")
 
@@ -162,18 +165,18 @@ class ModelConfig:
     def has_out_bias(self) -> bool:
         return self.qkv_bias if self.out_bias is None else self.out_bias
 
-    def dropout_rate(self, own: float | None) -> float:
-        """The rate of one place: its own field, or the shared `dropout`."""
-        return self.dropout if own is None else own
+    def dropout_rate(self, specific: float | None) -> float:
+        """The value of one of the specific dropout fields: `dropout` where it is None."""
+        return self.dropout if specific is None else specific
 
     def window(self, layer: int) -> int | None:
-        """The attention window of one layer in tokens, None where it sees everything before it."""
+        """The attention window of one layer in tokens, None for full attention."""
         if self.window_layers is not None and not self.window_layers[layer]:
             return None
         return self.window_size
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for config.json; only what differs from the defaults, plus the five sizes."""
+        """Values for config.json: the five sizes, and the fields that differ from their defaults."""
         sizes = {"vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"}
         values = dataclasses.asdict(self)
         return {
@@ -184,6 +187,6 @@ class ModelConfig:
 
 
 def require(ok: bool, config: object, name: str, allowed: str) -> None:
-    """Raise the ConfigError that names the field, its value and what it may be, unless `ok`."""
+    """Raises a ConfigError with the field, its value and the allowed values, unless `ok`."""
     if not ok:
         raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be {allowed}.", field=name)

@@ -12,8 +12,7 @@ import torch
 from jax import Array
 from torch import Tensor, nn
 
-from llm_jax.checkpoint import decoder_kwargs_to_config
-from llm_jax.checkpoint.documented import documented_buffers
+from llm_jax.checkpoint import decoder_kwargs_to_config, decoder_model_buffers
 from llm_jax.config import ModelConfig
 from llm_jax.hub import from_pretrained, save_pretrained
 from llm_jax.model import SharedModel
@@ -107,7 +106,7 @@ class DecoderModel(nn.Module):
         loaded = from_pretrained(name_or_path, revision=revision).model
         model = cls.from_config(loaded.config, device="meta")
         state = {name: to_torch(array) for name, array in loaded.params.items()}
-        state |= {name: torch.from_numpy(array) for name, array in documented_buffers(loaded.config).items()}
+        state |= {name: torch.from_numpy(array) for name, array in decoder_model_buffers(loaded.config).items()}
         model.load_state_dict(state, assign=True)
         return (model if dtype is None else model.to(dtype)).eval()
 

@@ -1,4 +1,4 @@
-"""What is compared: something that has a model's weights and runs prompts and decode steps with them."""
+"""The interface of a benchmarked engine: it loads a model's weights, and times prefill and decode with them."""
 
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -8,28 +8,28 @@ from benchmarks.weights import Weights
 from llm_jax.inference import Engine
 from llm_jax.kernels import WeightDtype
 
-THREADS = 2  # of the peers; XLA takes every core there is
+THREADS = 2  # of the other engines; XLA uses every core
 
 
-class Absent(Exception):
-    """The contender cannot take part, at all or in a cell; the message says why and, where it can, what would help."""
+class Unavailable(Exception):
+    """An engine cannot run, at all or in one cell; the message says why and, where it can, what would help."""
 
 
 class Decoding(NamedTuple):
-    """tokens/s summed over the batch, and each row's tokens: the one that ends the prompt's pass, then the timed."""
+    """tokens/s summed over the batch, and the tokens of each sequence: the prefill's, then the timed ones."""
 
     rate: float
-    rows: list[list[int]]
+    tokens: list[list[int]]
 
 
-class Contender(Protocol):
-    """Greedy everywhere; a first call of each kind warms up."""
+class BenchmarkEngine(Protocol):
+    """An engine that decodes greedily; the first call of each method with its arguments warms up."""
 
     name: ClassVar[str]
     note: str  # what a reader must know about its figures; often nothing
 
     def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
-        """Raises Absent."""
+        """Raises Unavailable."""
         ...
 
     def prefill(self, tokens: int) -> float:
@@ -41,13 +41,13 @@ class Contender(Protocol):
         ...
 
 
-def room(context: int, steps: int, batch: int) -> int:
-    """Tokens that a row must hold: while the engine reads the end of one row's prompt, in chunks, the others go on."""
+def cache_capacity(context: int, steps: int, batch: int) -> int:
+    """Tokens of KV cache that a slot needs: the others decode on while the end of one prompt is computed in chunks."""
     return context + steps + Engine.prefix_block // Engine.min_prefill * batch + 16
 
 
 def prompts(batch: int, context: int, vocab_size: int) -> list[list[int]]:
-    """Prompts that differ in their last token alone, so that what is not timed can be computed once for all."""
+    """Prompts that differ in their last token only, so that their prefix, which is not timed, is computed once."""
     random = np.random.default_rng(0)
     beginning = random.integers(vocab_size, size=context - 1).tolist()
     return [[*beginning, int(end)] for end in random.permutation(vocab_size)[:batch]]

@@ -1,4 +1,4 @@
-"""This project's engine as the server runs it: batching, sampling, events and all."""
+"""This project's engine as the server runs it, with batching, sampling and events."""
 
 import time
 from functools import partial
@@ -11,15 +11,15 @@ from benchmarks.weights import Weights
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.kernels import WeightDtype
 
-TIMED = "timed"  # marks in a profile what the figures count
+TIMED = "timed"  # the annotation, in a profile, of the span that the figures count
 
 
-class Ours:
+class LlmJax:
     name: ClassVar[str] = "llm"
     note = ""
 
     def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
-        # Guessing is off: random weights soon repeat themselves, and it would shine more than on any text.
+        # Prompt lookup is off: random weights soon repeat themselves, and it would gain more than on any text.
         self._engine = Engine(
             weights.model(), max_batch=max_batch, max_len=max_len, dtype=dtype, prefix_tokens=max_len, speculate=False
         )
@@ -32,44 +32,45 @@ class Ours:
         first: list[int] = []
         with TraceAnnotation(TIMED):
             start = time.perf_counter()
-            self._submit(prompt, 1, first, salt=str(self._prefills))  # a salt of its own: nothing is reused
+            self._submit(prompt, 1, first, salt=str(self._prefills))  # a new salt: no cached prefix is reused
             while not first:
                 self._engine.step()
             return time.perf_counter() - start
 
     def decode(self, batch: int, context: int, steps: int) -> Decoding:
         given = prompts(batch, context, self._vocab_size)
-        self._submit(given[0], 1, [])  # alone: what all have in common is there to reuse from now on
+        self._submit(given[0], 1, [])  # caches the prefix that all prompts share
         while self._engine.step():
             pass
-        rows: list[list[int]] = [[] for _ in range(batch)]
-        room = self._engine.max_len - context
-        tickets = [self._submit(prompt, room, row) for prompt, row in zip(given, rows, strict=True)]
-        while not all(rows):
+        made: list[list[int]] = [[] for _ in range(batch)]
+        limit = self._engine.max_len - context
+        requests = [self._submit(prompt, limit, tokens) for prompt, tokens in zip(given, made, strict=True)]
+        while not all(made):
             self._engine.step()
-        before = sum(map(len, rows))
+        before = sum(map(len, made))
         with TraceAnnotation(TIMED):
             start = time.perf_counter()
             for _ in range(steps):
                 self._engine.step()
             seconds = time.perf_counter() - start
-        assert sum(map(len, rows)) - before == batch * steps, "a row ended before the clock did: max_len is too short"
-        for ticket in tickets:
-            self._engine.cancel(ticket)
+        assert sum(map(len, made)) - before == batch * steps, "a timed sequence ended: max_len is too short"
+        for request in requests:
+            self._engine.cancel(request)
         while self._engine.step():
             pass
-        return Decoding(batch * steps / seconds, rows)
+        return Decoding(batch * steps / seconds, made)
 
     def close(self) -> None:
         self._engine.close()
         del self._engine
 
-    def _submit(self, prompt: list[int], limit: int, row: list[int], salt: str = "") -> int:
+    def _submit(self, prompt: list[int], limit: int, made: list[int], salt: str = "") -> int:
         sampling = SamplingParams(max_new_tokens=limit, temperature=0.0)
-        return self._engine.submit(Request(prompt_ids=tuple(prompt), sampling=sampling, salt=salt), partial(_take, row))
+        request = Request(prompt_ids=tuple(prompt), sampling=sampling, salt=salt)
+        return self._engine.submit(request, partial(_collect, made))
 
 
-def _take(row: list[int], event: TokenEvent | Exception) -> None:
+def _collect(made: list[int], event: TokenEvent | Exception) -> None:
     if isinstance(event, Exception):
         raise event
-    row.append(event.token)
+    made.append(event.token)

@@ -3,7 +3,7 @@
 import time
 from typing import Any, ClassVar
 
-from benchmarks.engines.interface import THREADS, Absent, Decoding, prompts
+from benchmarks.engines.interface import THREADS, Decoding, Unavailable, prompts
 from benchmarks.weights import Weights
 from llm_jax.kernels import WeightDtype
 
@@ -14,13 +14,13 @@ class Transformers:
 
     def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
         if dtype == "int8":
-            raise Absent("has no int8 of its own on a CPU")
+            raise Unavailable("has no int8 of its own on a CPU")
         try:
             import torch
             from transformers import AutoModelForCausalLM
             from transformers.utils import logging
         except ImportError:
-            raise Absent("not installed; pip install 'llm[torch,hf]'") from None
+            raise Unavailable("not installed; pip install 'llm[torch,hf]'") from None
         logging.disable_progress_bar()
         torch.set_num_threads(THREADS)
         self._torch = torch
@@ -45,14 +45,18 @@ class Transformers:
             cache.batch_repeat_interleave(batch)
             clock: list[float] = []
             ids = self._model.generate(
-                ids, attention_mask=torch.ones_like(ids), past_key_values=cache, do_sample=False,
-                max_new_tokens=1 + steps, stopping_criteria=[_Clock(torch, clock)],
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                do_sample=False,
+                max_new_tokens=1 + steps,
+                stopping_criteria=[_Clock(torch, clock)],
+            )
         return Decoding(batch * steps / (clock[-1] - clock[0]), ids[:, context:].tolist())
 
 
 class _Clock:
-    """Notes when each token was there; stops nothing."""
+    """A stopping criterion that never stops, and records when each token arrived."""
 
     def __init__(self, torch: Any, times: list[float]) -> None:
         self._torch, self._times = torch, times

@@ -1,4 +1,4 @@
-"""The model directory, laid out as Hugging Face lays it out: one that says by itself what it holds."""
+"""Write and read a model directory, in Hugging Face's layout: config.json, weights, tokenizer, generation ids."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -7,22 +7,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llm_jax.atomic import written_beside
-from llm_jax.checkpoint.documented import documented_buffers
-from llm_jax.checkpoint.families import OWN, family_for, family_of_config
+from llm_jax.atomic import atomic_directory
+from llm_jax.checkpoint.decoder_arguments import decoder_model_buffers
+from llm_jax.checkpoint.families import DECODER_MODEL, family_for, family_of_config
 from llm_jax.checkpoint.family import Family
+from llm_jax.checkpoint.formats import MAX_SHARD_BYTES, write_safetensors, write_torch_file
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.names import own_table, read_names
+from llm_jax.checkpoint.names import read_names
+from llm_jax.checkpoint.recognise import CONFIG
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import Tensor
-from llm_jax.checkpoint.torch_writer import write_torch_file
-from llm_jax.checkpoint.weight_files import MAX_SHARD_BYTES, write_safetensors
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
-CONFIG = "config.json"
 GENERATION = "generation_config.json"
 Layout = Literal["transformers", "documented", "torch"]
 
@@ -35,13 +34,21 @@ def save_model(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a model directory, whole or not at all; an older model at that place is replaced.
+    """Write a model directory, atomically; an older model at that path is replaced.
 
     Where transformers has an equivalent architecture, config.json and the names are that family's, and it opens the
-    directory; elsewhere they are our own. The ids of `generation` default to the tokenizer's.
+    directory; elsewhere they are DecoderModel's. The ids of `generation` default to the tokenizer's.
 
     Raises:
-        CheckpointError: the place is taken by something that is not a model, or a parameter is missing or misshaped.
+        CheckpointError: the path exists and is not a model, or a parameter is missing or misshaped.
+
+    >>> import tempfile
+    >>> from llm_jax.checkpoint import load_model
+    >>> config = ModelConfig(vocab_size=9, hidden_size=4, num_layers=1, num_heads=2)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     save_model(directory, Model.init(config))
+    ...     load_model(directory).model.config == config
+    True
     """
     params: dict[str, Tensor] = {name: np.asarray(value) for name, value in model.params.items()}
     generation = generation or GenerationDefaults.of_tokenizer(tokenizer)
@@ -60,24 +67,24 @@ def write_directory(
     """`save_model` at the model's path, for tensors that may still be on disk: one at a time is in memory.
 
     Args:
-        layout: "transformers" means the names of a family that it knows, where one is equivalent; "documented" means
-            our own names; "torch" means those in a torch file, model.pt.
-        dtype: what to store; as the parameters are unless given.
-        written: told of each tensor that is done, by its bytes before a change of dtype.
+        layout: "transformers" writes the names of its family, where one is equivalent; "documented" writes those of
+            DecoderModel; "torch" writes these in a torch file, model.pt.
+        dtype: to cast to; unless given, parameters are stored in their own.
+        written: called with the bytes of each tensor, in its own dtype, once it is written.
     """
     target, config = model.path, model.config
     if target.exists() and not _replaceable(target):
         raise CheckpointError(f"{target} exists and is not a model directory; choose an empty or a new one.")
     check_params(config, model.params)
-    family = family_for(config) if layout == "transformers" else OWN
-    kept = dtype or model.params["embedding_layer.token_embeddings.weight"].dtype
+    family = family_for(config) if layout == "transformers" else DECODER_MODEL
+    stored_dtype = dtype or model.params["embedding_layer.token_embeddings.weight"].dtype
     tensors = family.write_weights(config, model.params)
     ids = model.generation.to_json()
-    with written_beside(target) as new:
-        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(kept)} | ids)
+    with atomic_directory(target) as new:
+        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(stored_dtype)} | ids)
         _write_json(new / GENERATION, ids)
         if layout == "torch":
-            write_torch_file(new / "model.pt", tensors | documented_buffers(config), dtype=dtype, written=written)
+            write_torch_file(new / "model.pt", tensors | decoder_model_buffers(config), dtype=dtype, written=written)
         else:
             write_safetensors(new, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes, written=written)
         if model.tokenizer is not None:
@@ -85,9 +92,9 @@ def write_directory(
 
 
 def read_architecture(directory: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
-    """The family, the architecture and the plain content of config.json.
+    """The family, the architecture and the raw content of config.json.
 
-    Raises CheckpointError when it is damaged, of an unknown family, or says what cannot be computed.
+    Raises CheckpointError when it is damaged, of an unknown family, or asks for a computation that is not supported.
     """
     raw = read_json(directory / CONFIG)
     family = family_of_config(raw)
@@ -96,7 +103,7 @@ def read_architecture(directory: Path) -> tuple[Family, ModelConfig, dict[str, A
 
 def check_params(config: ModelConfig, params: Mapping[str, Tensor]) -> None:
     """Raises one CheckpointError that lists all missing, unexpected and misshaped names."""
-    read_names(own_table(config), config, params)
+    read_names(DECODER_MODEL.table(config), config, params)
 
 
 def read_json(path: Path) -> dict[str, Any]:

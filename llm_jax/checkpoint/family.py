@@ -1,7 +1,7 @@
-"""What a family of models is: a mapping between our ModelConfig and its config.json, and a table of names.
+"""A family of models: a mapping between ModelConfig and its config.json, and a table of tensor names.
 
-Both are read in both directions. Whether a model of ours can be written as some family is not declared but tried:
-it can, if reading back what the family writes gives the same architecture.
+Both work in both directions. Whether a family can express an architecture is tested: reading the config.json that it
+writes must give the same architecture.
 """
 
 import re
@@ -21,9 +21,9 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of config.json: its name, what its absence means, and how it becomes our value and back.
+    """One entry of config.json: its name, its default, and the conversion to a field of ModelConfig and back.
 
-    `aliases` are other names under which it has been written.
+    `aliases` are other names under which some writers store it.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Key:
     write: Callable[[Any], Any] = lambda value: value
     aliases: tuple[str, ...] = ()
 
-    def find(self, theirs: Json) -> Any:
-        return next((theirs[name] for name in (self.name, *self.aliases) if name in theirs), self.default)
+    def find(self, entries: Json) -> Any:
+        return next((entries[name] for name in (self.name, *self.aliases) if name in entries), self.default)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Entries of config.json that map onto ours only together."""
+    """A conversion of several entries of config.json to several fields of ModelConfig."""
 
     read: Callable[[Json], Json]
     write: Callable[[ModelConfig], Json]
@@ -49,14 +49,14 @@ class Family:
     """A family of architectures, as transformers stores it.
 
     Attributes:
-        model_type, architecture: what config.json says in `model_type` and `architectures`.
-        keys: our field -> their entry.
-        always: our fields that have one value throughout the family.
-        sections: entries that need more than renaming.
-        unsupported: their entries that may only have this value; with another one the decoder would differ.
-        table: the names, for a given architecture.
-        prefix: stands before the names of the body; files of the bare body lack it.
-        ignored: names that may stand in a file and are not parameters (buffers, tied heads).
+        model_type, architecture: the values of `model_type` and `architectures` in config.json.
+        keys: field of ModelConfig -> entry of config.json.
+        always: fields of ModelConfig with one value throughout the family.
+        sections: conversions of several entries at once.
+        unsupported: entry -> its only supported value.
+        table: the name table, for a given architecture.
+        prefix: of the names of the body; files of the body without its head lack it.
+        ignored: names in a file that are not parameters (buffers, tied heads).
     """
 
     model_type: str
@@ -69,36 +69,36 @@ class Family:
     prefix: str = ""
     ignored: re.Pattern[str] = re.compile(r"(?!)")
 
-    def read_config(self, theirs: Json) -> ModelConfig:
+    def read_config(self, entries: Json) -> ModelConfig:
         """Raises CheckpointError about an entry that is missing, unsupported or out of range."""
         for name, allowed in self.unsupported.items():
-            if theirs.get(name) not in (None, allowed):
+            if entries.get(name) not in (None, allowed):
                 raise CheckpointError(
-                    f"config.json says {name}: {theirs[name]!r}, which this decoder does not compute "
+                    f"config.json says {name}: {entries[name]!r}, which this decoder does not compute "
                     f"(only {allowed!r})."
                 )
-        ours = dict(self.always)
+        fields = dict(self.always)
         for name, key in self.keys.items():
-            value = key.find(theirs)
+            value = key.find(entries)
             if value is REQUIRED:
                 raise CheckpointError(f"config.json lacks {key.name}, which every {self.model_type} model has.")
-            ours[name] = key.read(value)
+            fields[name] = key.read(value)
         try:
             for section in self.sections:
-                ours |= section.read(theirs)
-            return ModelConfig(**ours)
+                fields |= section.read(entries)
+            return ModelConfig(**fields)
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error} in one of its parts.") from error
         except (ConfigError, TypeError, ValueError) as error:
             raise CheckpointError(f"config.json does not describe a {self.model_type} model: {error}") from error
 
     def write_config(self, config: ModelConfig) -> Json:
-        spelled_out = resolved(config)
-        theirs: Json = {"model_type": self.model_type, "architectures": [self.architecture]}
-        theirs |= {key.name: key.write(getattr(spelled_out, name)) for name, key in self.keys.items()}
+        explicit = resolved(config)
+        entries: Json = {"model_type": self.model_type, "architectures": [self.architecture]}
+        entries |= {key.name: key.write(getattr(explicit, name)) for name, key in self.keys.items()}
         for section in self.sections:
-            theirs |= section.write(config)
-        return theirs
+            entries |= section.write(config)
+        return entries
 
     def expresses(self, config: ModelConfig) -> bool:
         """Whether a model of this family can compute exactly what `config` says."""
@@ -107,24 +107,24 @@ class Family:
         except (CheckpointError, KeyError):
             return False
 
-    def read_weights(self, config: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our parameters, of which none is read yet.
+    def read_weights(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters, as lazy tensors.
 
         Raises one CheckpointError about all tensors that are missing, unexpected or misshaped.
         """
-        prefix = "" if any(name.startswith(self.prefix) for name in theirs) else self.prefix
-        names = {prefix + name: name for name in theirs if not self.ignored.search(prefix + name)}
+        prefix = "" if any(name.startswith(self.prefix) for name in tensors) else self.prefix
+        names = {prefix + name: name for name in tensors if not self.ignored.search(prefix + name)}
         if config.tie_embeddings:
             names.pop("lm_head.weight", None)  # some writers store the tied table twice
-        return read_names(self.table(config), config, {name: theirs[stored] for name, stored in names.items()})
+        return read_names(self.table(config), config, {name: tensors[stored] for name, stored in names.items()})
 
     def write_weights(self, config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their names and tensors."""
+        """The family's tensors by name."""
         return write_names(self.table(config), config, params)
 
 
 def resolved(config: ModelConfig) -> ModelConfig:
-    """The same architecture with every derived field spelled out."""
+    """The same architecture with every derived field set explicitly."""
     return replace(
         config,
         num_kv_heads=config.kv_heads,
@@ -140,10 +140,10 @@ def resolved(config: ModelConfig) -> ModelConfig:
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
-    """Equal for two configurations exactly when they compute the same function: idle fields stand at a default."""
+    """`config` with unused fields at defaults: two of them are equal exactly when they compute the same function."""
     rotary = config.positions == "rotary"
     scaling = config.rope_scaling
-    # Unset means rope_theta with its scaling; where there is no scaling, the two spellings are one.
+    # Unset means rope_theta with its scaling; without a scaling, this equals an explicit rope_theta.
     window_theta = config.window_rope_theta or (config.rope_theta if scaling is None else None)
     windows = tuple(config.window(i) is not None for i in range(config.num_layers))
     return replace(
@@ -158,7 +158,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
         num_experts=config.num_experts if config.use_moe else 0,
         top_k=config.top_k if config.use_moe else 0,
         moe_renormalize=config.moe_renormalize or not config.use_moe,
-        # What only training sees.
+        # Fields that affect only training.
         padding_idx=None,
         dropout=0.0,
         embedding_dropout=None,

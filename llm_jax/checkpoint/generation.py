@@ -1,4 +1,4 @@
-"""generation_config.json: which ids begin, end and pad a text."""
+"""generation_config.json: the ids that begin, end and pad a text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from llm_jax.tokenizers import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
-    """What a model says about how its text ends, beside its tokenizer.
+    """The ids with which a model's texts begin, end and are padded.
 
     Attributes:
         eos_ids: any of these ends a text; empty where the model names none.

@@ -1,8 +1,8 @@
-"""Name tables: how a family's tensors become ours, and ours become theirs.
+"""Name tables: the tensors in a family's files as parameters of this decoder, and back.
 
-Each rule ties some of our parameters to some of theirs. Both sides, laid one behind the other along their rows,
-are the same matrix (up to a transposition), so one table is read in both directions: fuse q, k and v into ours, or
-cut ours into q, k and v.
+Each rule relates some parameters to some stored tensors. Both sides, concatenated along their rows, are the same
+matrix (up to a transposition), so that one table works in both directions: q, k and v are fused into qkv_proj, and
+qkv_proj is cut into q, k and v.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,32 +17,32 @@ from llm_jax.model import param_shapes
 
 @dataclass(frozen=True)
 class Rule:
-    """concat(ours) == concat(theirs), along the rows; for experts, stack(theirs) == ours.
+    """concat(params) == concat(stored), along the rows; for experts, params == stack(stored).
 
     Attributes:
-        ours, theirs: names. {i} counts layers, {e} experts.
-        rows: how many rows each of theirs has, where they are several.
-        transpose: theirs lies as [in, out].
+        params, stored: names of parameters and of tensors in files. {i} counts layers, {e} experts.
+        rows: the rows of each stored tensor, where there are several.
+        transpose: the stored tensor is [in, out].
     """
 
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...]
+    params: tuple[str, ...]
+    stored: tuple[str, ...]
     rows: Callable[[ModelConfig], Shape] | None = None
     transpose: bool = False
 
     @property
     def per_expert(self) -> bool:
-        return "{e}" in self.theirs[0]
+        return "{e}" in self.stored[0]
 
 
-def same(ours: str, theirs: str) -> Rule:
-    """One tensor each, as it is."""
-    return Rule((ours,), (theirs,))
+def same(params: str, stored: str) -> Rule:
+    """One tensor each, equal."""
+    return Rule((params,), (stored,))
 
 
-def transposed(ours: str, theirs: str) -> Rule:
-    """One matrix each; theirs lies as [in, out]."""
-    return Rule((ours,), (theirs,), transpose=True)
+def transposed(params: str, stored: str) -> Rule:
+    """One matrix each; the stored one is [in, out]."""
+    return Rule((params,), (stored,), transpose=True)
 
 
 def qkv_rows(config: ModelConfig) -> Shape:
@@ -51,93 +51,86 @@ def qkv_rows(config: ModelConfig) -> Shape:
     return N * H, K * H, K * H
 
 
-def own_table(config: ModelConfig) -> tuple[Rule, ...]:
-    """The documented names, which are our own."""
-    return tuple(same(name, name) for name in param_shapes(config))
-
-
-def read_names(table: Sequence[Rule], config: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our parameters from their tensors; nothing is read until it is used.
+def read_names(table: Sequence[Rule], config: ModelConfig, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters, as lazy tensors, from stored tensors.
 
     Raises:
-        CheckpointError: lists every tensor of theirs that is missing, that no rule uses, or whose shape is not what
-            `config` says.
+        CheckpointError: lists every stored tensor that is missing, that no rule uses, or whose shape is not the one
+            that follows from `config`.
     """
     params: dict[str, Tensor] = {}
     missing: list[str] = []
     misshaped: list[str] = []
     used: set[str] = set()
-    for rule, our_shapes, their_names in _spelled_out(table, config):
-        used.update(their_names)
-        absent = [name for name in their_names if name not in theirs]
-        missing += absent
-        if absent:
+    for rule, shape_of, stored_names in _expanded(table, config):
+        used.update(stored_names)
+        not_found = [name for name in stored_names if name not in stored]
+        missing += not_found
+        if not_found:
             continue
-        found = [theirs[name] for name in their_names]
-        expected = _their_shapes(rule, config, list(our_shapes.values()), len(found))
+        found = [stored[name] for name in stored_names]
+        expected = _stored_shapes(rule, config, list(shape_of.values()), len(found))
         wrong = [
             f"{name} is {_show(tensor.shape)} where {_show(shape)} is expected"
-            for name, tensor, shape in zip(their_names, found, expected, strict=True)
+            for name, tensor, shape in zip(stored_names, found, expected, strict=True)
             if tensor.shape != shape
         ]
         misshaped += wrong
         if not wrong:
-            params |= _to_ours(rule, our_shapes, found)
-    _report(missing=missing, unexpected=[name for name in theirs if name not in used], misshaped=misshaped)
+            params |= _to_params(rule, shape_of, found)
+    _report(missing=missing, unexpected=[name for name in stored if name not in used], misshaped=misshaped)
     return params
 
 
 def write_names(table: Sequence[Rule], config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their names and tensors from our parameters, rule by rule; nothing is read until it is used."""
-    theirs: dict[str, Tensor] = {}
-    for rule, our_shapes, their_names in _spelled_out(table, config):
-        pieces = _to_theirs(rule, config, [params[name] for name in our_shapes], len(their_names))
-        theirs |= zip(their_names, pieces, strict=True)
-    return theirs
+    """The tensors to store, as lazy tensors, from the parameters."""
+    stored: dict[str, Tensor] = {}
+    for rule, shape_of, stored_names in _expanded(table, config):
+        parts = _to_stored(rule, config, [params[name] for name in shape_of], len(stored_names))
+        stored |= zip(stored_names, parts, strict=True)
+    return stored
 
 
 def _report(**complaints: Iterable[str]) -> None:
-    lines = [f"  {kind}: {', '.join(names)}" for kind, names in complaints.items() if names]
+    lines = [f"  {complaint}: {', '.join(names)}" for complaint, names in complaints.items() if names]
     if lines:
         raise CheckpointError("The weights do not fit the architecture in the configuration:\n" + "\n".join(lines))
 
 
-def _spelled_out(
-    table: Sequence[Rule], config: ModelConfig
-) -> Iterator[tuple[Rule, dict[str, Shape], tuple[str, ...]]]:
-    """(rule, our names and shapes, their names) at every layer, for the parameters that this architecture has."""
+def _expanded(table: Sequence[Rule], config: ModelConfig) -> Iterator[tuple[Rule, dict[str, Shape], tuple[str, ...]]]:
+    """(rule, names and shapes of its parameters, names of its stored tensors), for every layer of this architecture."""
     shapes = {name: spec.shape for name, spec in param_shapes(config).items()}
     for rule in table:
-        layers = range(config.num_layers) if "{i}" in rule.ours[0] else range(1)
+        layers = range(config.num_layers) if "{i}" in rule.params[0] else range(1)
         for i in layers:
-            ours = [name.replace("{i}", str(i)) for name in rule.ours]
-            theirs = [name.replace("{i}", str(i)) for name in rule.theirs]
+            params = [name.replace("{i}", str(i)) for name in rule.params]
+            stored = [name.replace("{i}", str(i)) for name in rule.stored]
             if rule.per_expert:
-                theirs = [name.replace("{e}", str(e)) for e in range(config.num_experts) for name in theirs]
-            if all(name in shapes for name in ours):
-                yield rule, {name: shapes[name] for name in ours}, tuple(theirs)
+                stored = [name.replace("{e}", str(e)) for e in range(config.num_experts) for name in stored]
+            if all(name in shapes for name in params):
+                yield rule, {name: shapes[name] for name in params}, tuple(stored)
 
 
-def _their_shapes(rule: Rule, config: ModelConfig, ours: list[Shape], pieces: int) -> list[Shape]:
+def _stored_shapes(rule: Rule, config: ModelConfig, params: list[Shape], parts: int) -> list[Shape]:
     if rule.per_expert:
-        return [ours[0][1:]] * pieces
-    rows, rest = sum(shape[0] for shape in ours), ours[0][1:]
+        return [params[0][1:]] * parts
+    rows, rest = sum(shape[0] for shape in params), params[0][1:]
     if rule.transpose:
         return [(*rest, rows)]
     return [(count, *rest) for count in (rule.rows(config) if rule.rows else (rows,))]
 
 
-def _to_ours(rule: Rule, our_shapes: dict[str, Shape], theirs: list[Tensor]) -> dict[str, Tensor]:
+def _to_params(rule: Rule, shape_of: dict[str, Shape], stored: list[Tensor]) -> dict[str, Tensor]:
     if rule.per_expert:
-        return dict.fromkeys(our_shapes, stack(theirs))
-    whole = tensors.transposed(theirs[0]) if rule.transpose else join(theirs)
-    return dict(zip(our_shapes, cut(whole, [shape[0] for shape in our_shapes.values()]), strict=True))
+        return dict.fromkeys(shape_of, stack(stored))
+    whole = tensors.transposed(stored[0]) if rule.transpose else join(stored)
+    return dict(zip(shape_of, cut(whole, [shape[0] for shape in shape_of.values()]), strict=True))
 
 
-def _to_theirs(rule: Rule, config: ModelConfig, ours: list[Tensor], pieces: int) -> list[Tensor]:
+def _to_stored(rule: Rule, config: ModelConfig, params: list[Tensor], parts: int) -> list[Tensor]:
     if rule.per_expert:
-        return [reshaped(one, one.shape[1:]) for one in cut(ours[0], [1] * pieces)]
-    whole = join(ours)
+        return [reshaped(one, one.shape[1:]) for one in cut(params[0], [1] * parts)]
+    whole = join(params)
     if rule.transpose:
         return [tensors.transposed(whole)]
     return cut(whole, rule.rows(config)) if rule.rows else [whole]

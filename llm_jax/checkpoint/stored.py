@@ -1,4 +1,4 @@
-"""A model on its way from a disk or to one."""
+"""A model on disk: its description, and its tensors before they are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ class StoredModel:
     """A model's description, and tensors that are read when they are used.
 
     Attributes:
-        path: the directory or file where it lies, or is to lie.
-        tokenizer: None where none lies beside the weights.
+        path: the directory or file that it was read from, or is written to.
+        tokenizer: None where the weights have none beside them.
     """
 
     path: Path

@@ -1,7 +1,7 @@
-"""Tensors that are not in memory: views of a mapped file, and what is made of them when it is asked for.
+"""Lazy tensors: views of a mapped file, and arrays that are computed from them when they are read.
 
-A large model is converted one tensor at a time. What needs no arithmetic (a cut, a transposition) is a view; what
-does is a LazyTensor.
+A large model is converted one tensor at a time. A cut or a transposition of a mapped array is a view; anything that
+copies or computes is a LazyTensor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +17,10 @@ BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """An array that `read` makes anew each time; numpy.asarray calls it.
+    """An array that `read` computes at each use; numpy.asarray calls it.
 
     Attributes:
-        parts: the blocks of rows that it is joined of, where it is: who cuts it there gets them back unread.
+        parts: of a concatenation, its blocks of rows; `cut` at their borders returns them unread.
     """
 
     shape: Shape
@@ -44,10 +44,10 @@ Tensor = np.ndarray | LazyTensor
 
 
 def blocks_of_rows(tensor: Tensor, dtype: np.dtype | None = None) -> Iterator[np.ndarray]:
-    """The tensor in contiguous arrays [rows, …] of about BLOCK_BYTES: a change of dtype never has all of it twice.
+    """The tensor in contiguous arrays [rows, …] of about BLOCK_BYTES, so that a cast never needs a second whole copy.
 
     Args:
-        dtype: what to give; as the tensor is unless given.
+        dtype: to cast to; unless given, the tensor's own.
     """
     whole = np.atleast_1d(np.asarray(tensor))
     rows = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
@@ -56,7 +56,7 @@ def blocks_of_rows(tensor: Tensor, dtype: np.dtype | None = None) -> Iterator[np
 
 
 def mapped(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
-    """The tensor behind a change that keeps shape and dtype."""
+    """The tensor with a function of the same shape and dtype applied when it is read."""
     return LazyTensor(tensor.shape, tensor.dtype, lambda: change(np.asarray(tensor)))
 
 
@@ -73,7 +73,7 @@ def transposed(tensor: Tensor) -> Tensor:
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
-    """The parts, one behind the other along their rows."""
+    """The concatenation of the parts along their rows."""
     if len(parts) == 1:
         return parts[0]
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
@@ -82,12 +82,12 @@ def join(parts: Sequence[Tensor]) -> Tensor:
 
 
 def stack(parts: Sequence[Tensor]) -> Tensor:
-    """The parts, one behind the other along a new first axis."""
+    """The parts stacked along a new first axis."""
     return join([reshaped(part, (1, *part.shape)) for part in parts])
 
 
 def cut(whole: Tensor, rows: Sequence[int]) -> list[Tensor]:
-    """Blocks of so many rows each."""
+    """Consecutive blocks with the given numbers of rows."""
     if len(rows) == 1:
         return [whole]
     ends = list(accumulate(rows))

@@ -1,4 +1,4 @@
-"""The state of a training run on disk. Orbax does the work; nothing else in the project imports it."""
+"""The state of a training run on disk. The only module that imports orbax."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +16,8 @@ TREE, METADATA = "state", "metadata"
 class TrainCheckpointer:
     """Numbered steps in a directory, each a pytree of arrays with a JSON object beside it.
 
-    A step is written under a temporary name and renamed when it is complete, so that a killed process leaves the
-    steps before it and nothing in between. Leaves are stored under their paths in the tree, which makes the file
-    independent of the classes that the tree is built of.
+    A step is written under a temporary name and renamed when it is complete, so that a killed process leaves only
+    complete steps. Leaves are stored under their paths in the tree, so that files do not depend on its classes.
     """
 
     def __init__(self, directory: str | Path, keep_last_n: int = 5) -> None:
@@ -27,7 +26,7 @@ class TrainCheckpointer:
         self.keep_last_n = keep_last_n
 
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
-        """Returns when the step is on the disk. A step that is there already stays as it is."""
+        """Returns when the step is on the disk. An existing step is left unchanged."""
         import orbax.checkpoint as ocp
 
         if self.directory.is_dir() and step in self._manager.all_steps():
@@ -60,10 +59,10 @@ class TrainCheckpointer:
         import orbax.checkpoint as ocp
 
         metadata = self.metadata(step)
-        wanted = {path: _spec(leaf) for path, leaf in _by_path(like).items()}
-        self._check(step, wanted)
-        leaves = self._restore(step, TREE, ocp.args.StandardRestore(wanted))
-        return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted]), metadata
+        expected = {path: _spec(leaf) for path, leaf in _by_path(like).items()}
+        self._check(step, expected)
+        leaves = self._restore(step, TREE, ocp.args.StandardRestore(expected))
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in expected]), metadata
 
     @cached_property
     def _manager(self) -> Any:
@@ -80,26 +79,26 @@ class TrainCheckpointer:
 
         if not self.directory.is_dir() or step not in self._manager.all_steps():
             raise CheckpointError(f"There is no complete step {step} in {self.directory}.")
-        with self._damage_named(step):
+        with self._damage_as_checkpoint_error(step):
             return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
 
-    def _check(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    def _check(self, step: int, expected: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         """Compares names and shapes before reading, because orbax reports a mismatch from inside its threads."""
-        with self._damage_named(step):
+        with self._damage_as_checkpoint_error(step):
             stored = self._manager.item_metadata(step)[TREE]
         shapes = {path: tuple(leaf.shape) for path, leaf in stored.tree.items()}
-        complaints = [f"lacks {path}" for path in wanted if path not in shapes]
-        complaints += [f"has {path}, which is not asked for" for path in shapes if path not in wanted]
+        complaints = [f"lacks {path}" for path in expected if path not in shapes]
+        complaints += [f"has {path}, which is not asked for" for path in shapes if path not in expected]
         complaints += [
             f"has {path} of shape {list(shapes[path])} instead of {list(spec.shape)}"
-            for path, spec in wanted.items()
+            for path, spec in expected.items()
             if path in shapes and shapes[path] != spec.shape
         ]
         if complaints:
             raise CheckpointError(f"Step {step} in {self.directory} is of another run: it {'; it '.join(complaints)}.")
 
     @contextmanager
-    def _damage_named(self, step: int) -> Iterator[None]:
+    def _damage_as_checkpoint_error(self, step: int) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # orbax, tensorstore, zstd and json each raise their own
@@ -110,7 +109,7 @@ class TrainCheckpointer:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    """Leaves under their paths, in the order of the tree."""
+    """path -> leaf, in the order of the tree."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
     }

@@ -1,6 +1,6 @@
-"""Text to ids and back: characters, byte-level BPE, Hugging Face; chat templates; decoding as ids arrive.
+"""Text to ids and back: characters, byte-level BPE, Hugging Face; chat templates; streaming decoding.
 
-A name is imported when it is first asked for: inference needs the protocol and the streaming decoder, and runs where
+A name is imported at its first use: inference needs the protocol and the streaming decoder, and runs where
 `tokenizers` and `jinja2` are not installed.
 """
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llm_jax.tokenizers.bpe import BPETokenizer
     from llm_jax.tokenizers.character import CharacterTokenizer
     from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, answer_bounds, render_chat
+    from llm_jax.tokenizers.files import TokenizerFiles
     from llm_jax.tokenizers.huggingface import HFTokenizer
     from llm_jax.tokenizers.load import load_tokenizer
     from llm_jax.tokenizers.stream import IncrementalDecoder
@@ -23,6 +24,7 @@ __all__ = [
     "HFTokenizer",
     "IncrementalDecoder",
     "Tokenizer",
+    "TokenizerFiles",
     "answer_bounds",
     "load_tokenizer",
     "render_chat",
@@ -35,6 +37,7 @@ _MODULES = {
     "HFTokenizer": "huggingface",
     "IncrementalDecoder": "stream",
     "Tokenizer": "base",
+    "TokenizerFiles": "files",
     "load_tokenizer": "load",
     "answer_bounds": "chat",
     "render_chat": "chat",

@@ -1,4 +1,4 @@
-"""What every tokenizer of this project can do."""
+"""The interface of all tokenizers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ class Tokenizer(Protocol):
 
     Attributes:
         vocab_size: one more than the highest id; the number of rows an embedding needs.
-        pad_token_id, bos_token_id, eos_token_id: ids with a role, None where the tokenizer has no such token.
+        pad_token_id, bos_token_id, eos_token_id: None where the tokenizer has no such token.
         special_tokens: role to token, as transformers names them: {"eos_token": "</s>", …}.
         chat_template: Jinja source, or named sources, or None for the default format of `render_chat`.
     """
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
     def chat_template(self) -> "ChatTemplate | None": ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`. None is added; a special token written out in the text becomes its id."""
+        """Ids of `text`, with no special tokens added; a special token written out in the text becomes its id."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -12,15 +12,19 @@ from llm_jax.tokenizers.base import ChatTemplate
 from llm_jax.tokenizers.huggingface import HFTokenizer
 
 END_OF_TEXT = "<|endoftext|>"  # id 0: ends a document, and so begins one
-PAD = "<|pad|>"  # id 1: a token of its own, so that the end of text can be learned and sampled
-SMALLEST_VOCABULARY = 256 + 2
+PAD = "<|pad|>"  # id 1: not the end of text, which has to be learned and sampled
+MIN_VOCAB_SIZE = 256 + 2
 
 
 class BPETokenizer(HFTokenizer):
     """A byte-level BPE tokenizer: every text has ids, and decode(encode(text)) == text.
 
-    `<|endoftext|>` (id 0) is both beginning and end of text, `<|pad|>` (id 1) pads. The two, written out in a text,
-    are those tokens, and decode leaves them out.
+    `<|endoftext|>` (id 0) is both beginning and end of text, `<|pad|>` (id 1) pads. Written out in a text, they are
+    those tokens; decode skips them.
+
+    >>> tokenizer = BPETokenizer.train(["the little dog and the little fox"], vocab_size=270)
+    >>> tokenizer.decode(tokenizer.encode("a little café"))
+    'a little café'
     """
 
     @classmethod
@@ -31,7 +35,7 @@ class BPETokenizer(HFTokenizer):
 
         Args:
             texts: the corpus; merges never cross from one text to the next.
-            vocab_size: at least 258 (256 bytes and two special tokens). A small corpus may fill fewer.
+            vocab_size: at least 258 (256 bytes and two special tokens). A small corpus may yield fewer.
             min_frequency: how often a pair must occur to be merged.
 
         Raises:
@@ -40,8 +44,8 @@ class BPETokenizer(HFTokenizer):
         """
         if isinstance(texts, str):
             raise TypeError("texts must be several strings; wrap a single text as [text].")
-        if vocab_size < SMALLEST_VOCABULARY:
-            raise TokenizerError(f"vocab_size is {vocab_size}; a byte-level BPE needs at least {SMALLEST_VOCABULARY}.")
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise TokenizerError(f"vocab_size is {vocab_size}; a byte-level BPE needs at least {MIN_VOCAB_SIZE}.")
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
@@ -56,7 +60,7 @@ class BPETokenizer(HFTokenizer):
         return cls(backend, {"clean_up_tokenization_spaces": False}, chat_template)
 
     def save(self, path: str | Path) -> None:
-        """Write a directory, or, where `path` ends in .json, that one file. `load` reads either."""
+        """Write a directory or, where `path` ends in .json, one file. `load` reads both."""
         path = Path(path)
         if path.suffix == ".json":
             path.parent.mkdir(parents=True, exist_ok=True)

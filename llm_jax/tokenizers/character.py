@@ -1,4 +1,4 @@
-"""One id per character: the documented SimpleCharacterTokenizer."""
+"""A tokenizer with one id per character: SimpleCharacterTokenizer in the package `llm`."""
 
 import json
 import re
@@ -19,11 +19,15 @@ class CharacterTokenizer:
     """The sorted characters of a corpus, then `<PAD>` as the last id.
 
     Attributes:
-        chars: every token, in the order of the ids.
+        chars: all tokens, in the order of their ids.
         stoi, itos: token to id, id to token.
 
     Raises:
         TypeError: `corpus` is not a list of strings.
+
+    >>> tokenizer = CharacterTokenizer(["hello", "world"])
+    >>> tokenizer.encode("hole"), tokenizer.decode([2, 5, 3, 1])
+    ([2, 4, 3, 1], 'hrle')
     """
 
     pad_char = PAD
@@ -42,18 +46,18 @@ class CharacterTokenizer:
         self.chat_template = chat_template
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the characters; `<PAD>` written out is one id.
+        """Ids of the characters; `<PAD>` written out becomes its id.
 
         Raises:
-            UnknownToken: (a KeyError) a character that the corpus did not have.
+            UnknownToken: (a KeyError) a character that the corpus does not have.
         """
         ids: list[int] = []
-        for piece in re.split(f"({PAD})", text):
-            ids += [self.stoi[PAD]] if piece == PAD else [self._id(char) for char in piece]
+        for part in re.split(f"({PAD})", text):
+            ids += [self.stoi[PAD]] if part == PAD else [self._id(char) for char in part]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The characters joined; padding shows as `<PAD>`.
+        """The characters joined; the padding token becomes `<PAD>`.
 
         Raises:
             UnknownToken: (a KeyError) an id outside the vocabulary.
@@ -72,7 +76,7 @@ class CharacterTokenizer:
 
     @classmethod
     def from_files(cls, files: TokenizerFiles) -> "CharacterTokenizer | None":
-        """The character tokenizer that these files hold; None where they hold another kind."""
+        """The character tokenizer in these files; None where they hold a tokenizer of another type."""
         model = json.loads(files.tokenizer).get("model", {})
         if model.get("type") != "WordLevel":
             return None
@@ -91,7 +95,7 @@ class CharacterTokenizer:
             ) from None
 
     def _backend(self) -> Backend:
-        """The same mapping for the `tokenizers` library: every character a word, joined without spaces."""
+        """The same tokenizer in the `tokenizers` library: word-level, with every character a word."""
         try:
             backend = Backend(models.WordLevel(self.stoi, unk_token=PAD + "?"))  # no such token: unknown is an error
         except TypeError as error:

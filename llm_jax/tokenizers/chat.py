@@ -1,4 +1,4 @@
-"""Messages to a prompt, by the Jinja chat template that comes with a tokenizer."""
+"""Messages to a prompt, by the Jinja chat template of a tokenizer."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ def render_chat(
         tokenizer: its `chat_template` is used, `DEFAULT_CHAT_TEMPLATE` where it has none.
         messages: dicts with "role" and "content", as in OpenAI's API.
         tools: function schemas, for templates that describe them to the model.
-        add_generation_prompt: end with what begins an assistant's turn.
-        variables: anything more that a template reads, such as enable_thinking.
+        add_generation_prompt: append the beginning of an assistant's turn.
+        variables: further variables of the template, such as enable_thinking.
 
     Raises:
         RequestError: the template refuses these messages.
@@ -55,7 +55,7 @@ def render_chat(
 
 
 def answer_bounds(tokenizer: Tokenizer) -> tuple[tuple[str, ...], str]:
-    """Strings that end an answer beside the end-of-text token, and what stands before its first word."""
+    """The stop strings of an answer, in addition to the end-of-text token, and the prefix to strip from it."""
     if tokenizer.chat_template in (None, DEFAULT_CHAT_TEMPLATE):
         # Learned from plain text, one turn per line, without an end-of-turn token.
         return ("\nUser:",), " "
@@ -70,7 +70,7 @@ def _choose(template: str | dict[str, str] | None, tools: Sequence[Mapping[str, 
 
 @lru_cache(maxsize=8)
 def _compile(source: str) -> Template:
-    """Templates are written for the environment that transformers gives them, and come from strangers: sandboxed."""
+    """Compiles in transformers' environment, which templates are written for; sandboxed, as they are untrusted."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
     )
@@ -83,7 +83,7 @@ def _compile(source: str) -> Template:
 class _GenerationBlock(Extension):
     """{% generation %} … {% endgeneration %} marks the assistant's words for training; here it only renders them."""
 
-    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as what it is not, an instance's)
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as an instance attribute)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

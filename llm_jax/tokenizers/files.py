@@ -1,4 +1,4 @@
-"""The files of a tokenizer directory, laid out as transformers lays them out."""
+"""The files of a tokenizer directory, in the layout of transformers."""
 
 import json
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ NAMED_TEMPLATES = "additional_chat_templates"
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer as it stands on disk.
+    """A tokenizer on disk.
 
     Attributes:
         tokenizer: the text of tokenizer.json.
         config: tokenizer_config.json without its chat template.
-        chat_template: from wherever the directory keeps it.
+        chat_template: from any of the files that may hold it.
     """
 
     tokenizer: str
@@ -34,7 +34,7 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, path: str | Path) -> "TokenizerFiles":
-        """Read a directory, or a tokenizer.json with whatever lies beside it.
+        """Read a directory, or a tokenizer.json and the files beside it.
 
         Raises:
             TokenizerError: a file is missing or is not JSON.
@@ -49,11 +49,11 @@ class TokenizerFiles:
         return cls(
             tokenizer=json.dumps(_read_json(tokenizer), ensure_ascii=False),
             config=config,
-            chat_template=_read_templates(directory) or _named(inline_template),
+            chat_template=_read_templates(directory) or _from_config(inline_template),
         )
 
     def write(self, directory: str | Path) -> None:
-        """Write the files into `directory`, which is made if need be."""
+        """Write the files into `directory`, which is created if it is missing."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / TOKENIZER).write_text(self.tokenizer, encoding="utf-8")
@@ -90,15 +90,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_templates(directory: Path) -> ChatTemplate | None:
-    """chat_template.jinja, together with the named ones in their own folder."""
+    """chat_template.jinja, and the named templates in their folder."""
     sources = {"default": directory / TEMPLATE}
     sources |= {path.stem: path for path in sorted((directory / NAMED_TEMPLATES).glob("*.jinja"))}
     templates = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.is_file()}
     return templates["default"] if list(templates) == ["default"] else templates or None
 
 
-def _named(template: Any) -> ChatTemplate | None:
-    """An older tokenizer_config.json lists several templates as {"name": …, "template": …}."""
+def _from_config(template: Any) -> ChatTemplate | None:
+    """The template of an older tokenizer_config.json, where several are a list of {"name": …, "template": …}."""
     if isinstance(template, list):
         return {entry["name"]: entry["template"] for entry in template}
     return template

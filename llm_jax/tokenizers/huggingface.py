@@ -11,7 +11,7 @@ from llm_jax.tokenizers.base import ChatTemplate
 from llm_jax.tokenizers.files import TOKENIZER, TokenizerFiles
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# GPT-2's files, and a tokenizer.json on its own, name no roles; the vocabulary then tells.
+# For GPT-2's files and a single tokenizer.json, which name no roles: the usual tokens, if the vocabulary has them.
 USUAL_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 
 
@@ -20,8 +20,13 @@ class HFTokenizer:
 
     Args:
         backend: the tokenizer of the `tokenizers` library.
-        config: what tokenizer_config.json says: the special tokens by role, and what only transformers reads.
+        config: of tokenizer_config.json: the special tokens by role, and entries that only transformers reads.
         chat_template: Jinja source, or named sources.
+
+    >>> from llm_jax.demo import PATH
+    >>> tokenizer = HFTokenizer.from_pretrained(PATH)
+    >>> tokenizer.decode(tokenizer.encode("The little dog"))
+    'The little dog'
     """
 
     def __init__(
@@ -40,15 +45,15 @@ class HFTokenizer:
     def from_pretrained(cls, name_or_path: str | Path) -> Self:
         """A directory, a tokenizer.json, or a name on the Hub.
 
-        Only a name, or a directory without tokenizer.json, needs the transformers package.
+        A name, and a directory without tokenizer.json, need the transformers package.
 
         Raises:
-            TokenizerError: nothing there can be read as a tokenizer.
+            TokenizerError: there is no tokenizer that can be read.
         """
         path = Path(name_or_path)
         if path.is_file() or (path / TOKENIZER).is_file():
             return cls.load(path)
-        return cls._through_transformers(str(name_or_path))
+        return cls._load_with_transformers(str(name_or_path))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -76,7 +81,7 @@ class HFTokenizer:
 
         Raises:
             TokenizerError: `text` holds a lone surrogate, which is not text.
-            UnknownToken: the vocabulary has no token for a part of the text, and none that stands for unknown.
+            UnknownToken: the vocabulary has no token for a part of the text, and no unknown token.
         """
         try:
             text.encode()  # the library's own message would speak of types
@@ -88,7 +93,7 @@ class HFTokenizer:
             raise UnknownToken(f"The tokenizer cannot encode {text[:40]!r}: {error}.") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`. Special tokens, and ids that only pad the vocabulary, leave no text.
+        """Text of `ids`. Special tokens, and ids that only pad the vocabulary, have no text.
 
         Raises:
             UnknownToken: a negative id.
@@ -108,7 +113,7 @@ class HFTokenizer:
         return None if token is None else self._backend.token_to_id(token)
 
     @classmethod
-    def _through_transformers(cls, name: str) -> Self:
+    def _load_with_transformers(cls, name: str) -> Self:
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
@@ -130,7 +135,7 @@ class HFTokenizer:
 
 
 def _special_tokens(config: Mapping[str, Any], vocab: Mapping[str, int]) -> dict[str, str]:
-    """Role to token, for the roles whose token is in the vocabulary. A token is a string or {"content": …}."""
+    """role -> token, for tokens in the vocabulary. A token in `config` is a string or {"content": …}."""
     named = {role: config[role] for role in ROLES if config.get(role)}
     tokens = {role: token["content"] if isinstance(token, dict) else str(token) for role, token in named.items()}
     return {role: token for role, token in (tokens or USUAL_TOKENS).items() if token in vocab}

@@ -1,4 +1,4 @@
-"""Which tokenizer lies in a directory."""
+"""Load a tokenizer by its path."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from llm_jax.tokenizers.huggingface import HFTokenizer
 
 
 def load_tokenizer(directory_or_file: str | Path) -> Tokenizer:
-    """The tokenizer at a path, told by the content of its tokenizer.json.
+    """The tokenizer at a path; the content of its tokenizer.json decides its type.
 
     Raises:
         TokenizerError: there is none, or it is damaged.

@@ -35,7 +35,7 @@ def test_it_prints_each_run_and_then_the_averages() -> None:
     assert average == pytest.approx(sum(rates) / 2, abs=0.2)
 
 
-def test_json_holds_every_figure_and_stands_alone_on_stdout() -> None:
+def test_json_has_every_figure_and_is_alone_on_stdout() -> None:
     done = benchmark("--json", "--max-new-tokens", "3", "--runs", "2", "--no-compile")
     report = json.loads(done.stdout)
     assert not report["compiled"]
@@ -71,16 +71,24 @@ def test_summary() -> None:
     assert report["bandwidth_share"] == pytest.approx(0.08)
 
 
-def test_a_step_reads_all_weights_but_the_tables_and_idle_experts() -> None:
+def test_a_step_reads_all_weights_except_the_tables_and_inactive_experts() -> None:
     plain = ModelConfig(vocab_size=10, hidden_size=4, num_layers=1, num_heads=2, max_seq_len=8, positions="learned")
-    held = parameters(plain)
-    assert bytes_per_step(plain, "float32") == 4 * (held - 10 * 4 - 8 * 4)
+    count = parameters(plain)
+    assert bytes_per_step(plain, "float32") == 4 * (count - 10 * 4 - 8 * 4)
     experts = ModelConfig(
-        vocab_size=10, hidden_size=4, num_layers=1, num_heads=2, max_seq_len=8, tie_embeddings=True,
-        use_moe=True, num_experts=4, top_k=1, mlp_bias=False,
-    )  # fmt: skip
-    held = parameters(experts)
-    assert bytes_per_step(experts, "bfloat16") == 2 * (held - 3 * 2 * 4 * 16)
+        vocab_size=10,
+        hidden_size=4,
+        num_layers=1,
+        num_heads=2,
+        max_seq_len=8,
+        tie_embeddings=True,
+        use_moe=True,
+        num_experts=4,
+        top_k=1,
+        mlp_bias=False,
+    )
+    count = parameters(experts)
+    assert bytes_per_step(experts, "bfloat16") == 2 * (count - 3 * 2 * 4 * 16)
 
 
 def parameters(config: ModelConfig) -> int:

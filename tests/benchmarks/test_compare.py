@@ -1,4 +1,4 @@
-"""The comparison, on a tiny model: the contenders compute the same, and what is shown is what was measured."""
+"""The comparison, on a tiny model: the engines compute the same tokens, and tables show the measured figures."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.engines import Apart, Contender, LlamaCpp, Ours, Transformers
+from benchmarks.engines import BenchmarkEngine, InSubprocess, LlamaCpp, LlmJax, Transformers
 from benchmarks.report import add_line, put_section
 from benchmarks.step_profile import PARTS
 from benchmarks.weights import random_weights
@@ -35,12 +35,10 @@ def benchmark(*arguments: str, first_in_path: Path = ROOT) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def tables_and_json(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[list[str]]], dict[str, Any], Path]:
-    """A run over two kinds of weights and two batches: its tables from RESULTS.md, its JSON, its directory."""
+    """A run over two weight dtypes and two batches: its tables from RESULTS.md, its JSON, its directory."""
     directory = tmp_path_factory.mktemp("results")
-    done = benchmark(
-        "--dtype", "float32", "--dtype", "int8", "--batch", "1", "--batch", "3",
-        "--json", str(directory / "run.json"), "--results", str(directory / "RESULTS.md"),
-    )  # fmt: skip
+    files = ["--json", str(directory / "run.json"), "--results", str(directory / "RESULTS.md")]
+    done = benchmark("--dtype", "float32", "--dtype", "int8", "--batch", "1", "--batch", "3", *files)
     assert done.returncode == 0, done.stderr
     lines = (directory / "RESULTS.md").read_text().splitlines()
     tables: list[list[list[str]]] = [[]]
@@ -52,7 +50,7 @@ def tables_and_json(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list
     return tables, json.loads((directory / "run.json").read_text()), directory
 
 
-def test_the_table_shows_what_the_json_holds(tables_and_json: Any) -> None:
+def test_the_table_shows_the_figures_of_the_json(tables_and_json: Any) -> None:
     [[header, *lines], *_], report, _ = tables_and_json
     assert [(cell["dtype"], cell["task"], cell["batch"]) for cell in report["cells"]] == [
         (dtype, task, batch)
@@ -72,7 +70,7 @@ def test_the_table_shows_what_the_json_holds(tables_and_json: Any) -> None:
         assert cell["share"] == pytest.approx(cell["tokens_per_second"]["llm"] / cell["limit"])
 
 
-def test_who_takes_no_part_is_named_with_the_reason(tables_and_json: Any) -> None:
+def test_an_unavailable_engine_is_named_with_the_reason(tables_and_json: Any) -> None:
     [[header, *lines], *_], report, directory = tables_and_json
     int8 = [dict(zip(header, line, strict=True)) for line in lines if line[0] == "int8"]
     assert {line["transformers"] for line in int8} == {"–"}
@@ -94,7 +92,7 @@ def test_the_plot_lies_beside_the_json_and_is_shown(tables_and_json: Any) -> Non
     assert "](run.png)" in (directory / "RESULTS.md").read_text()
 
 
-def test_without_llama_cpp_the_rest_is_measured_its_absence_said_and_nothing_written(tmp_path: Path) -> None:
+def test_without_llama_cpp_the_rest_is_measured_the_reason_is_printed_and_nothing_written(tmp_path: Path) -> None:
     (tmp_path / "llama_cpp.py").write_text("raise ImportError('not here')")
     committed = [ROOT / "benchmarks/RESULTS.md", *(ROOT / "benchmarks/results").glob("*")]
     before = [path.read_bytes() for path in committed]
@@ -106,7 +104,7 @@ def test_without_llama_cpp_the_rest_is_measured_its_absence_said_and_nothing_wri
     assert [path.read_bytes() for path in committed] == before  # a narrowed run leaves them alone
 
 
-# Stands before the real one, and kills its process in a step of three rows as a system does that is out of memory.
+# Wraps the real llama_cpp, and kills the process in a step of batch 3, as a system out of memory does.
 DEADLY_LLAMA_CPP = """
 import os, signal, sys
 from pathlib import Path
@@ -126,12 +124,12 @@ llama_cpp.llama_decode = deadly
 """
 
 
-def test_a_run_that_is_killed_leaves_what_it_measured_and_one_whose_peer_is_killed_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_its_figures_so_far_and_a_run_whose_peer_is_killed_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
     (tmp_path / "llama_cpp.py").write_text(DEADLY_LLAMA_CPP)
     files = ["--json", str(tmp_path / "run.json"), "--results", str(tmp_path / "RESULTS.md")]
-    kinds = ["--dtype", "float32", "--dtype", "int8", "--batch", "3", "--batch", "1", "--peers", "llama.cpp"]
-    with start(*kinds, *files, "--no-profile", first_in_path=tmp_path) as process:
+    options = ["--dtype", "float32", "--dtype", "int8", "--batch", "3", "--batch", "1", "--peers", "llama.cpp"]
+    with start(*options, *files, "--no-profile", first_in_path=tmp_path) as process:
         assert process.stderr is not None
         assert any(line.startswith("int8 prefill") for line in process.stderr)
         process.kill()
@@ -145,7 +143,7 @@ def test_a_run_that_is_killed_leaves_what_it_measured_and_one_whose_peer_is_kill
     assert found == {
         ("prefill", 1): (both, {}),
         ("decode", 3): ({"llm"}, {"llama.cpp": died}),
-        ("decode", 1): (both, {}),  # measured after it, by a process of its own
+        ("decode", 1): (both, {}),  # measured after it, by a new process
     }
     assert f"- llama.cpp, float32 decode 3 × 16: {died}." in text
     assert len(re.findall(r"^\| float32 \|", text, re.M)) == 3
@@ -153,25 +151,25 @@ def test_a_run_that_is_killed_leaves_what_it_measured_and_one_whose_peer_is_kill
 
 @pytest.mark.parametrize("peer", [LlamaCpp, Transformers])
 @pytest.mark.parametrize("context", [16, 300])  # llama.cpp changes its attention between them
-def test_contenders_choose_the_same_tokens(peer: type[Contender], context: int) -> None:
+def test_engines_choose_the_same_tokens(peer: type[BenchmarkEngine], context: int) -> None:
     if peer is LlamaCpp:
         pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
     with random_weights("tiny") as weights:
-        rows = []
-        for contender in (
-            Ours(weights, "float32", max_batch=3, max_len=350),
-            Apart(peer, weights, "float32", max_batch=3, max_len=350),
+        made = []
+        for engine in (
+            LlmJax(weights, "float32", max_batch=3, max_len=350),
+            InSubprocess(peer, weights, "float32", max_batch=3, max_len=350),
         ):
-            assert contender.prefill(context) > 0
-            rows.append([row[:9] for row in contender.decode(3, context, 8).rows])
-            contender.close()
-    ours, theirs = rows
-    assert [len(row) for row in ours] == [9, 9, 9]
-    assert len({tuple(row) for row in ours}) == 3
+            assert engine.prefill(context) > 0
+            made.append([tokens[:9] for tokens in engine.decode(3, context, 8).tokens])
+            engine.close()
+    ours, theirs = made
+    assert [len(tokens) for tokens in ours] == [9, 9, 9]
+    assert len({tuple(tokens) for tokens in ours}) == 3
     assert theirs == ours
 
 
-def test_a_section_is_replaced_and_what_stands_around_it_stays(tmp_path: Path) -> None:
+def test_a_section_is_replaced_and_the_text_around_it_stays(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     path.write_text("# Results\n\nBy hand.\n")
     put_section(path, "one", "first \\1")
@@ -182,10 +180,11 @@ def test_a_section_is_replaced_and_what_stands_around_it_stays(tmp_path: Path) -
     assert text.index("By hand.") < text.index("second") < text.index("other")
 
 
-def test_lines_are_added_to_the_table_that_is_there(tmp_path: Path) -> None:
+def test_lines_are_added_to_the_existing_table(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     for day in ("1", "2"):
         add_line(path, "gpu", {"date": day, "device": "one"})
     assert [line for line in path.read_text().splitlines() if line.startswith("|")] == [
-        "| date | device |", "|---|---|", "| 1 | one |", "| 2 | one |",
-    ]  # fmt: skip
+        *("| date | device |", "|---|---|"),
+        *("| 1 | one |", "| 2 | one |"),
+    ]

@@ -1,4 +1,4 @@
-"""The GPU benchmark, on whatever device there is."""
+"""The GPU benchmark, on any device."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "--model-shape", "tiny", "--batch", "4", "--context", "16", "--steps", "4", "--train-batch", "2",
-    "--train-length", "16", "--rounds", "1", "--peak-bandwidth", "0.05", "--peak-flops", "1",
-]  # fmt: skip
+    *("--model-shape", "tiny", "--batch", "4", "--context", "16", "--steps", "4", "--rounds", "1"),
+    *("--train-batch", "2", "--train-length", "16", "--peak-bandwidth", "0.05", "--peak-flops", "1"),
+]
 
 
-def test_figures_follow_from_what_was_measured_and_are_recorded(tmp_path: Path) -> None:
+def test_figures_follow_from_the_measurements_and_are_recorded(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
     command = [sys.executable, "-m", "benchmarks.gpu", *SMALL, "--json", "--results", str(results)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""The measurement of how long commands take to answer."""
+"""The measurement of the start-up time of commands."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def test_a_command_that_fails_has_no_time() -> None:
         seconds_of("-c", "raise SystemExit(2)", repeats=1)
 
 
-def test_a_server_leaves_its_programs_to_the_next(tmp_path: Path) -> None:
+def test_a_server_caches_its_programs_for_the_next_start(tmp_path: Path) -> None:
     assert seconds_to_ready(str(tmp_path)) > 0
     programs = sorted(os.listdir(tmp_path))
     assert any("advance" in name for name in programs)

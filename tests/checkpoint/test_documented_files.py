@@ -121,16 +121,44 @@ def test_arguments_that_make_no_sense_are_refused(folder: Path, arguments: dict[
 def test_the_documented_arguments_reach_the_configuration() -> None:
     config = decoder_kwargs_to_config(
         {
-            "vocab_size": 9, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "norm_first": False,
-            "norm_impl": "rms_norm", "use_rope": True, "rope_theta": 500.0, "mlp_activation": "relu", "padding_idx": 3,
-            "attn_dropout_p": 0.3, "window_size": 4, "use_moe": True, "num_experts": 4, "top_k": 2, "is_causal": False,
+            "vocab_size": 9,
+            "hidden_size": 8,
+            "num_layers": 1,
+            "num_heads": 2,
+            "num_kv_heads": 1,
+            "norm_first": False,
+            "norm_impl": "rms_norm",
+            "use_rope": True,
+            "rope_theta": 500.0,
+            "mlp_activation": "relu",
+            "padding_idx": 3,
+            "attn_dropout_p": 0.3,
+            "window_size": 4,
+            "use_moe": True,
+            "num_experts": 4,
+            "top_k": 2,
+            "is_causal": False,
         }
-    )  # fmt: skip
+    )
     assert config == ModelConfig(
-        vocab_size=9, hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, norm_first=False, norm="rms_norm",
-        positions="rotary", rope_theta=500.0, activation="relu", padding_idx=3, attention_dropout=0.3, window_size=4,
-        use_moe=True, num_experts=4, top_k=2, is_causal=False,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=8,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        norm_first=False,
+        norm="rms_norm",
+        positions="rotary",
+        rope_theta=500.0,
+        activation="relu",
+        padding_idx=3,
+        attention_dropout=0.3,
+        window_size=4,
+        use_moe=True,
+        num_experts=4,
+        top_k=2,
+        is_causal=False,
+    )
     with pytest.raises(ConfigError, match="needs num_heads"):
         decoder_kwargs_to_config({"vocab_size": 9, "hidden_size": 8, "num_layers": 1})
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, trainers
 
 from llm_jax.checkpoint import convert, load_model, open_model, save_model
-from llm_jax.checkpoint.gguf.architectures import ARCHITECTURES
+from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Model, forward
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
@@ -124,9 +124,15 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
     convert(open_model(model_of(name)), path, dtype="float32")
     model = load_model(model_of(name)).model
     llama = llama_cpp.Llama(
-        str(path), n_ctx=model.config.max_seq_len, n_batch=32, n_threads=1, verbose=False, logits_all=True,
-        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
-    )  # fmt: skip
+        str(path),
+        n_ctx=model.config.max_seq_len,
+        n_batch=32,
+        n_threads=1,
+        verbose=False,
+        logits_all=True,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+    )
     text = "the lazy dog, 12 日"
     prompt = TOKENIZER.encode(text)[:16]
     if name != "gpt2":
@@ -166,9 +172,17 @@ def sentencepiece_like() -> HFTokenizer:
     content["model"]["vocab"] = {token: i for i, token in enumerate([*first, *content["model"]["vocab"]])}
     content["model"]["byte_fallback"] = True
     content["added_tokens"] = [
-        {"id": i, "content": first[i], "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False} for i in range(3)
-    ]  # fmt: skip
+        {
+            "id": i,
+            "content": first[i],
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+        for i in range(3)
+    ]
     backend = Backend.from_str(json.dumps(content))
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

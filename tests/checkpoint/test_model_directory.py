@@ -103,14 +103,27 @@ def test_random_transformers_models_load(tmp_path: Path, kind: str) -> None:
     config: transformers.PretrainedConfig
     if kind == "llama":
         config = transformers.LlamaConfig(
-            vocab_size=37, hidden_size=32, intermediate_size=52, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=1, max_position_embeddings=32, initializer_range=0.2, eos_token_id=[3, 5],
-        )  # fmt: skip
+            vocab_size=37,
+            hidden_size=32,
+            intermediate_size=52,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            max_position_embeddings=32,
+            initializer_range=0.2,
+            eos_token_id=[3, 5],
+        )
     else:
         config = transformers.GPT2Config(
-            vocab_size=37, n_embd=32, n_layer=3, n_head=4, n_positions=32, initializer_range=0.2,
-            bos_token_id=1, eos_token_id=2,
-        )  # fmt: skip
+            vocab_size=37,
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            n_positions=32,
+            initializer_range=0.2,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
     theirs.save_pretrained(tmp_path / "safe")
     (tmp_path / "torch").mkdir()

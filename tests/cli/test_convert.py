@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from cli.convert import main
 from llm_jax.checkpoint import load_model, save_model
-from llm_jax.checkpoint.torch_file import strip_prefixes
+from llm_jax.checkpoint.formats.torch import strip_wrapper_prefixes
 from llm_jax.config import ModelConfig
 from llm_jax.model import Model, param_shapes
 
@@ -96,7 +96,7 @@ def test_a_torch_file_that_torch_itself_reads(call: Call, tmp_path: Path, dtype:
     options = [] if dtype is None else ["--dtype", dtype]
     result = call(main, TORCH_CHECKPOINT, tmp_path / "out", "--layout", "torch", *options)
     assert result.exit_code == 0, result.stderr
-    before = strip_prefixes(torch.load(TORCH_CHECKPOINT, weights_only=True)["model_state_dict"])
+    before = strip_wrapper_prefixes(torch.load(TORCH_CHECKPOINT, weights_only=True)["model_state_dict"])
     after = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert before.keys() == after.keys()
     for name, tensor in before.items():

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from cli.convert import main
 from llm_jax.checkpoint import save_model
-from llm_jax.checkpoint.weight_files import INDEX
+from llm_jax.checkpoint.recognise import SAFETENSORS_INDEX
 from llm_jax.config import ModelConfig
 from llm_jax.model import Model
 
@@ -45,8 +45,8 @@ def spoil_shape(source: Path) -> None:
 
 
 def spoil_index(source: Path) -> None:
-    index = json.loads((source / INDEX).read_text())
-    rewrite(source / INDEX, weight_map=dict.fromkeys(index["weight_map"], "../../secret.safetensors"))
+    index = json.loads((source / SAFETENSORS_INDEX).read_text())
+    rewrite(source / SAFETENSORS_INDEX, weight_map=dict.fromkeys(index["weight_map"], "../../secret.safetensors"))
 
 
 def spoil_shard(source: Path) -> None:

@@ -24,7 +24,7 @@ def bpe(texts: list[str]) -> BPETokenizer:
 
 @pytest.fixture(scope="session")
 def sentencepiece(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> HFTokenizer:
-    """As Llama 2 has it: ▁ for spaces, one put before the text, and bytes for what has no token."""
+    """Like Llama 2's: ▁ for spaces, one prepended to the text, and bytes for characters without a token."""
     backend = Backend(models.BPE(unk_token="<unk>", fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -48,7 +48,7 @@ def sentencepiece(texts: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def metaspace(texts: list[str]) -> HFTokenizer:
-    """A Unigram model, as T5 and ALBERT have it: the decoder drops the space of the first word."""
+    """A Unigram model, like T5's and ALBERT's: the decoder drops the space of the first word."""
     backend = Backend(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()

@@ -11,7 +11,7 @@ ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
 @given(text=ANY_TEXT)
 @example(text="  two  spaces\n\n\tand 漢字 👩\u200d🚀 e\u0301\x00\r\n")
-def test_every_text_comes_back(bpe, text):
+def test_every_text_round_trips(bpe, text):
     assert bpe.decode(bpe.encode(text)) == text
 
 
@@ -34,7 +34,7 @@ def test_training_again_gives_the_same_tokenizer(bpe, texts):
 
 
 @pytest.mark.parametrize("name", ["directory", "one/file.json"])
-def test_what_was_saved_is_what_is_loaded(bpe, texts, tmp_path, name):
+def test_a_saved_tokenizer_loads_unchanged(bpe, texts, tmp_path, name):
     bpe.save(tmp_path / name)
     loaded = BPETokenizer.load(tmp_path / name)
     assert [loaded.encode(text) for text in texts] == [bpe.encode(text) for text in texts]
@@ -50,7 +50,7 @@ def test_transformers_gives_the_same_ids(bpe, texts, tmp_path):
     assert (oracle.eos_token_id, oracle.bos_token_id, oracle.pad_token_id) == (0, 0, 1)
 
 
-def test_a_vocabulary_without_room_for_all_bytes_is_refused():
+def test_a_vocabulary_smaller_than_all_bytes_is_refused():
     with pytest.raises(TokenizerError, match=r"257.*258"):
         BPETokenizer.train(["a"], vocab_size=257)
     assert BPETokenizer.train(["a"], vocab_size=258).vocab_size == 258
@@ -61,7 +61,7 @@ def test_one_string_is_not_a_corpus():
         BPETokenizer.train("hello", vocab_size=300)
 
 
-def test_what_is_not_text_is_refused(bpe):
+def test_invalid_text_and_ids_are_refused(bpe):
     with pytest.raises(TokenizerError, match="surrogate at character 2"):
         bpe.encode("ab\ud800")
     with pytest.raises(UnknownToken, match="-3"):

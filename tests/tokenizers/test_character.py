@@ -45,13 +45,13 @@ def test_unknown_character_and_id_are_key_errors_that_name_them():
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-def test_every_text_comes_back(text):
+def test_every_text_round_trips(text):
     tokenizer = CharacterTokenizer([text])
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @pytest.mark.parametrize("corpus", [["hello world"], [ODD, string.printable], ["<PAD> in the corpus"], [""], []])
-def test_saved_it_opens_here_and_in_transformers(corpus, tmp_path):
+def test_a_saved_tokenizer_opens_here_and_in_transformers(corpus, tmp_path):
     tokenizer = CharacterTokenizer(corpus, chat_template="{{ messages }}")
     text = "".join(corpus)
     tokenizer.save_pretrained(tmp_path)
@@ -80,7 +80,7 @@ def test_still_a_character_tokenizer_when_transformers_saved_it(tmp_path):
     assert isinstance(load_tokenizer(tmp_path / "theirs"), CharacterTokenizer)
 
 
-def test_another_word_level_tokenizer_is_not_taken_for_one(tmp_path):
+def test_another_word_level_tokenizer_is_not_a_character_tokenizer(tmp_path):
     CharacterTokenizer(["abc"]).save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     spec = json.loads(path.read_text())

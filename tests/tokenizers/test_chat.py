@@ -76,7 +76,7 @@ TOOL_TURNS = """\
 
 @pytest.fixture
 def tokenizers(bpe, tmp_path):
-    """A directory's tokenizer here and in transformers, given its template."""
+    """The tokenizer of a directory with the given template, here and in transformers."""
 
     def open_both(template):
         bpe.save_pretrained(tmp_path)
@@ -91,16 +91,16 @@ def tokenizers(bpe, tmp_path):
 @pytest.mark.parametrize("tools", [None, TOOLS])
 @pytest.mark.parametrize("messages", [CHAT, CHAT[1:2]])
 def test_renders_as_transformers_does(tokenizers, template, add_generation_prompt, tools, messages):
-    ours, oracle = tokenizers(template)
+    tokenizer, oracle = tokenizers(template)
     options = {"tools": tools, "add_generation_prompt": add_generation_prompt}
     expected = oracle.apply_chat_template(messages, tokenize=False, **options)
-    assert render_chat(ours, messages, **options) == expected
+    assert render_chat(tokenizer, messages, **options) == expected
     assert len(expected) > 10
 
 
 def test_more_variables_reach_the_template(tokenizers):
-    ours, oracle = tokenizers(TOOL_TURNS)
-    rendered = render_chat(ours, CHAT, thinking=True)
+    tokenizer, oracle = tokenizers(TOOL_TURNS)
+    rendered = render_chat(tokenizer, CHAT, thinking=True)
     assert rendered == oracle.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True, thinking=True)
     assert rendered.endswith("(think)")
     assert datetime.now().strftime("%Y") in rendered
@@ -128,10 +128,10 @@ def test_the_default_format():
     )
 
 
-def test_what_a_template_refuses_is_a_request_error(tokenizers):
-    ours, _ = tokenizers(STRICT_TURNS)
+def test_messages_that_a_template_refuses_are_a_request_error(tokenizers):
+    tokenizer, _ = tokenizers(STRICT_TURNS)
     with pytest.raises(RequestError, match="Roles must take turns") as caught:
-        render_chat(ours, [CHAT[1], CHAT[1]])
+        render_chat(tokenizer, [CHAT[1], CHAT[1]])
     assert caught.value.param == "messages"
 
 

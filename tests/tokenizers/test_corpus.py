@@ -1,4 +1,4 @@
-"""The bundled corpus is what its script writes, and is fit to be shown."""
+"""The bundled corpus is what its script writes, and is well-formed."""
 
 import re
 import subprocess
@@ -71,7 +71,7 @@ def test_the_last_tenth_is_like_the_rest(documents):
         r"\ban [^aeiou]",
         r" [.,!?]",
         r"  ",
-        r"(?<=[.!?] )\"?[a-z](?!hat am i$)",  # a sentence without a capital, but where a user types so
+        r"(?<=[.!?] )\"?[a-z](?!hat am i$)",  # a sentence without a capital, except where a user types it
     ],
 )
 def test_spelling_and_punctuation(corpus, mistake):
@@ -95,9 +95,9 @@ def test_dialogues_are_in_the_default_chat_format(documents):
         assert render_chat(tokenizer, messages, add_generation_prompt=False) == document + "\n"
 
 
-def test_a_story_keeps_to_what_was_asked(documents):
-    asked = re.compile(r"story about an? (?:\w+ )?(\w+) named (\w+)[.?]?\nAssistant: (.*)", re.IGNORECASE)
-    found = [match.groups() for document in documents for match in asked.finditer(document)]
+def test_a_story_is_about_the_requested_character(documents):
+    request = re.compile(r"story about an? (?:\w+ )?(\w+) named (\w+)[.?]?\nAssistant: (.*)", re.IGNORECASE)
+    found = [match.groups() for document in documents for match in request.finditer(document)]
     assert len(found) > 30
-    for kind, name, story in found:
-        assert re.search(rf"\b{kind} named {name}\b", story, re.IGNORECASE)
+    for animal, name, story in found:
+        assert re.search(rf"\b{animal} named {name}\b", story, re.IGNORECASE)

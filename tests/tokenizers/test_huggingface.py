@@ -57,7 +57,7 @@ def test_an_older_layout_is_read_through_transformers(bpe, tmp_path):
         assert loaded.eos_token_id == bpe.eos_token_id
 
 
-def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path):
+def test_the_custom_code_of_a_tokenizer_is_not_run(tmp_path):
     trap = tmp_path / "executed"
     (tmp_path / "code.py").write_text(f"open({str(trap)!r}, 'w')")
     config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "code.Own"]}}
@@ -77,7 +77,7 @@ def test_a_local_directory_does_not_import_transformers(bpe, tmp_path):
     assert done.stdout.strip() == "False"
 
 
-def test_chat_templates_are_kept_wherever_a_directory_has_them(bpe, tmp_path):
+def test_chat_templates_are_read_from_every_file_that_may_hold_them(bpe, tmp_path):
     bpe.save_pretrained(tmp_path)
     config_path = tmp_path / "tokenizer_config.json"
     plain = json.loads(config_path.read_text())
@@ -98,7 +98,7 @@ def test_chat_templates_are_kept_wherever_a_directory_has_them(bpe, tmp_path):
     ("content", "message"),
     [("{", "not valid JSON"), ("[1]", "a JSON object"), ("{}", "cannot be read"), (None, "no tokenizer at")],
 )
-def test_what_cannot_be_read_is_a_tokenizer_error(content, message, tmp_path):
+def test_an_unreadable_tokenizer_is_a_tokenizer_error(content, message, tmp_path):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(TokenizerError, match=message):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from llm_jax.tokenizers import CharacterTokenizer, IncrementalDecoder
 
-# Many characters of two to four bytes next to each other, and spaces at every place where a decoder may drop one.
+# Many adjacent characters of two to four bytes, and spaces wherever a decoder may drop one.
 TEXT = st.text(alphabet=st.one_of(st.sampled_from(" \n é漢字😀\u0301aA."), st.characters(exclude_categories=["Cs"])))
 
 
@@ -25,14 +25,14 @@ def test_pieces_join_to_the_decoded_text(any_tokenizer, text):
 
 @given(text=TEXT.filter(lambda text: "\ufffd" not in text))
 @settings(deadline=None)
-def test_no_piece_holds_half_a_character(any_tokenizer, text):
+def test_no_piece_contains_half_a_character(any_tokenizer, text):
     assert not any("\ufffd" in piece for piece in pieces(any_tokenizer, any_tokenizer.encode(text)))
 
 
 @given(data=st.data())
 @settings(deadline=None)
-def test_any_ids_at_all_join_to_the_decoded_text(bpe, data):
-    """A model may write bytes that are no text, and special tokens anywhere."""
+def test_arbitrary_ids_join_to_the_decoded_text(bpe, data):
+    """A model may generate invalid bytes, and special tokens anywhere."""
     ids = data.draw(st.lists(st.integers(0, bpe.vocab_size - 1) | st.integers(0, 258), max_size=60))
     assert "".join(pieces(bpe, ids)) == bpe.decode(ids)
 
@@ -48,16 +48,16 @@ def test_special_tokens_between_words_lose_no_space(any_tokenizer, data):
     assert "".join(pieces(any_tokenizer, ids)) == any_tokenizer.decode(ids)
 
 
-def test_text_comes_as_soon_as_it_is_whole(bpe):
+def test_a_character_is_returned_once_it_is_complete(bpe):
     decoder = IncrementalDecoder(bpe)
-    family = [decoder.push(index) for index in bpe.encode("a😀b")]
-    assert [piece for piece in family if piece] == ["a", "😀", "b"]
+    returned = [decoder.push(index) for index in bpe.encode("a😀b")]
+    assert [piece for piece in returned if piece] == ["a", "😀", "b"]
 
 
-def test_bytes_that_never_become_a_character_are_not_held_for_ever(bpe):
-    lone = bpe.encode("é")[-1]  # a byte that only continues a character
+def test_invalid_bytes_are_not_pending_for_ever(bpe):
+    continuation = bpe.encode("é")[-1]  # a byte that only continues a character
     decoder = IncrementalDecoder(bpe)
-    shown = "".join(decoder.push(lone) for _ in range(100))
+    shown = "".join(decoder.push(continuation) for _ in range(100))
     assert 90 <= len(shown) <= 100
     assert set(shown) == {"\ufffd"}
 
@@ -68,13 +68,13 @@ def test_a_character_tokenizer_streams_too():
     assert "".join(pieces(tokenizer, tokenizer.encode(text))) == text
 
 
-@pytest.mark.parametrize("kind", ["words", "invalid", "special"])
-def test_the_cost_of_a_push_does_not_grow(bpe, texts, kind):
+@pytest.mark.parametrize("content", ["words", "invalid", "special"])
+def test_the_cost_of_a_push_does_not_grow(bpe, texts, content):
     ids = {
         "words": bpe.encode("".join(texts[:40])),
         "invalid": [bpe.encode("é")[-1]] * 6000,
         "special": [*bpe.encode("a"), *[bpe.eos_token_id] * 6000],
-    }[kind]
+    }[content]
     decoder = IncrementalDecoder(bpe)
     longest = 0
     for index in ids:

@@ -1,10 +1,10 @@
-"""The families themselves, as data: one file per group. A new one is a Family there and a place in FAMILIES."""
+"""The families, as data: one file per group. A new one is a Family there and an entry of FAMILIES."""
 
+from llm_jax.checkpoint.families.decoder_model import DECODER_MODEL
 from llm_jax.checkpoint.families.gemma import GEMMA, GEMMA2, GEMMA3
 from llm_jax.checkpoint.families.gpt2 import GPT2
 from llm_jax.checkpoint.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from llm_jax.checkpoint.families.mixture import MIXTRAL, QWEN3_MOE
-from llm_jax.checkpoint.families.own import OWN
 from llm_jax.checkpoint.families.parts import ACTIVATIONS
 from llm_jax.checkpoint.families.phi3 import PHI3
 from llm_jax.checkpoint.families.starcoder2 import STARCODER2
@@ -12,13 +12,16 @@ from llm_jax.checkpoint.family import Family, Json
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 
-# The order in which a home is looked for when a model is saved: where several fit, the plainest is the first.
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, STARCODER2, OWN)
+# In the order of preference when a model is saved: of the families that can express it, the plainest comes first.
+FAMILIES = (
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE),
+    *(GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, STARCODER2, DECODER_MODEL),
+)
 
 
-def family_of_config(theirs: Json) -> Family:
-    """The family that a config.json names. Raises CheckpointError if it is none of ours."""
-    model_type = theirs.get("model_type")
+def family_of_config(entries: Json) -> Family:
+    """The family that a config.json names. Raises CheckpointError if it is unknown."""
+    model_type = entries.get("model_type")
     for family in FAMILIES:
         if family.model_type == model_type:
             return family
@@ -27,8 +30,8 @@ def family_of_config(theirs: Json) -> Family:
 
 
 def family_for(config: ModelConfig) -> Family:
-    """The first family that can express this architecture; our own expresses all."""
+    """The first family that can express this architecture; DECODER_MODEL expresses all."""
     return next(family for family in FAMILIES if family.expresses(config))
 
 
-__all__ = ["ACTIVATIONS", "FAMILIES", "OWN", "family_for", "family_of_config"]
+__all__ = ["ACTIVATIONS", "DECODER_MODEL", "FAMILIES", "family_for", "family_of_config"]

@@ -18,7 +18,7 @@ from llm_jax.checkpoint.families.parts import (
     rope_section,
     write_layer_types,
     write_rope,
-)  # fmt: skip
+)
 from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import same
 from llm_jax.config import ModelConfig
@@ -57,12 +57,12 @@ UNSUPPORTED = {"use_bidirectional_attention": False}
 
 
 def _window_section(pattern: int) -> Section:
-    """Every `pattern`-th layer sees everything, unless config.json says otherwise; the others have the window."""
+    """Every `pattern`-th layer has full attention, unless config.json says otherwise; the others have the window."""
 
-    def read(theirs: Json) -> Json:
-        step = theirs.get("sliding_window_pattern") or theirs.get("_sliding_window_pattern") or pattern
-        layers = read_layer_types(theirs, lambda i: (i + 1) % step != 0)
-        return {"window_size": theirs.get("sliding_window", 4096) if any(layers) else None, "window_layers": layers}
+    def read(entries: Json) -> Json:
+        step = entries.get("sliding_window_pattern") or entries.get("_sliding_window_pattern") or pattern
+        layers = read_layer_types(entries, lambda i: (i + 1) % step != 0)
+        return {"window_size": entries.get("sliding_window", 4096) if any(layers) else None, "window_layers": layers}
 
     def write(config: ModelConfig) -> Json:
         return {"sliding_window": config.window_size, "layer_types": write_layer_types(config)}
@@ -70,17 +70,17 @@ def _window_section(pattern: int) -> Section:
     return Section(read, write)
 
 
-def _read_two_ropes(theirs: Json) -> Json:
-    ropes = theirs.get("rope_parameters") or {}
-    full = ropes.get(FULL) or theirs.get("rope_scaling") or {}
+def _read_two_ropes(entries: Json) -> Json:
+    ropes = entries.get("rope_parameters") or {}
+    full = ropes.get(FULL) or entries.get("rope_scaling") or {}
     windowed = ropes.get(SLIDING) or {}
-    context = theirs.get("max_position_embeddings", 131072)
-    local = read_rope(windowed, theirs.get("rope_local_base_freq") or 10_000.0, context)
+    context = entries.get("max_position_embeddings", 131072)
+    local = read_rope(windowed, entries.get("rope_local_base_freq") or 10_000.0, context)
     if "rope_scaling" in local:
         raise CheckpointError(
             "config.json scales the rotary positions of windowed layers, which this decoder does not compute."
         )
-    return read_rope(full, theirs.get("rope_theta") or 1_000_000.0, context) | {
+    return read_rope(full, entries.get("rope_theta") or 1_000_000.0, context) | {
         "window_rope_theta": local["rope_theta"]
     }
 

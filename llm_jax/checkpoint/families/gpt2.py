@@ -1,4 +1,4 @@
-"""GPT-2: learned positions, layer norms, matrices that lie as [in, out]."""
+"""GPT-2: learned positions, layer norms, matrices stored as [in, out]."""
 
 import re
 
@@ -11,7 +11,7 @@ TABLE = (
     same("embedding_layer.positional_encoding.pos_embedding.weight", "transformer.wpe.weight"),
     *(
         rule
-        for ours, theirs, matrix in (
+        for param, stored, matrix in (
             ("norm1", "ln_1", same),
             ("self_attn.qkv_proj", "attn.c_attn", transposed),
             ("self_attn.out_proj", "attn.c_proj", transposed),
@@ -20,8 +20,8 @@ TABLE = (
             ("mlp.fc2", "mlp.c_proj", transposed),
         )
         for rule in (
-            matrix(BLOCK + f"{ours}.weight", f"transformer.h.{{i}}.{theirs}.weight"),
-            same(BLOCK + f"{ours}.bias", f"transformer.h.{{i}}.{theirs}.bias"),
+            matrix(BLOCK + f"{param}.weight", f"transformer.h.{{i}}.{stored}.weight"),
+            same(BLOCK + f"{param}.bias", f"transformer.h.{{i}}.{stored}.bias"),
         )
     ),
     same("final_norm.weight", "transformer.ln_f.weight"),

@@ -1,4 +1,4 @@
-"""Llama and those that changed little: Mistral (a window), Qwen 2 (biases), Qwen 3 (norms on query and key heads)."""
+"""Llama and its near relatives: Mistral (a window), Qwen 2 (biases), Qwen 3 (norms on query and key heads)."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from llm_jax.checkpoint.families.parts import (
     read_layer_types,
     rope_section,
     write_layer_types,
-)  # fmt: skip
+)
 from llm_jax.checkpoint.family import Family, Json, Key, Section
 from llm_jax.checkpoint.names import Rule
 from llm_jax.config import ModelConfig
@@ -47,20 +47,24 @@ ALWAYS = {
 
 
 def llama_like(model_type: str, architecture: str, table: tuple[Rule, ...], **rest: Any) -> Family:
-    """A family whose files are laid out as Llama's: a prefix before the body, and in old ones buffers."""
+    """A family with files like Llama's: a prefix of the body's names, and buffers in old files."""
     return Family(
-        model_type=model_type, architecture=architecture, table=lambda _: table,
-        prefix="model.", ignored=re.compile(r"rotary_emb\.inv_freq$"), **rest,
-    )  # fmt: skip
+        model_type=model_type,
+        architecture=architecture,
+        table=lambda _: table,
+        prefix="model.",
+        ignored=re.compile(r"rotary_emb\.inv_freq$"),
+        **rest,
+    )
 
 
-def _read_qwen_window(theirs: Json) -> Json:
-    if not theirs.get("use_sliding_window") or theirs.get("sliding_window") is None:
+def _read_qwen_window(entries: Json) -> Json:
+    if not entries.get("use_sliding_window") or entries.get("sliding_window") is None:
         return {}
-    first = theirs.get("max_window_layers", 28)
+    first = entries.get("max_window_layers", 28)
     return {
-        "window_size": theirs["sliding_window"],
-        "window_layers": read_layer_types(theirs, lambda i: i >= first),
+        "window_size": entries["sliding_window"],
+        "window_layers": read_layer_types(entries, lambda i: i >= first),
     }
 
 

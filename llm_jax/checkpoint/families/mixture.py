@@ -1,4 +1,4 @@
-"""Mixtures of experts on Llama's frame: Mixtral and Qwen 3 MoE."""
+"""Llama with a mixture of experts: Mixtral and Qwen 3 MoE."""
 
 from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
 from llm_jax.checkpoint.families.parts import ATTENTION, BLOCK, ENDS, LAYER, PRE_NORMS, WINDOW, rope_section
@@ -8,18 +8,18 @@ from llm_jax.config import ModelConfig
 
 
 def _experts(at: str, fc1: str, gate_proj: str, fc2: str) -> tuple[Rule, ...]:
-    """The router and the experts, which stand one by one under `at`."""
+    """The router and the experts, which are stored one by one under the prefix `at`."""
     return (
         same(BLOCK + "mlp.router.weight", LAYER + at + "gate.weight"),
         *(
-            same(BLOCK + f"mlp.experts.{ours}.weight", LAYER + at + f"experts.{{e}}.{theirs}.weight")
-            for ours, theirs in (("fc1", fc1), ("gate_proj", gate_proj), ("fc2", fc2))
+            same(BLOCK + f"mlp.experts.{param}.weight", LAYER + at + f"experts.{{e}}.{stored}.weight")
+            for param, stored in (("fc1", fc1), ("gate_proj", gate_proj), ("fc2", fc2))
         ),
     )
 
 
-def _read_window(theirs: Json) -> Json:
-    return {"window_size": theirs.get("sliding_window") if theirs.get("use_sliding_window") else None}
+def _read_window(entries: Json) -> Json:
+    return {"window_size": entries.get("sliding_window") if entries.get("use_sliding_window") else None}
 
 
 def _write_window(config: ModelConfig) -> Json:

@@ -1,4 +1,4 @@
-"""What many families share: activations, rotary scaling, windows, and the names that Llama gave."""
+"""Shared by many families: activations, rotary scaling, windows, and Llama's names."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from llm_jax.checkpoint.names import Rule, qkv_rows, same
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
 
-# Their name -> ours. Where several of theirs are one of ours, a family's default is written, or else the last.
+# Name in config.json -> name in ModelConfig. Of several names for one, a family's default is written, else the last.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -24,15 +24,15 @@ ACTIVATIONS = {
 
 
 def activation_key(name: str, default: str) -> Key:
-    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()} | {ACTIVATIONS[default]: default}
-    return Key(name, default, read=lambda theirs: ACTIVATIONS.get(theirs, theirs), write=lambda ours: names[ours])
+    names = {activation: entry for entry, activation in ACTIVATIONS.items()} | {ACTIVATIONS[default]: default}
+    return Key(name, default, read=lambda entry: ACTIVATIONS.get(entry, entry), write=names.__getitem__)
 
 
 # ---- rotary positions ----
 
 
 def read_rope(rope: Json, theta: float, max_seq_len: int) -> Json:
-    """rope_theta and rope_scaling from one of their dicts of rotary parameters."""
+    """rope_theta and rope_scaling from a dict of rotary parameters in config.json."""
     theta = float(rope.get("rope_theta") or theta)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
@@ -67,7 +67,7 @@ def read_rope(rope: Json, theta: float, max_seq_len: int) -> Json:
 
 
 def _yarn_magnitude(rope: Json) -> float | None:
-    """DeepSeek's two mscales, where a model has them; None leaves it to the paper's formula."""
+    """From DeepSeek's two mscales, where config.json has them; None selects the formula of the paper."""
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     if not (rope.get("mscale") and rope.get("mscale_all_dim")):
@@ -77,7 +77,7 @@ def _yarn_magnitude(rope: Json) -> float | None:
 
 
 def write_rope(theta: float, scaling: RopeScaling | None) -> Json:
-    """One of their dicts of rotary parameters."""
+    """A dict of rotary parameters for config.json."""
     if scaling is None:
         return {"rope_type": "default", "rope_theta": theta}
     rope: Json = {"rope_type": scaling.kind, "rope_theta": theta, "factor": scaling.factor}
@@ -92,12 +92,12 @@ def write_rope(theta: float, scaling: RopeScaling | None) -> Json:
 
 
 def rope_section(default_theta: float = 10000.0) -> Section:
-    """transformers 5 keeps all of it in rope_parameters; before, rope_theta and rope_scaling stood apart."""
+    """transformers 5 stores both in rope_parameters; earlier versions, rope_theta and rope_scaling separately."""
 
-    def read(theirs: Json) -> Json:
-        rope: Json = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-        theta = theirs.get("rope_theta") or default_theta
-        return read_rope(rope, theta, theirs.get("max_position_embeddings", 2048))
+    def read(entries: Json) -> Json:
+        rope: Json = entries.get("rope_parameters") or entries.get("rope_scaling") or {}
+        theta = entries.get("rope_theta") or default_theta
+        return read_rope(rope, theta, entries.get("max_position_embeddings", 2048))
 
     return Section(read, lambda config: {"rope_parameters": write_rope(config.rope_theta, config.rope_scaling)})
 
@@ -107,22 +107,22 @@ def rope_section(default_theta: float = 10000.0) -> Section:
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def _read_window(theirs: Json) -> Json:
-    return {"window_size": theirs.get("sliding_window"), "window_layers": None}
+def _read_window(entries: Json) -> Json:
+    return {"window_size": entries.get("sliding_window"), "window_layers": None}
 
 
 # One window for all layers, or none.
 WINDOW = Section(_read_window, lambda config: {"sliding_window": config.window_size})
 
 
-def read_layer_types(theirs: Json, default: Callable[[int], bool]) -> tuple[bool, ...]:
-    """Which layers have the window; `default` says it where config.json does not."""
-    count = theirs["num_hidden_layers"]
-    types: list[Any] = theirs.get("layer_types") or [SLIDING if default(i) else FULL for i in range(count)]
-    unknown = next((kind for kind in types if kind not in (SLIDING, FULL)), None)
+def read_layer_types(entries: Json, default: Callable[[int], bool]) -> tuple[bool, ...]:
+    """Which layers have the window; `default` decides where config.json has no layer_types."""
+    count = entries["num_hidden_layers"]
+    types: list[Any] = entries.get("layer_types") or [SLIDING if default(i) else FULL for i in range(count)]
+    unknown = next((name for name in types if name not in (SLIDING, FULL)), None)
     if unknown is not None:
         raise CheckpointError(f"config.json has a layer of the type {unknown!r}; {SLIDING} and {FULL} work.")
-    return tuple(kind == SLIDING for kind in types)
+    return tuple(name == SLIDING for name in types)
 
 
 def write_layer_types(config: ModelConfig) -> list[str]:
@@ -142,8 +142,8 @@ ENDS = (
 ATTENTION = (
     *(
         Rule(
-            ours=(BLOCK + f"self_attn.qkv_proj.{part}",),
-            theirs=tuple(LAYER + f"self_attn.{x}_proj.{part}" for x in "qkv"),
+            params=(BLOCK + f"self_attn.qkv_proj.{part}",),
+            stored=tuple(LAYER + f"self_attn.{x}_proj.{part}" for x in "qkv"),
             rows=qkv_rows,
         )
         for part in ("weight", "bias")
@@ -154,8 +154,8 @@ ATTENTION = (
     same(BLOCK + "self_attn.out_proj.bias", LAYER + "self_attn.o_proj.bias"),
 )
 FEED_FORWARD = tuple(
-    same(BLOCK + f"mlp.{ours}.{part}", LAYER + f"mlp.{theirs}.{part}")
-    for ours, theirs in (("fc1", "gate_proj"), ("gate_proj", "up_proj"), ("fc2", "down_proj"))
+    same(BLOCK + f"mlp.{param}.{part}", LAYER + f"mlp.{stored}.{part}")
+    for param, stored in (("fc1", "gate_proj"), ("gate_proj", "up_proj"), ("fc2", "down_proj"))
     for part in ("weight", "bias")
 )
 PRE_NORMS = (

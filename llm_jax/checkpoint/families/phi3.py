@@ -19,16 +19,16 @@ TABLE = (
 )
 
 
-def _read_rope(theirs: Json) -> Json:
-    rope: Json = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    context = theirs.get("max_position_embeddings", 4096)
-    theta = float(rope.get("rope_theta") or theirs.get("rope_theta") or 10000.0)
-    fraction = rope.get("partial_rotary_factor") or theirs.get("partial_rotary_factor") or 1.0
-    ours = {"rope_theta": theta, "rope_fraction": float(fraction)}
+def _read_rope(entries: Json) -> Json:
+    rope: Json = entries.get("rope_parameters") or entries.get("rope_scaling") or {}
+    context = entries.get("max_position_embeddings", 4096)
+    theta = float(rope.get("rope_theta") or entries.get("rope_theta") or 10000.0)
+    fraction = rope.get("partial_rotary_factor") or entries.get("partial_rotary_factor") or 1.0
+    fields = {"rope_theta": theta, "rope_fraction": float(fraction)}
     if rope.get("rope_type", rope.get("type", "default")) in ("longrope", "su", "yarn"):
-        original = theirs.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings", 4096)
-        return ours | {"rope_scaling": _read_longrope(rope, original, context)}
-    return ours | read_rope(rope, theta, context)
+        original = entries.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings", 4096)
+        return fields | {"rope_scaling": _read_longrope(rope, original, context)}
+    return fields | read_rope(rope, theta, context)
 
 
 def _read_longrope(rope: Json, original: int, context: int) -> RopeScaling:

@@ -1,4 +1,4 @@
-"""StarCoder 2: rotary positions on GPT-2's frame of layer norms, biases and an ungated feed-forward."""
+"""StarCoder 2: rotary positions with GPT-2's layer norms, biases and plain feed-forward."""
 
 from llm_jax.checkpoint.families.llama import KEYS, llama_like
 from llm_jax.checkpoint.families.parts import (
@@ -10,7 +10,7 @@ from llm_jax.checkpoint.families.parts import (
     WINDOW,
     activation_key,
     rope_section,
-)  # fmt: skip
+)
 from llm_jax.checkpoint.family import Key
 from llm_jax.checkpoint.names import same
 
@@ -22,8 +22,8 @@ TABLE = (
     same(BLOCK + "norm2.bias", LAYER + "post_attention_layernorm.bias"),
     *ATTENTION,
     *(
-        same(BLOCK + f"mlp.{ours}.{part}", LAYER + f"mlp.{theirs}.{part}")
-        for ours, theirs in (("fc1", "c_fc"), ("fc2", "c_proj"))
+        same(BLOCK + f"mlp.{param}.{part}", LAYER + f"mlp.{stored}.{part}")
+        for param, stored in (("fc1", "c_fc"), ("fc2", "c_proj"))
         for part in ("weight", "bias")
     ),
 )

@@ -19,8 +19,8 @@ import numpy as np
 
 from llm_jax.errors import CheckpointError
 
-SHELLS = ("model_state_dict", "model_state")
-PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+STATE_DICT_KEYS = ("model_state_dict", "model_state")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, torch.compile
 
 _STORAGE_DTYPES = {
     "HalfStorage": np.dtype(np.float16),
@@ -39,9 +39,9 @@ _STORAGE_DTYPES = {
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """The model tensors of a torch file, under their plain names.
 
-    A dict under `model_state_dict` or `model_state` is taken out of its shell; leading `module.` and `_orig_mod.`
-    are dropped, however often and in whichever order they stand. The arrays are read-only views of the mapped file
-    (bfloat16 through ml_dtypes), so that opening a large file reads nothing but its index.
+    A state_dict nested under `model_state_dict` or `model_state` is unwrapped; any leading `module.` and `_orig_mod.`
+    are dropped from names. The arrays are read-only views of the mapped file
+    (bfloat16 through ml_dtypes), so that opening a large file reads only its index.
 
     Raises:
         CheckpointError: the file is missing, damaged, in the format before torch 1.6, holds no state_dict, or its
@@ -51,27 +51,30 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     content = _read_archive(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; save model.state_dict() instead.")
-    shell = next((content[key] for key in SHELLS if isinstance(content.get(key), Mapping)), content)
-    tensors = {name: value for name, value in shell.items() if isinstance(value, np.ndarray)}
-    if not tensors or len(tensors) < len(shell):
-        others = [str(name) for name in shell if name not in tensors]
+    state = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
+    tensors = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    if not tensors or len(tensors) < len(state):
+        others = [str(name) for name in state if name not in tensors]
         raise CheckpointError(
             f"{path} holds no state_dict: {', '.join(others[:5]) or 'it is empty'}"
             f"{' are not tensors' if others else ''}. A checkpoint is a bare state_dict, or a dict that holds one "
-            f"under {' or '.join(SHELLS)}."
+            f"under {' or '.join(STATE_DICT_KEYS)}."
         )
-    return strip_prefixes(tensors)
+    return strip_wrapper_prefixes(tensors)
 
 
-def strip_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same tensors without the wrappers' prefixes. Raises CheckpointError if two names become one."""
+def strip_wrapper_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors, with the prefixes of wrapper modules stripped from their names.
+
+    Raises CheckpointError if two names become one.
+    """
     plain: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         bare = name
-        while bare.startswith(PREFIXES):
+        while bare.startswith(WRAPPER_PREFIXES):
             bare = bare.split(".", 1)[1]
         if bare in plain:
-            raise CheckpointError(f"{bare} occurs twice, with and without a {' or '.join(PREFIXES)} prefix.")
+            raise CheckpointError(f"{bare} occurs twice, with and without a {' or '.join(WRAPPER_PREFIXES)} prefix.")
         plain[bare] = tensor
     return plain
 
@@ -98,19 +101,19 @@ def _read_archive(path: Path) -> Any:
             f"{path} is not a torch file, or is cut short ({error}). Files from before torch 1.6 have to be loaded "
             "and saved again with a later torch."
         ) from error
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to say
+    except Exception as error:  # a damaged pickle can raise any exception
         raise CheckpointError(f"{path} is damaged: its index cannot be read ({error}).") from error
 
 
 def _records(archive: zipfile.ZipFile, file: BinaryIO, folder: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Each storage as a mapped uint8 array; torch never compresses them, so their bytes stand in the file as such."""
+    """Each storage as a mapped uint8 array; torch never compresses them."""
     mapped = np.memmap(file, dtype=np.uint8, mode="r")
     for entry in archive.infolist():
         if not entry.filename.startswith(folder):
             continue
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"{entry.filename} is compressed; torch.save does not write such files.")
-        # The local header ends in its own name and extra field, whose lengths stand at bytes 26 and 28.
+        # The local header ends in a name and an extra field; their lengths are at bytes 26 and 28.
         name_length, extra_length = struct.unpack("<HH", bytes(mapped[entry.header_offset + 26 :][:4]))
         start = entry.header_offset + 30 + name_length + extra_length
         record = mapped[start : start + entry.file_size]
@@ -120,7 +123,7 @@ def _records(archive: zipfile.ZipFile, file: BinaryIO, folder: str) -> Iterator[
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Unpickles tensors in plain containers. `find_class` is the only door, and it opens for the names below."""
+    """Unpickles tensors in plain containers. `find_class` resolves only the names below."""
 
     def __init__(self, file: Any, path: Path, records: Mapping[str, np.ndarray]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -144,9 +147,9 @@ class _TensorUnpickler(pickle.Unpickler):
         return allowed[module, name]
 
     def persistent_load(self, reference: Any) -> np.ndarray:
-        kind, storage, key, _device, length = reference
-        if kind != "storage":
-            raise CheckpointError(f"{self._path} refers to a {kind!r}; only tensor storages are known.")
+        tag, storage, key, _device, length = reference
+        if tag != "storage":
+            raise CheckpointError(f"{self._path} refers to a {tag!r}; only tensor storages are known.")
         dtype = _STORAGE_DTYPES[storage]
         if key not in self._records or self._records[key].size < length * dtype.itemsize:
             raise CheckpointError(f"{self._path} is damaged: the bytes of storage {key} are missing.")

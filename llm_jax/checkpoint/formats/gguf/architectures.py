@@ -1,7 +1,7 @@
-"""The architectures of llama.cpp as families: metadata of a GGUF file instead of config.json, its tensor names.
+"""The architectures of llama.cpp as families: the metadata and tensor names of GGUF files.
 
-What config.json spells out, a GGUF file leaves to the presence of tensors. Such entries are written here as
-"has <tensor>", and come and go with the tensors themselves.
+Some entries of config.json correspond to the presence of a tensor in a GGUF file. Here they are entries named
+"has <tensor>", which are added when a file is read and dropped when one is written.
 """
 
 from dataclasses import asdict, replace
@@ -11,7 +11,7 @@ from llm_jax.checkpoint.families.gemma import ALWAYS_1
 from llm_jax.checkpoint.families.llama import ALWAYS
 from llm_jax.checkpoint.families.parts import BLOCK
 from llm_jax.checkpoint.family import Json, Key, Section, canonical
-from llm_jax.checkpoint.gguf.architecture import Architecture
+from llm_jax.checkpoint.formats.gguf.architecture import Architecture
 from llm_jax.checkpoint.names import Rule, qkv_rows, same
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
@@ -21,14 +21,14 @@ ROPE_FACTORS = "rope_freqs.weight"
 LAYER = "blk.{i}."
 
 
-def _both(ours: str, theirs: str) -> tuple[Rule, Rule]:
+def _both(param: str, stored: str) -> tuple[Rule, Rule]:
     return (
-        same(BLOCK + ours + ".weight", LAYER + theirs + ".weight"),
-        same(BLOCK + ours + ".bias", LAYER + theirs + ".bias"),
+        same(BLOCK + param + ".weight", LAYER + stored + ".weight"),
+        same(BLOCK + param + ".bias", LAYER + stored + ".bias"),
     )
 
 
-FRAME = (
+COMMON = (
     same("embedding_layer.token_embeddings.weight", "token_embd.weight"),
     same("embedding_layer.positional_encoding.pos_embedding.weight", "position_embd.weight"),
     *_both("norm1", "attn_norm"),
@@ -57,10 +57,10 @@ EXPERTS = (
 )
 FUSED_GATED = (Rule((BLOCK + "mlp.fc1.weight", BLOCK + "mlp.gate_proj.weight"), (LAYER + "ffn_up.weight",)),)
 
-LLAMA_TABLE = (*FRAME, *QKV, *GATED, *EXPERTS)
-PHI3_TABLE = (*FRAME, *FUSED_QKV, *FUSED_GATED)
-GPT2_TABLE = (*FRAME, *FUSED_QKV, *_both("mlp.fc1", "ffn_up"))
-STARCODER2_TABLE = (*FRAME, *QKV, *_both("mlp.fc1", "ffn_up"))
+LLAMA_TABLE = (*COMMON, *QKV, *GATED, *EXPERTS)
+PHI3_TABLE = (*COMMON, *FUSED_QKV, *FUSED_GATED)
+GPT2_TABLE = (*COMMON, *FUSED_QKV, *_both("mlp.fc1", "ffn_up"))
+STARCODER2_TABLE = (*COMMON, *QKV, *_both("mlp.fc1", "ffn_up"))
 
 
 def _keys(arch: str) -> dict[str, Key]:
@@ -86,52 +86,52 @@ BIASES = {
 
 
 def _values(arch: str) -> Section:
-    """Value heads are as long as key heads."""
+    """The size of value heads, which is that of key heads."""
     return Section(lambda _: {}, lambda config: {f"{arch}.attention.value_length": config.head_size})
 
 
 def _rope(arch: str, *, partial: bool = False) -> Section:
-    """Args: partial: heads may be rotated in part."""
-    at = f"{arch}.rope."
+    """Args: partial: only a fraction of each head may be rotated."""
+    prefix = f"{arch}.rope."
 
-    def read(theirs: Json) -> Json:
-        ours: Json = {"rope_theta": theirs.get(at + "freq_base", 10000.0)}
-        if partial and at + "dimension_count" in theirs:
-            whole = theirs[f"{arch}.embedding_length"] // theirs[f"{arch}.attention.head_count"]
-            head = theirs.get(f"{arch}.attention.key_length") or whole
-            ours["rope_fraction"] = theirs[at + "dimension_count"] / head
-        if f"has {ROPE_FACTORS}" in theirs:
-            factors = tuple(map(float, theirs[f"has {ROPE_FACTORS}"]))
-            return ours | {"rope_scaling": RopeScaling(kind="longrope", factors=factors)}
-        kind = theirs.get(at + "scaling.type", "none")
+    def read(entries: Json) -> Json:
+        fields: Json = {"rope_theta": entries.get(prefix + "freq_base", 10000.0)}
+        if partial and prefix + "dimension_count" in entries:
+            whole = entries[f"{arch}.embedding_length"] // entries[f"{arch}.attention.head_count"]
+            head = entries.get(f"{arch}.attention.key_length") or whole
+            fields["rope_fraction"] = entries[prefix + "dimension_count"] / head
+        if f"has {ROPE_FACTORS}" in entries:
+            factors = tuple(map(float, entries[f"has {ROPE_FACTORS}"]))
+            return fields | {"rope_scaling": RopeScaling(kind="longrope", factors=factors)}
+        kind = entries.get(prefix + "scaling.type", "none")
         if kind == "none":
-            return ours
+            return fields
         if kind not in ("linear", "yarn"):
             raise CheckpointError(f"The GGUF file scales rotary positions by {kind!r}; linear and yarn work.")
-        scaling = RopeScaling(kind=kind, factor=theirs[at + "scaling.factor"])
+        scaling = RopeScaling(kind=kind, factor=entries[prefix + "scaling.factor"])
         if kind == "yarn":
-            scaling = replace(scaling, original_max_seq_len=theirs[at + "scaling.original_context_length"])
-        return ours | {"rope_scaling": scaling}
+            scaling = replace(scaling, original_max_seq_len=entries[prefix + "scaling.original_context_length"])
+        return fields | {"rope_scaling": scaling}
 
     def write(config: ModelConfig) -> Json:
-        theirs: Json = {at + "freq_base": config.rope_theta, at + "dimension_count": config.rotary_dim}
+        entries: Json = {prefix + "freq_base": config.rope_theta, prefix + "dimension_count": config.rotary_dim}
         scaling = config.rope_scaling
         if scaling is None:
-            return theirs
+            return entries
         if scaling.kind == "longrope":
-            return theirs | {f"has {ROPE_FACTORS}": scaling.factors}
-        theirs |= {at + "scaling.type": scaling.kind, at + "scaling.factor": scaling.factor}
+            return entries | {f"has {ROPE_FACTORS}": scaling.factors}
+        entries |= {prefix + "scaling.type": scaling.kind, prefix + "scaling.factor": scaling.factor}
         if scaling.kind == "yarn":
-            theirs |= {at + "scaling.original_context_length": scaling.original_max_seq_len}
-        return theirs
+            entries |= {prefix + "scaling.original_context_length": scaling.original_max_seq_len}
+        return entries
 
     return Section(read, write)
 
 
 def _experts(arch: str) -> Section:
-    def read(theirs: Json) -> Json:
-        count = theirs.get(f"{arch}.expert_count", 0)
-        top_k = theirs.get(f"{arch}.expert_used_count", 0)
+    def read(entries: Json) -> Json:
+        count = entries.get(f"{arch}.expert_count", 0)
+        top_k = entries.get(f"{arch}.expert_used_count", 0)
         return {"use_moe": True, "num_experts": count, "top_k": top_k} if count else {}
 
     def write(config: ModelConfig) -> Json:
@@ -143,12 +143,12 @@ def _experts(arch: str) -> Section:
 
 
 def _windows(arch: str, every: int) -> Section:
-    """All layers but every so-manieth have the window; llama.cpp knows this by the architecture."""
+    """All layers but every `every`-th have the window; llama.cpp derives this from the architecture."""
 
-    def read(theirs: Json) -> Json:
-        layers = range(theirs[f"{arch}.block_count"])
+    def read(entries: Json) -> Json:
+        layers = range(entries[f"{arch}.block_count"])
         return {
-            "window_size": theirs[f"{arch}.attention.sliding_window"],
+            "window_size": entries[f"{arch}.attention.sliding_window"],
             "window_layers": tuple((i + 1) % every != 0 for i in layers),
         }
 
@@ -169,7 +169,7 @@ GEMMAS = ALWAYS_1 | {"activation": "gelu_tanh"}
 WITHOUT_GATE = {"activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0, "dropout": 0.0}
 
 LLAMA = _architecture(
-    "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), pairs=True
+    "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), interleaved_rope=True
 )
 QWEN2 = _architecture(
     "qwen2", LLAMA_TABLE, always=SILU | {"qkv_bias": True, "out_bias": False}, sections=(_rope("qwen2"),)
@@ -203,37 +203,38 @@ STARCODER2 = _architecture(
     keys=BIASES | {"norm_eps": Key("starcoder2.attention.layer_norm_epsilon")},
 )  # fmt: skip
 
-# In the order in which they are tried: llama.cpp's llama could say most of what its qwen2 says.
+# In the order in which they are tried: llama.cpp's llama can express most of its qwen2.
 ARCHITECTURES = (QWEN2, LLAMA, QWEN3, QWEN3_MOE, GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, STARCODER2)
 
 
 def architecture_for(config: ModelConfig) -> tuple[Architecture, ModelConfig]:
-    """The architecture of llama.cpp that computes what `config` says, and `config` as that architecture says it.
+    """The architecture of llama.cpp that expresses `config`, and `config` with rope_scaling as it is stored there.
 
     Raises CheckpointError when there is none.
     """
-    spelled = replace(config, rope_scaling=_as_factors(config))
+    rewritten = replace(config, rope_scaling=_rope_scaling_as_factors(config))
     for architecture in ARCHITECTURES:
-        if architecture.expresses(spelled):
-            return architecture, spelled
-    near, lost = min(((a, _lost(a, spelled)) for a in ARCHITECTURES), key=lambda candidate: len(candidate[1]))
+        if architecture.expresses(rewritten):
+            return architecture, rewritten
+    candidates = ((architecture, _differences(architecture, rewritten)) for architecture in ARCHITECTURES)
+    near, differences = min(candidates, key=lambda candidate: len(candidate[1]))
     raise CheckpointError(
         f"llama.cpp has no architecture that computes this model. The nearest, {near.model_type}, differs in "
-        f"{', '.join(f'{name} (here {value!r})' for name, value in lost.items())}."
+        f"{', '.join(f'{name} (here {value!r})' for name, value in differences.items())}."
     )
 
 
-def _lost(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
-    """Our fields that read back differently from what this architecture writes."""
-    ours = asdict(canonical(config))
+def _differences(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """The fields of `config` that differ after writing and reading it as this architecture."""
+    expected = asdict(canonical(config))
     try:
-        theirs = asdict(canonical(architecture.read_config(architecture.write_config(config))))
+        stored = asdict(canonical(architecture.read_config(architecture.write_config(config))))
     except CheckpointError:
-        return ours
-    return {name: value for name, value in ours.items() if theirs[name] != value}
+        return expected
+    return {name: value for name, value in expected.items() if stored[name] != value}
 
 
-def _as_factors(config: ModelConfig) -> RopeScaling | None:
+def _rope_scaling_as_factors(config: ModelConfig) -> RopeScaling | None:
     """llama.cpp stores the scaling of Llama 3 as one divisor for each pair."""
     scaling = config.rope_scaling
     if scaling is None or scaling.kind != "llama3":

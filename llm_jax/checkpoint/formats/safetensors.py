@@ -1,23 +1,19 @@
-"""Safetensors on disk: one file, or shards with an index. Read lazily, one tensor at a time."""
+"""Read and write safetensors, one tensor at a time: one file, or shards with an index."""
 
 import json
 import struct
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from llm_jax.checkpoint.recognise import SAFETENSORS, SAFETENSORS_INDEX
 from llm_jax.checkpoint.tensors import Tensor, blocks_of_rows
-from llm_jax.checkpoint.torch_file import read_torch_file
 from llm_jax.errors import CheckpointError
 
-SINGLE = "model.safetensors"
-TORCH_FILES = ("pytorch_model.bin", "pytorch_model.pt", "model.pt", "model.pth")
-INDEX = SINGLE + ".index.json"
-TORCH_INDEX = TORCH_FILES[0] + ".index.json"
 MAX_SHARD_BYTES = 4 * 2**30
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -31,28 +27,11 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-def open_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Whatever weights a model directory holds: model.safetensors or its shards, a torch file or its shards.
-
-    Raises CheckpointError when there are none or they are damaged.
-    """
-    if (directory / SINGLE).is_file():
-        return open_safetensors(directory / SINGLE)
-    if (directory / INDEX).is_file():
-        return _open_shards(directory / INDEX, open_safetensors)
-    for name in TORCH_FILES:
-        if (directory / name).is_file():
-            return read_torch_file(directory / name)
-    if (directory / TORCH_INDEX).is_file():
-        return _open_shards(directory / TORCH_INDEX, read_torch_file)
-    raise CheckpointError(f"{directory} holds no weights: expected {SINGLE}, {INDEX} or {TORCH_FILES[0]}.")
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of one file as read-only views of the mapped file: opening reads nothing but the header.
+    """The tensors of one file as read-only views of the mapped file; only the header is read.
 
     Raises CheckpointError when it is missing, damaged or cut short.
     """
@@ -78,26 +57,6 @@ def _view(data: np.ndarray, dtype: str, shape: list[int], data_offsets: tuple[in
     return data[start:end].view(np.ndarray).view(DTYPES[dtype]).reshape(shape)
 
 
-def _open_shards(index: Path, open_file: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    try:
-        shard_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        paths = {shard: _beside(index, shard) for shard in set(shard_of.values())}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: it needs a weight_map of names to files.") from error
-    shards = {shard: open_file(path) for shard, path in paths.items()}
-    for name, shard in shard_of.items():
-        if name not in shards[shard]:
-            raise CheckpointError(f"{paths[shard]} does not hold {name}, which {index.name} says it does.")
-    return {name: shards[shard][name] for name, shard in shard_of.items()}
-
-
-def _beside(index: Path, shard: str) -> Path:
-    """The shard's path, which must be a plain file name: an index is data, and must not name other people's files."""
-    if shard != PurePosixPath(shard).name or "\\" in shard or shard in ("", ".."):
-        raise CheckpointError(f"{index} names {shard!r}, which lies outside its directory. It was refused.")
-    return index.parent / shard
-
-
 def write_safetensors(
     directory: Path,
     tensors: Mapping[str, Tensor],
@@ -111,13 +70,13 @@ def write_safetensors(
     One tensor at a time is in memory.
 
     Args:
-        dtype: what to store; as the tensors are unless given.
-        written: told of each tensor that is done, by its bytes before a change of dtype.
+        dtype: to cast to; unless given, tensors are stored in their own.
+        written: called with the bytes of each tensor, in its own dtype, once it is written.
     """
     sizes = {name: t.size * (dtype or t.dtype).itemsize for name, t in tensors.items()}
     shards = _split(sizes, max_shard_bytes)
     if len(shards) == 1:
-        _write(directory / SINGLE, tensors, dtype, written)
+        _write(directory / SAFETENSORS, tensors, dtype, written)
         return
     weight_map = {}
     for number, names in enumerate(shards, start=1):
@@ -125,11 +84,11 @@ def write_safetensors(
         _write(directory / file, {name: tensors[name] for name in names}, dtype, written)
         weight_map.update(dict.fromkeys(names, file))
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (directory / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _split(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
-    """Names in order, cut wherever the next tensor would exceed the limit."""
+    """The names of each shard: in order, with a new shard where the next tensor would exceed the limit."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -142,7 +101,7 @@ def _split(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], dtype: np.dtype | None, written: Callable[[int], None]) -> None:
-    """One file. The library's own writer wants all tensors in memory; the format is a header and their bytes.
+    """Write one file: a header and the bytes of the tensors. (The library's own writer needs all tensors in memory.)
 
     transformers opens only files whose metadata names the framework.
     """
@@ -153,7 +112,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], dtype: np.dtype | None, wr
     for name in order:
         stored, start = dtype or tensors[name].dtype, end
         end += tensors[name].size * stored.itemsize
-        header[name] = {"dtype": NAMES[stored], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": DTYPE_NAMES[stored], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:

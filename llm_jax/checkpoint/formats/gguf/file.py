@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
+from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
+from llm_jax.checkpoint.formats.gguf.tokenizer import read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
-from llm_jax.checkpoint.gguf.tokenizer import read_tokenizer, tokenizer_metadata
+from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
 from llm_jax.errors import CheckpointError
@@ -21,27 +22,21 @@ if TYPE_CHECKING:
 
     from gguf import ReaderTensor
 
-MAGIC = b"GGUF"
-# GGUF's types that are read and written -> what their values are, or are quantized from.
+# The types of GGUF that are read and written -> the dtype of their values, before quantisation.
 DTYPES = {
-    "f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
     "q8_0": np.dtype(np.float32),
-}  # fmt: skip
-KEPT_WHOLE = ("ffn_gate_inp.", "position_embd.")  # llama.cpp wants these, and all vectors, in float32
+}
+ALWAYS_FLOAT32 = ("ffn_gate_inp.", "position_embd.")  # llama.cpp needs these, and all vectors, in float32
 Q8_0_BLOCK = 32  # values of a row that share a scale
 
 
-def is_gguf(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == MAGIC
-
-
 def read_gguf(path: Path) -> StoredModel:
-    """A GGUF file of f32, f16, bf16 and q8_0 tensors (the last are given as float32, when they are read).
+    """A GGUF file of f32, f16, bf16 and q8_0 tensors (q8_0 is dequantised to float32 when it is read).
 
-    Raises CheckpointError when it is damaged, or of an architecture or a type that is not known here.
+    Raises CheckpointError when it is damaged, or of an unknown architecture or type.
     """
     gguf = _library()
     try:
@@ -62,46 +57,45 @@ def read_gguf(path: Path) -> StoredModel:
     if "token_embd.weight" in tensors:
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
-    params = architecture.read_weights(config, architecture.restored(config, tensors, metadata))
-    return StoredModel(path, config, _of_one_type(params), read_tokenizer(path, metadata), _read_ids(metadata))
+    params = architecture.read_weights(config, architecture.from_file(config, tensors, metadata))
+    return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), _read_ids(metadata))
 
 
 def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
-    """Write a GGUF file at the model's path, whole or not at all; one tensor at a time is in memory.
+    """Write a GGUF file at the model's path, atomically; one tensor at a time is in memory.
 
     Args:
         type_name: f32, f16, bf16 or q8_0, for matrices. Vectors are f32, and matrices whose rows are no multiple of
-            32 values are f16 where q8_0 is asked for.
-        written: told of each tensor that is done, by its bytes before a change of dtype.
+            32 values are f16 instead of q8_0.
+        written: called with the bytes of each tensor, in its own dtype, once it is written.
 
     Raises:
-        CheckpointError: llama.cpp has no such architecture, or no such tokenizer; or the place is taken by something
-            that is not a GGUF file.
+        CheckpointError: llama.cpp has no such architecture, or no such tokenizer; or the path exists and is not a
+            GGUF file.
     """
     path, config = model.path, model.config
     if path.exists() and not is_gguf(path):
         raise CheckpointError(f"{path} exists and is not a GGUF file; choose another name.")
     gguf = _library()
-    architecture, spelled = architecture_for(config)
-    tensors, beside = architecture.stored(config, architecture.write_weights(config, model.params))
-    words = tokenizer_metadata(model.tokenizer, model.generation, config.vocab_size)
-    metadata = architecture.write_config(spelled) | words | beside
+    architecture, config_of_architecture = architecture_for(config)
+    tensors, rounding = architecture.to_file(config, architecture.write_weights(config, model.params))
+    tokenizer = tokenizer_metadata(model.tokenizer, model.generation, config.vocab_size)
+    metadata = architecture.write_config(config_of_architecture) | tokenizer | rounding
     if f"has {ROPE_FACTORS}" in metadata:
         tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         writer = gguf.GGUFWriter(new, architecture.model_type)
         writer.add_file_type(
-            {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
-             "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[type_name]
-        )  # fmt: skip
+            gguf.LlamaFileType.ALL_F32 if type_name == "f32" else gguf.LlamaFileType[f"MOSTLY_{type_name.upper()}"]
+        )
         for name, value in metadata.items():
             if value is not None and "." in name and not name.startswith("has "):
                 _add(gguf, writer, name, value)
         types = {name: _type_of(name, tensor, type_name) for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
-            kind = gguf.GGMLQuantizationType[types[name].upper()]
+            ggml_type = gguf.GGMLQuantizationType[types[name].upper()]
             nbytes = _Encoded(gguf, tensor, types[name]).nbytes
-            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, kind)
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, ggml_type)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -114,57 +108,58 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
 def _open(gguf: "ModuleType", path: Path, tensor: "ReaderTensor") -> Tensor:
     """A tensor of the mapped file, with its rows first (GGUF counts dimensions from the last)."""
     shape = tuple(int(size) for size in reversed(tensor.shape))
-    kind, data = tensor.tensor_type.name, tensor.data
-    if kind in ("F32", "F16"):
+    type_name, data = tensor.tensor_type.name, tensor.data
+    if type_name in ("F32", "F16"):
         return data.view(np.ndarray).reshape(shape)
-    if kind == "BF16":
+    if type_name == "BF16":
         return data.view(np.ndarray).view(ml_dtypes.bfloat16).reshape(shape)
-    if kind == "Q8_0":
+    if type_name == "Q8_0":
         return LazyTensor(shape, np.dtype(np.float32), lambda: gguf.dequantize(data, tensor.tensor_type).reshape(shape))
     raise CheckpointError(
-        f"{path} holds {tensor.name} as {kind.lower()}; {', '.join(DTYPES)} can be read. Convert the model it was "
+        f"{path} holds {tensor.name} as {type_name.lower()}; {', '.join(DTYPES)} can be read. Convert the model it was "
         "quantised from instead."
     )
 
 
-def _type_of(name: str, tensor: Tensor, wanted: str) -> str:
-    if len(tensor.shape) == 1 or any(part in name for part in KEPT_WHOLE):
+def _type_of(name: str, tensor: Tensor, type_name: str) -> str:
+    if len(tensor.shape) == 1 or any(part in name for part in ALWAYS_FLOAT32):
         return "f32"
-    if wanted == "q8_0" and tensor.shape[-1] % Q8_0_BLOCK:
+    if type_name == "q8_0" and tensor.shape[-1] % Q8_0_BLOCK:
         return "f16"
-    return wanted
+    return type_name
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A tensor of the file, in the form in which the library takes an array to write it: its length and `tofile`."""
+    """A tensor in the type of the file, with the two attributes that the library needs to write it."""
 
     gguf: "ModuleType"
     tensor: Tensor
-    kind: str
+    type_name: str
 
     @property
     def nbytes(self) -> int:
-        values, size = self.gguf.GGML_QUANT_SIZES[self.gguf.GGMLQuantizationType[self.kind.upper()]]
+        values, size = self.gguf.GGML_QUANT_SIZES[self.gguf.GGMLQuantizationType[self.type_name.upper()]]
         return self.tensor.size // values * size
 
     def tofile(self, file: BinaryIO) -> None:
         quantized = self.gguf.GGMLQuantizationType.Q8_0
-        for block in blocks_of_rows(self.tensor, DTYPES[self.kind]):
-            file.write((self.gguf.quantize(block, quantized) if self.kind == "q8_0" else block).view(np.uint8).data)
+        for block in blocks_of_rows(self.tensor, DTYPES[self.type_name]):
+            encoded = self.gguf.quantize(block, quantized) if self.type_name == "q8_0" else block
+            file.write(encoded.view(np.uint8).data)
 
 
-def _of_one_type(params: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Beside half-precision matrices vectors are wide; where they lose nothing, they become like the matrices."""
+def _in_one_dtype(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Casts vectors to the dtype of half-precision matrices, where this is exact: a GGUF file has them in float32."""
     dtype = params["embedding_layer.token_embeddings.weight"].dtype
-    narrow: dict[str, Tensor] = {}
+    exact: dict[str, Tensor] = {}
     for name, tensor in params.items():
         if tensor.dtype.itemsize > dtype.itemsize:
             wide = np.asarray(tensor)
             cast = wide.astype(dtype)
             if np.array_equal(wide, cast):
-                narrow[name] = cast
-    return params | narrow
+                exact[name] = cast
+    return params | exact
 
 
 def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
@@ -182,7 +177,7 @@ def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
 
 
 def _shortest(value: Any) -> Any:
-    """A float32 entry as the decimal that was meant: 1e-06, not 9.999999974752427e-07."""
+    """A float32 entry as its shortest decimal: 1e-06, not 9.999999974752427e-07."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 

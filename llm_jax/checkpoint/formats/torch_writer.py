@@ -1,6 +1,6 @@
 """Write a file that `torch.load(path, weights_only=True)` reads as a state_dict, without torch, tensor by tensor.
 
-The format is the one that `torch_file` reads: a zip archive of raw storages, and a pickle that names them.
+The format is the one that `formats/torch.py` reads: a zip archive of raw storages, and a pickle that names them.
 """
 
 import struct
@@ -33,8 +33,8 @@ def write_torch_file(
     """Write a bare state_dict; one tensor at a time is in memory.
 
     Args:
-        dtype: what to store; as the tensors are unless given.
-        written: told of each tensor that is done, by its bytes before a change of dtype.
+        dtype: to cast to; unless given, tensors are stored in their own.
+        written: called with the bytes of each tensor, in its own dtype, once it is written.
     """
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", _pickled(tensors, dtype))
@@ -57,8 +57,8 @@ def _pickled(tensors: Mapping[str, Tensor], dtype: np.dtype | None) -> bytes:
         storage = _global("torch", STORAGES[dtype or tensor.dtype])
         strides = list(accumulate((1, *tensor.shape[:0:-1]), mul))[::-1] if tensor.shape else []
         out += _text(name) + _global("torch._utils", "_rebuild_tensor_v2")
-        reference = _text("storage") + storage + _text(str(key)) + _text("cpu") + _whole(tensor.size)
-        out += b"((" + reference + b"tQ" + _whole(0) + _tuple(tensor.shape) + _tuple(strides)
+        reference = _text("storage") + storage + _text(str(key)) + _text("cpu") + _integer(tensor.size)
+        out += b"((" + reference + b"tQ" + _integer(0) + _tuple(tensor.shape) + _tuple(strides)
         out += b"\x89" + _global("collections", "OrderedDict") + b")R" + b"tR"
     return bytes(out + b"u.")
 
@@ -72,9 +72,9 @@ def _text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
-def _whole(value: int) -> bytes:
+def _integer(value: int) -> bytes:
     return b"\x8a\x08" + struct.pack("<q", value)
 
 
 def _tuple(values: Iterable[int]) -> bytes:
-    return b"(" + b"".join(map(_whole, values)) + b"t"
+    return b"(" + b"".join(map(_integer, values)) + b"t"

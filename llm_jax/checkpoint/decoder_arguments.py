@@ -1,4 +1,4 @@
-"""The documented DecoderModel: its keyword arguments as a ModelConfig, and what its weights tell by themselves."""
+"""DecoderModel, the PyTorch model of docs/usage.md: its arguments as a ModelConfig; arguments from a state_dict."""
 
 import json
 import re
@@ -17,7 +17,7 @@ LEARNED = "embedding_layer.positional_encoding.pos_embedding.weight"
 
 NORMS = {"LayerNorm": "layer_norm", "layer_norm": "layer_norm", "RMSNorm": "rms_norm", "rms_norm": "rms_norm"}
 
-# Keyword argument -> the field of ModelConfig that is the same thing.
+# Keyword argument -> the equivalent field of ModelConfig.
 FIELDS = {
     name: name
     for name in (
@@ -30,7 +30,7 @@ FIELDS = {
     "attn_dropout_p": "attention_dropout",
     "mlp_dropout_p": "mlp_dropout",
 }  # fmt: skip
-# Those that make a field together, or none.
+# Arguments that determine a field together, or do not affect the architecture.
 COMBINED = (
     "pos_encoding_learned", "use_rope", "use_alibi", "mlp_activation", "norm_type", "norm_impl",
     "attn_impl", "mlp_impl", "device", "dtype",
@@ -38,9 +38,9 @@ COMBINED = (
 
 
 def decoder_kwargs_to_config(arguments: Mapping[str, Any]) -> ModelConfig:
-    """The architecture that `DecoderModel(**arguments)` has.
+    """The architecture of `DecoderModel(**arguments)`.
 
-    `norm_type` may be a name, a class or an instance; `device` and `dtype` say nothing about the architecture.
+    `norm_type` may be a name, a class or an instance; `device` and `dtype` do not affect the architecture.
 
     Raises:
         ConfigError: an argument is unknown, missing, out of range, or contradicts another one.
@@ -53,9 +53,9 @@ def decoder_kwargs_to_config(arguments: Mapping[str, Any]) -> ModelConfig:
             raise ConfigError(f"DecoderModel needs {name}.")
     _only(arguments, "attn_impl", ("mha",))
     _only(arguments, "mlp_impl", ("mlp", "moe") if arguments.get("use_moe") else ("mlp",))
-    ours = {field: arguments[name] for name, field in FIELDS.items() if name in arguments}
+    fields = {field: arguments[name] for name, field in FIELDS.items() if name in arguments}
     return ModelConfig(
-        **ours,
+        **fields,
         positions=_positions(arguments),
         norm=_norm(arguments),
         activation=_activation(arguments.get("mlp_activation", "gelu")),
@@ -98,15 +98,15 @@ def _activation(name: Any) -> Any:
     return ACTIVATIONS[name]
 
 
-def documented_buffers(config: ModelConfig) -> dict[str, np.ndarray]:
-    """What a state_dict of DecoderModel holds beside its parameters: the sinusoidal table [1, S, D]."""
+def decoder_model_buffers(config: ModelConfig) -> dict[str, np.ndarray]:
+    """The buffers in a state_dict of DecoderModel: the sinusoidal table [1, S, D], with such positions."""
     if config.positions != "sinusoidal":
         return {}
     return {PE: sinusoidal_table(config.max_seq_len, config.hidden_size)[None]}
 
 
 def check_positions(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raises CheckpointError if the stored sinusoidal table [1, S, D] is not the one that this model computes."""
+    """Raises CheckpointError if the stored sinusoidal table [1, S, D] differs from the computed one."""
     if PE not in tensors or config.positions != "sinusoidal":
         return
     stored = np.asarray(tensors[PE], np.float32)
@@ -120,9 +120,9 @@ def check_positions(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> N
 
 
 def inferred_arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The DecoderModel arguments that the shapes of a documented state_dict determine; the heads are not among them.
+    """The DecoderModel arguments that the shapes of its state_dict determine; the numbers of heads are not among them.
 
-    Raises CheckpointError if these are not the documented names.
+    Raises CheckpointError if the names are not DecoderModel's.
     """
     table = tensors.get("embedding_layer.token_embeddings.weight")
     if table is None:
@@ -151,8 +151,8 @@ def inferred_arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return arguments
 
 
-def advice(tensors: Mapping[str, np.ndarray]) -> str:
-    """What to write beside a torch file that does not say its number of heads."""
+def model_json_advice(tensors: Mapping[str, np.ndarray]) -> str:
+    """For an error message: the model.json that a torch file without one needs."""
     known = json.dumps(inferred_arguments(tensors))
     return (
         "A state_dict does not say how many heads the model has. Write a model.json beside it with the arguments of "
