@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
 from llm_jax.training.plot import draw_losses
 
 Record = dict[str, Any]
@@ -21,7 +21,7 @@ class MetricsFile:
     def __init__(self, path: Path, resume_at: int | None) -> None:
         """Starts the file anew, or retains the records up to step `resume_at`: later steps are done again."""
         retained = [] if resume_at is None else [r for r in read_metrics(path) if r.get("step", 0) <= resume_at]
-        with file_written_beside(path) as new:
+        with atomic_file(path) as new:
             new.write_text("".join(json.dumps(record) + "\n" for record in retained), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
 

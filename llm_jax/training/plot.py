@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llm_jax.atomic import file_written_beside
+from llm_jax.atomic import atomic_file
 
 
 def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
@@ -24,5 +24,5 @@ def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("optimiser step")
     axes.set_ylim(bottom=0)
     axes.legend()
-    with file_written_beside(path) as new:
+    with atomic_file(path) as new:
         figure.savefig(new, format="png", dpi=120)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from safetensors.numpy import load_file, save_file
 
-from llm_jax.atomic import written_beside
+from llm_jax.atomic import atomic_directory
 from llm_jax.data import NOISE, Batch, NoisyLine
 from llm_jax.errors import CheckpointError
 from llm_jax.kernels import ACTIVATIONS
@@ -96,7 +96,7 @@ class RegressionTask:
 
     def save(self, directory: Path, params: Params) -> None:
         """config.json and model.safetensors, whole or not at all."""
-        with written_beside(directory) as new:
+        with atomic_directory(directory) as new:
             weights = {name: np.asarray(value) for name, value in params.items()}
             save_file(weights, new / "model.safetensors", {"format": "np"})
             (new / "config.json").write_text(json.dumps(self.architecture, indent=2) + "\n", encoding="utf-8")
