@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CODE = [path for room in ("llm_jax", "llm_torch_compat", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+PACKAGES = "llm_jax", "llm_torch_compat", "benchmarks"
+CODE = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 AXES = re.compile(r"^_?[a-z][a-z0-9_]*_([A-Zkh0-9]*[A-Z][A-Zkh0-9]*)$")  # the suffix of an array's name: q_BTNH
 
 

@@ -118,8 +118,8 @@ def test_most_likely_takes_exactly_k_and_the_lower_id_of_equals(k: int) -> None:
     rng = np.random.default_rng(k)
     logits = rng.integers(-2, 3, (50, V)).astype(np.float32)  # many ties; zeros of both signs
     logits[logits == 0] *= rng.choice([-1.0, 1.0], (logits == 0).sum())
-    kept = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), jnp.full(50, float(k))))
-    for row, mask in zip(logits, kept, strict=True):
+    selected = np.asarray(most_likely(jnp.asarray(logits), jnp.ones_like(logits), jnp.full(50, float(k))))
+    for row, mask in zip(logits, selected, strict=True):
         assert set(np.flatnonzero(mask)) == set(np.argsort(-row, kind="stable")[:k])
 
 
