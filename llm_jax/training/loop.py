@@ -75,7 +75,7 @@ class Loop:
                 unread = None
                 improved = number % self.batches.per_epoch == 0 and self._end_epoch()
                 ending = stopping or self.finished
-                self.saver.save(self.state, self.progress, improved=improved, ending=ending)
+                self.saver.save(self.state, self.frozen, self.progress, improved=improved, ending=ending)
                 if ending:
                     return
                 self._speed.restart()
