@@ -23,16 +23,16 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or later is needed (make PYTHON=python3.12 …)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'
-	-$(BIN)/python -m llm_jax.kernels.build  # without a compiler everything runs on XLA's own kernels
+	-$(BIN)/python -m llm_jax.kernels.cpu.build  # without a compiler everything runs on XLA's own kernels
 	@touch $@
 
 .PHONY: quickstart
 quickstart: install  ## train a small model, print a sample, serve it (SERVE=0 stops before serving)
 	$(BIN)/llm-train --task lm --config-path configs/quickstart.yaml --checkpoint-dir $(RUN)
 ifeq ($(SERVE),0)
-	@echo; echo "To serve it: $(BIN)/llm-serve --model-path $(RUN)"
+	@echo; echo "To serve it: $(BIN)/llm-serve --model $(RUN)"
 else
-	$(BIN)/llm-serve --model-path $(RUN)
+	$(BIN)/llm-serve --model $(RUN)
 endif
 
 .PHONY: test

@@ -1,7 +1,7 @@
 """The one step that pyproject.toml cannot describe: the native kernels are compiled where that can be done.
 
 It needs a C++ compiler and the headers that come with jaxlib, so that a first install into an empty environment goes
-without; `python -m llm_jax.kernels.build` does the same at any time.
+without; `python -m llm_jax.kernels.cpu.build` does the same at any time.
 """
 
 import os
@@ -18,7 +18,7 @@ class BuildWithKernels(build_py):
     def run(self) -> None:
         # pip hides the environment's own packages, jaxlib among them, behind PYTHONPATH.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [sys.executable, "-m", "llm_jax.kernels.build"]
+        command = [sys.executable, "-m", "llm_jax.kernels.cpu.build"]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         reason = (result.stderr.strip().splitlines() or ["unknown reason"])[-1]
         print("Native kernels: " + ("built." if result.returncode == 0 else reason))

@@ -27,7 +27,7 @@ DEFAULT_SHAPE: dict[str, Any] = dict(vocab_size=50257, hidden_size=768, num_laye
 
 
 @dataclass(frozen=True)
-class Run:
+class Generation:
     """One continuation. Times in seconds; `tokens` counts generated tokens only."""
 
     latency: float
@@ -108,7 +108,7 @@ def main(
     click.echo(f"Average tokens per second: {rate['mean']:.1f}")
 
 
-def measure(engine: "Engine", request: "Request") -> Run:
+def measure(engine: "Engine", request: "Request") -> Generation:
     """Continue the prompt once, and measure the time of the first token and of the last."""
     from llm_jax.inference import TokenEvent
 
@@ -123,10 +123,10 @@ def measure(engine: "Engine", request: "Request") -> Run:
     engine.submit(request, on_event)
     while engine.step():
         pass
-    return Run(latency=arrivals[-1] - start, first_token=arrivals[0] - start, tokens=len(arrivals))
+    return Generation(latency=arrivals[-1] - start, first_token=arrivals[0] - start, tokens=len(arrivals))
 
 
-def summarise(runs: list[Run], weights: int, bandwidth: float) -> dict[str, Any]:
+def summarise(runs: list[Generation], weights: int, bandwidth: float) -> dict[str, Any]:
     """Mean, median and 95th percentile (by rank) of each figure, and the share of the bandwidth that decoding uses."""
 
     def spread(values: list[float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import sys
 import click
 
 from llm_jax.errors import LLMError
-from llm_jax.inference.text.chat import Conversation
+from llm_jax.inference import Conversation
 
 HELP = 'End a line with \\ to go on in the next, or put """ around several. /clear forgets, Ctrl-D leaves.'
 

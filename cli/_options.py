@@ -2,7 +2,11 @@
 
 import click
 
+model = click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
 dtype = click.option(
-    "--dtype", default="float32", show_default=True, type=click.Choice(("float32", "bfloat16", "int8")),
-    help="What to keep the weights in; fewer bits are faster.",
-)  # fmt: skip
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(("float32", "bfloat16", "int8")),
+    help="Weight dtype; fewer bits are faster.",
+)

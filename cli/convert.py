@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16", "q8_0"]),
-    help="What to store; q8_0 in GGUF alone.  [default: as stored]",
+    help="Weight dtype of DESTINATION; q8_0 for GGUF only.  [default: as stored]",
 )
 @click.option(
     "--layout",
@@ -30,8 +30,14 @@ if TYPE_CHECKING:
     help="Names of a model directory: those that transformers knows (where it has the architecture), the documented "
     "ones, or the documented ones in a torch file.",
 )
-@click.option("--shard-size", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, metavar="GB",
-              help="Cut the weights into files of at most this size.")  # fmt: skip
+@click.option(
+    "--shard-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    metavar="GB",
+    help="Cut the weights into files of at most this size.",
+)
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.version_option(__version__)
 def main(source: str, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:

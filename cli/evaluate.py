@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("text_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--model", help="Model to evaluate: a directory, a run, a file, a name on the Hub.  [default: demo]")
+@_options.model
 @click.option("--window", type=int, help="Tokens that the model sees at once. [default: its context]")
 @click.option("--stride", type=int, help="Tokens from one window to the next. [default: half a window]")
 @_options.dtype
@@ -27,11 +27,12 @@ def main(
 ) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
 
-    Perplexity, bits per token and bits per byte (comparable between tokenizers), and the share of next tokens that the
-    model guesses right.
+    Perplexity, bits per token and bits per byte (comparable between tokenizers), and the accuracy: the fraction of next
+    tokens that the model predicts.
     """
-    from cli._model import load_with_tokenizer, read_text
+    from cli._text import read_text
     from llm_jax.evaluation import evaluate_text
+    from llm_jax.hub import load_with_tokenizer
 
     loaded, tokenizer = load_with_tokenizer(model)
     score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride, dtype=dtype)

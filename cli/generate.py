@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("prompt", required=False)
 @click.option(
-    "--file", "prompt_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    "--file",
+    "prompt_file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     help="Prompt file; - is standard input.",
-)  # fmt: skip
-@click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
+)
+@_options.model
 @_options.dtype
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
@@ -68,9 +70,9 @@ def main(
         raise click.UsageError("--system is for conversations; add --chat.")
 
     from cli._chat import talk
-    from cli._model import load_with_tokenizer, read_text
-    from llm_jax.inference import SamplingParams, continue_prompts
-    from llm_jax.inference.text.chat import Conversation
+    from cli._text import read_text
+    from llm_jax.hub import load_with_tokenizer
+    from llm_jax.inference import Conversation, SamplingParams, continue_prompts
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")

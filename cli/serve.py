@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from cli._errors import Command
 from llm_jax import __version__
-from server.settings import PREFIX, Settings, load_settings
+from server import Settings, flag_name, load_settings, serve, setting_names, variable_name
 
 
 class GroupedCommand(Command):
@@ -26,26 +27,27 @@ class GroupedCommand(Command):
 
 
 class SettingOption(click.Option):
-    """The flag of one setting. It has no default of its own: the environment stands behind it."""
+    """The flag of one setting. It has no default of its own, so that a variable counts where no flag is given."""
 
     def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
-        flag = "--" + field.name.replace("_", "-")
+        flags = [flag_name(name) for name in setting_names(field)]
         is_switch = hint is bool
         default = {"True": "on", "False": "off", "None": "unset"}.get(str(field.default), field.default)
         super().__init__(
-            [f"{flag}/--no-{flag[2:]}" if is_switch else flag],
+            [f"{flag}/--no-{flag[2:]}" if is_switch else flag for flag in flags],
             default=None,
             metavar=None if is_switch else _metavar(hint),
-            help=f"{field.metadata['help']} [{PREFIX}{field.name.upper()}; default {default}]",
+            help=f"{field.metadata['help']} [{variable_name(field.name)}; default {default}]",
         )
         self.group = field.metadata["group"]
 
 
 def _metavar(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):  # with None
+        hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint))
-    kinds = {str: "TEXT", int: "NUMBER", float: "SECONDS"}
-    return next(name for kind, name in kinds.items() if kind is hint or kind.__name__ in str(hint))
+    return {str: "TEXT", int: "NUMBER", float: "SECONDS"}[hint]
 
 
 def _options() -> list[click.Parameter]:
@@ -58,10 +60,7 @@ def _serve(**flags: Any) -> None:
 
     Every setting is a flag and an environment variable; the flag wins.
     """
-    settings = load_settings(os.environ, flags)
-    from server.process import serve
-
-    serve(settings)
+    serve(load_settings(os.environ, flags))
 
 
 main = click.version_option(__version__, prog_name="llm-serve")(

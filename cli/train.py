@@ -1,4 +1,4 @@
-"""`llm-train`: parse the flags, build the configuration, train, say what came of it."""
+"""`llm-train`: parse the flags, build the configuration, train, report the result."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.parallel import DeviceName
-    from llm_jax.training.config import TaskName, TrainConfig
-    from llm_jax.training.train import Outcome
+    from llm_jax.training import TaskName, TrainConfig, TrainingResult
 
 SAMPLE_TOKENS = 80
 
@@ -39,15 +38,18 @@ FLAGS = {
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--batch-size", type=int, help="Examples per step.")
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--num-samples", type=int, help="Samples to make up (regression).")
+@click.option("--num-samples", type=int, help="Samples to generate (regression).")
 @click.option("--seed", type=int, help="Of weights, shuffling and dropout.")
 @click.option("--compile/--no-compile", default=None, help="Compile the step; without, it is slow but can be debugged.")
 @click.option("--amp/--no-amp", default=None, help="Compute in 16 bits, keep the parameters in 32.")
-@click.option("--checkpoint-dir", help="Where the run is kept.")
+@click.option("--checkpoint-dir", help="Where the run is saved.")
 @click.option(
-    "--resume", is_flag=False, flag_value="auto", metavar="[RUN]",
+    "--resume",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[RUN]",
     help="Go on where the run in --checkpoint-dir, or in RUN, was saved last.",
-)  # fmt: skip
+)
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
@@ -64,7 +66,7 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
     Settings come from the YAML file, then from the environment (LLM_TRAINING__LR=0.0003), then from these flags; the
     last one wins. Ctrl-C finishes the step and saves; --resume goes on from there.
     """
-    from llm_jax.training.config import Setting, load_train_config
+    from llm_jax.training import Setting, load_train_config
 
     overrides = [Setting.parse(text, "--set") for text in settings]
     for name, value in flags.items():
@@ -75,44 +77,44 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
 
 
 def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> None:
-    """Train, then print where things are and how good they are. Exits with 128 + signal where a signal ended it."""
+    """Train, then print the files and the losses. Exits with 128 + signal after a signal."""
     from llm_jax.parallel import use_device
-    from llm_jax.training.train import train
+    from llm_jax.training import train
 
     use_device(device)
-    outcome = train(task, config)
-    if outcome.signum is not None:
-        name, step = signal.Signals(outcome.signum).name, outcome.progress.step
-        click.echo(f"Stopped by {name} after step {step} of {outcome.total_steps}; saved in {outcome.run.path}.")
+    result = train(task, config)
+    if result.signum is not None:
+        name, step = signal.Signals(result.signum).name, result.progress.step
+        click.echo(f"Stopped by {name} after step {step} of {result.total_steps}; saved in {result.run.path}.")
         click.echo("Add --resume to the same command to go on.")
-        raise SystemExit(128 + outcome.signum)
-    _summarize(outcome)
+        raise SystemExit(128 + result.signum)
+    _summarize(result)
     if task == "lm":
-        _show_sample(outcome)
+        _show_sample(result)
 
 
-def _summarize(outcome: Outcome) -> None:
-    progress = outcome.progress
-    stopped = "early, " if progress.step < outcome.total_steps else ""
-    click.echo(f"\nDone {stopped}after {progress.step} steps. Everything is in {outcome.run.path}:")
-    click.echo("  best, last     model directories: weights, architecture" + (", tokenizer" if outcome.is_text else ""))
+def _summarize(result: TrainingResult) -> None:
+    progress = result.progress
+    stopped = "early, " if progress.step < result.total_steps else ""
+    click.echo(f"\nDone {stopped}after {progress.step} steps. Everything is in {result.run.path}:")
+    click.echo("  best, last     model directories: weights, architecture" + (", tokenizer" if result.is_text else ""))
     click.echo("  metrics.jsonl  every measurement; loss.png shows them")
     click.echo("  state          what --resume goes on from")
     for label, loss in (("best", progress.best.finite), ("final", progress.last_loss)):
         if loss is not None:
-            perplexity = f", perplexity {math.exp(min(loss, 700)):.2f}" if outcome.is_text else ""
+            perplexity = f", perplexity {math.exp(min(loss, 700)):.2f}" if result.is_text else ""
             click.echo(f"{label} validation loss {loss:.4f}{perplexity}")
-    click.echo(f"{outcome.baseline_name} {outcome.baseline:.4f}")
+    click.echo(f"{result.baseline_name} {result.baseline:.4f}")
 
 
-def _show_sample(outcome: Outcome) -> None:
+def _show_sample(result: TrainingResult) -> None:
     from llm_jax.checkpoint import load_model
     from llm_jax.data import SEPARATOR
     from llm_jax.inference import generate
 
-    loaded = load_model(outcome.run.path)
+    loaded = load_model(result.run.path)
     assert loaded.tokenizer is not None  # saved with the model
-    prompt = SEPARATOR if loaded.tokenizer.bos_token_id is None else ""  # what a document begins after
+    prompt = SEPARATOR if loaded.tokenizer.bos_token_id is None else ""  # precedes every document
     tokens = min(SAMPLE_TOKENS, loaded.model.config.max_seq_len - 4)
     text = generate(loaded.model, loaded.tokenizer, prompt, tokens, temperature=0.7, top_p=0.9, seed=0)
     click.echo(f"\nA sample of {loaded.path}:\n{text.strip()}")

@@ -1,9 +1,11 @@
-"""Models by path or by their name on the Hugging Face Hub."""
+"""Models by path, by their name on the Hugging Face Hub, or the demo model that ships with the package."""
 
 from pathlib import Path
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from llm_jax import demo
 from llm_jax.checkpoint import GenerationDefaults, LoadedModel, load_model, save_model
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Model
@@ -14,29 +16,53 @@ SAFETENSORS, TORCH = "*.safetensors", "pytorch_model*.bin"
 
 
 def from_pretrained(
-    name_or_path: str | Path, *, revision: str | None = None, dtype: jnp.dtype | str | None = None
+    name_or_path: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    dtype: jnp.dtype | str | None = None,
+    mesh: Mesh | None = None,
 ) -> LoadedModel:
     """The model and its tokenizer at a path (whatever `load_model` knows), or of that name on the Hub.
 
     Downloads go through huggingface_hub: its cache, its token, and its offline mode (HF_HUB_OFFLINE=1) hold.
 
     Args:
+        name_or_path: the demo model unless given.
         revision: a branch, tag or commit on the Hub; its main branch unless given.
         dtype: cast the parameters; as stored unless given.
+        mesh: shard the parameters over these devices, as `load_model` does.
 
     Raises:
         CheckpointError: nothing is there, it cannot be downloaded, or it cannot be computed.
 
-    >>> model, tokenizer = (loaded := from_pretrained("path/to/model")).model, loaded.tokenizer  # doctest: +SKIP
+    >>> loaded = from_pretrained()
+    >>> loaded.model.config.max_seq_len
+    512
+    >>> loaded.tokenizer.decode(loaded.tokenizer.encode("Once upon a time"))
+    'Once upon a time'
     """
-    return load_model(find(name_or_path, revision=revision), dtype=dtype)
+    return load_model(find(name_or_path, revision=revision), dtype=dtype, mesh=mesh)
 
 
-def find(name_or_path: str | Path, *, revision: str | None = None) -> Path:
-    """The path itself, or where huggingface_hub keeps the model of that name, downloaded if need be.
+def load_with_tokenizer(name_or_path: str | Path | None, *, mesh: Mesh | None = None) -> tuple[LoadedModel, Tokenizer]:
+    """`from_pretrained`, for text in and text out.
 
-    Raises CheckpointError when a name cannot be had. A path need not exist.
+    Raises:
+        CheckpointError: as `from_pretrained`, or the model has no tokenizer.
     """
+    loaded = from_pretrained(name_or_path, mesh=mesh)
+    if loaded.tokenizer is None:
+        raise CheckpointError(f"{loaded.path} has no tokenizer; put its tokenizer.json beside the weights.")
+    return loaded, loaded.tokenizer
+
+
+def find(name_or_path: str | Path | None, *, revision: str | None = None) -> Path:
+    """The path itself, or where huggingface_hub stores the model of that name, downloaded if need be.
+
+    Raises CheckpointError when a name cannot be downloaded. A path need not exist.
+    """
+    if name_or_path is None:
+        return demo.PATH
     path = Path(name_or_path)
     if path.exists() or not _is_hub_name(str(name_or_path)):
         return path

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from llm_jax.checkpoint import decoder_kwargs_to_config, decoder_model_buffers
 from llm_jax.config import ModelConfig
 from llm_jax.hub import from_pretrained, save_pretrained
-from llm_jax.model import LiveModel
+from llm_jax.model import SharedModel
 from llm_jax.tokenizers import Tokenizer
-from llm_torch_compat.autograd import Call, run
-from llm_torch_compat.inputs import KeyValues, allowed, check_ids, room_for, with_room
+from llm_torch_compat.autograd import DecoderInputs, run
+from llm_torch_compat.inputs import KeyValues, allowed, cache_capacity, check_ids, pad_to_capacity
 from llm_torch_compat.modules import Block, EmbeddingLayer, Factory, check_norm, initialise, make_norm, own_parameters
 from llm_torch_compat.views import ParameterViews, check_computable, to_jax, to_torch
 
@@ -27,10 +27,14 @@ class DecoderModel(nn.Module):
     """A decoder-only transformer with torch parameters, state_dict and autograd; JAX computes it without copies.
 
     The arguments are those of the table in docs/usage.md. `norm_type` may be nn.LayerNorm, nn.RMSNorm or an
-    instance, which is copied to every place with its weights. Parameters are drawn from torch's generator, so
+    instance, which is copied into every layer with its weights. Parameters are drawn from torch's generator, so
     `torch.manual_seed` repeats them.
 
     The parts (`lm_head`, `transformer_blocks` …) hold parameters and compute nothing: hooks belong on the model.
+
+    >>> model = DecoderModel(vocab_size=100, hidden_size=64, num_layers=2, num_heads=4)
+    >>> model(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 100])
 
     Raises:
         ConfigError (a ValueError): an argument is out of range, contradicts another, or cannot be honoured.
@@ -109,7 +113,7 @@ class DecoderModel(nn.Module):
     def save_pretrained(self, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
         """Write a model directory, whole or not at all: what `from_pretrained`, `llm_jax` and the commands read.
 
-        Raises CheckpointError where the place is taken by something that is not a model.
+        Raises CheckpointError where the path is taken by something that is not a model.
         """
         save_pretrained(directory, self.as_jax(), tokenizer)
 
@@ -170,9 +174,9 @@ class DecoderModel(nn.Module):
     def _table(self) -> Tensor:
         return self.embedding_layer.token_embeddings.weight
 
-    def as_jax(self) -> LiveModel:
+    def as_jax(self) -> SharedModel:
         """The same model for `llm_jax`, over the same memory: a later change of a weight shows in it."""
-        return LiveModel(self._config, self._views.of(own_parameters(self, self._shapes)))
+        return SharedModel(self._config, self._views.of(own_parameters(self, self._shapes)))
 
     @torch.compiler.disable  # torch.compile has nothing left to compile here
     def forward(
@@ -205,26 +209,26 @@ class DecoderModel(nn.Module):
         past = past_key_values[0][0].shape[2] if past_key_values else 0
         check_ids(config, input_ids, past, table.device)
         (B, T), length = input_ids.shape, past + input_ids.shape[1]
-        room, kept = length, []
+        capacity, cached = length, []
         if use_cache or past:
-            room = room_for(config, length)
-            kept = with_room(config, past_key_values, room, like=table, rows=B)
+            capacity = cache_capacity(config, length)
+            cached = pad_to_capacity(config, past_key_values, capacity, like=table, batch=B)
         device = table.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        call = Call(
+        inputs = DecoderInputs(
             config=config,
             dtype=None if autocast is None else str(autocast).removeprefix("torch."),
             tokens_BT=to_jax(input_ids.to(torch.int32)),
             past=jnp.int32(past),
-            mask=None if attn_mask is None else to_jax(allowed(attn_mask, (B, T, length), room)),
+            mask=None if attn_mask is None else to_jax(allowed(attn_mask, (B, T, length), capacity)),
             dropout_key=self._dropout_key(),
         )
-        logits, kept = run(call, parameters, self._views.of(parameters), kept)
+        logits, cached = run(inputs, parameters, self._views.of(parameters), cached)
         logits = logits.to(autocast or table.dtype)
         if not use_cache:
             return logits
-        kept = [x[:, :, :length] for x in kept]
-        return logits, list(zip(kept[0::2], kept[1::2], strict=True))
+        cached = [x[:, :, :length] for x in cached]
+        return logits, list(zip(cached[0::2], cached[1::2], strict=True))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Every move and cast comes through here: one that could not be computed is refused before it is made."""

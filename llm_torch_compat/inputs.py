@@ -1,4 +1,4 @@
-"""What a call of DecoderModel is given, checked and laid out for JAX."""
+"""The inputs of DecoderModel.forward, checked and laid out for JAX."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from llm_jax.config import ModelConfig
 
 KeyValues = list[tuple[Tensor, Tensor]]
-MIN_ROOM = 64
+MIN_CAPACITY = 64  # tokens
 
 
 def check_ids(config: ModelConfig, input_ids: Tensor, past: int, device: torch.device) -> None:
@@ -22,31 +22,31 @@ def check_ids(config: ModelConfig, input_ids: Tensor, past: int, device: torch.d
         raise IndexError(f"input_ids holds an id outside 0 to {config.vocab_size - 1}.")
 
 
-def room_for(config: ModelConfig, length: int) -> int:
-    """Keys and values get room by doubling, so that decoding token by token compiles a handful of programs."""
-    return min(max(MIN_ROOM, 1 << (length - 1).bit_length()), config.max_seq_len)
+def cache_capacity(config: ModelConfig, length: int) -> int:
+    """Tokens that keys and values are padded to: a power of two, so that decoding compiles a handful of programs."""
+    return min(max(MIN_CAPACITY, 1 << (length - 1).bit_length()), config.max_seq_len)
 
 
-def with_room(
-    config: ModelConfig, past_key_values: KeyValues | None, room: int, like: Tensor, rows: int
+def pad_to_capacity(
+    config: ModelConfig, past_key_values: KeyValues | None, capacity: int, like: Tensor, batch: int
 ) -> list[Tensor]:
-    """k, v, k, v … of all layers, [B, K, room, H], of the dtype and on the device of `like`.
+    """k, v, k, v … of all layers, [B, K, capacity, H], of the dtype and on the device of `like`.
 
-    Raises ValueError if they are not what an earlier call with as many rows returned.
+    Raises ValueError if they are not what an earlier call with this batch size returned.
     """
-    empty = like.new_empty(rows, config.kv_heads, 0, config.head_size)
+    empty = like.new_empty(batch, config.kv_heads, 0, config.head_size)
     pairs = past_key_values or [(empty, empty)] * config.num_layers
-    expected = (rows, config.kv_heads, pairs[0][0].shape[2], config.head_size)
+    expected = (batch, config.kv_heads, pairs[0][0].shape[2], config.head_size)
     if len(pairs) != config.num_layers or any(x.shape != expected for pair in pairs for x in pair):
         raise ValueError(
             f"past_key_values must be (k, v) of shape {list(expected)} for each of {config.num_layers} layers: "
             "pass what an earlier call returned, for the same number of rows."
         )
-    return [nn.functional.pad(x.to(like.dtype), (0, 0, 0, room - x.shape[2])) for pair in pairs for x in pair]
+    return [nn.functional.pad(x.to(like.dtype), (0, 0, 0, capacity - x.shape[2])) for pair in pairs for x in pair]
 
 
-def allowed(attn_mask: Tensor, expected: tuple[int, int, int], room: int) -> Tensor:
-    """JAX's mask (True = may attend) [B, 1, T, room] from torch's (True = hidden), which fits B, T, S = expected."""
+def allowed(attn_mask: Tensor, expected: tuple[int, int, int], capacity: int) -> Tensor:
+    """JAX's mask (True = may attend) [B, 1, T, capacity] from torch's (True = hidden); `expected` is B, T, S."""
     B, T, S = expected
     mask = attn_mask.unsqueeze(1) if attn_mask.ndim == 3 else attn_mask
     fits = mask.ndim <= 4 and all(
@@ -57,4 +57,4 @@ def allowed(attn_mask: Tensor, expected: tuple[int, int, int], room: int) -> Ten
             f"attn_mask is {attn_mask.dtype} {list(attn_mask.shape)}; expected is a bool mask (True = hidden) "
             f"[T, S], [B, T, S] or [B, 1, T, S], with B = {B}, T = {T}, S = {S} or 1 each, and one for all heads."
         )
-    return nn.functional.pad(~mask.expand(B, 1, T, S), (0, room - S), value=True)
+    return nn.functional.pad(~mask.expand(B, 1, T, S), (0, capacity - S), value=True)

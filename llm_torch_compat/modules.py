@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from llm_jax.config import ModelConfig
-from llm_jax.model import sinusoidal_table
-from llm_jax.model.layers import INIT_STD, residual_std
+from llm_jax.model import INIT_STD, residual_std, sinusoidal_table
 
 Factory = dict[str, Any]  # device and dtype, as torch's own modules take them
 
@@ -129,7 +128,7 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
     """What `llm_jax.model.init_params` draws, drawn by torch: normal weights, shrunk where the residual is fed."""
     for name, parameter in model.named_parameters():
         if "norm" in name:
-            continue  # ones and zeros, or what the caller's instance held
+            continue  # ones and zeros, or the values of the caller's instance
         if name.endswith("bias"):
             parameter.zero_()
         elif name.endswith(("out_proj.weight", "fc2.weight")):
@@ -152,7 +151,7 @@ def own_parameters(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[s
                 f"{name} has a hook, which would never run: JAX computes the model as a whole. Hooks on the model "
                 "itself, and on parameters, do run."
             )
-    parameters = dict(model.named_parameters(remove_duplicate=False))  # weights tied by hand stand under both names
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # tied weights are listed under both names
     if {name: parameter.shape for name, parameter in parameters.items()} != shapes:
         changed = {name for name, parameter in parameters.items() if shapes.get(name) != parameter.shape}
         names = ", ".join(sorted(changed or shapes.keys() - parameters.keys())[:3])

@@ -3,7 +3,7 @@
     python scripts/make_corpus.py --seed 7 --output data/dummy_corpus.txt
 
 Documents are separated by a blank line and come in random order, so that any part of the file is like any other.
-The sentences stand as templates in scripts/corpus/text; the same seed and size give the same file.
+The templates of the sentences are in scripts/corpus/text; the same seed and size give the same file.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from corpus.dialogues import dialogue
 from corpus.stories import introduction, quick_fox, tell
 
-WEIGHT_DTYPES = {
+KINDS = {
     "story": lambda rng: "\n".join(tell(rng).paragraphs),
     "short story": lambda rng: tell(rng, short=True).line,
     "fox and dog": lambda rng: quick_fox(rng).line,
@@ -26,11 +26,11 @@ PERCENT = {"story": 34, "short story": 9, "fox and dog": 3, "introduction": 5, "
 def make_corpus(seed: int, size: int) -> str:
     """Distinct documents, at least `size` characters in all."""
     rng = random.Random(seed)
-    documents: dict[str, None] = {}  # a set that keeps its order
+    documents: dict[str, None] = {}  # a set in the order of insertion
     length = 0
     while length < size:
         (kind,) = rng.choices(list(PERCENT), weights=list(PERCENT.values()))
-        document = WEIGHT_DTYPES[kind](rng)
+        document = KINDS[kind](rng)
         length += 0 if document in documents else len(document) + 2
         documents[document] = None
     return "\n\n".join(documents) + "\n"

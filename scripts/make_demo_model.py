@@ -11,7 +11,7 @@ from make_corpus import make_corpus
 from cli.train import run_training
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.demo import PATH
-from llm_jax.training.config import Setting, load_train_config
+from llm_jax.training import Setting, load_train_config
 
 # Not the seed of the bundled corpus: that one stays new to the model, and can measure it.
 CORPUS_SEED, CORPUS_SIZE = 11, 2_500_000

@@ -24,7 +24,7 @@ from cli._errors import Command
     "--early-stopping-patience", default=3, show_default=True, help="Epochs without a better validation loss."
 )
 @click.option("--early-stopping-min-delta", default=0.001, show_default=True, help="What counts as better.")
-@click.option("--save-dir", default="checkpoints/simple_decoder", show_default=True, help="Where the run is kept.")
+@click.option("--save-dir", default="checkpoints/simple_decoder", show_default=True, help="Where the run is saved.")
 @click.option("--resume", is_flag=False, flag_value="auto", metavar="[RUN]", help="Go on with --save-dir, or with RUN.")
 @click.option("--save-interval", default=1, show_default=True, help="Epochs between saves.")
 def main(
@@ -49,7 +49,7 @@ def main(
     """Train a decoder on the characters of a text file."""
     from cli.train import run_training
     from llm_jax.config import ModelConfig
-    from llm_jax.training.config import CheckpointConfig, DataConfig, LoggingConfig, TrainConfig, TrainingConfig
+    from llm_jax.training import CheckpointConfig, DataConfig, LoggingConfig, TrainConfig, TrainingConfig
 
     config = TrainConfig(
         model=ModelConfig(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, max_seq_len=max_seq_len),

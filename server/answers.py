@@ -29,7 +29,7 @@ async def collect(request: Request, generation: Generation) -> list[Result]:
     """Every choice, whole.
 
     Raises:
-        ClientDisconnect: nobody waits for it any more.
+        ClientDisconnect: the client has hung up.
     """
     with generation:
         try:

@@ -22,9 +22,9 @@ ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics"})  # while loading 
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
-    """The application over a lifecycle, which says when there is a model to serve."""
+    """The application over a lifecycle, which holds the models and says when they are ready."""
     app_metrics = Metrics(
-        lambda: lifecycle.stats, model_name=settings.served_model_name, vllm_names=settings.metrics_prefix_vllm
+        lifecycle.registry, model_name=settings.served_model_name, vllm_names=settings.metrics_prefix_vllm
     )
     app = Starlette(
         routes=[
@@ -42,7 +42,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
             Middleware(RequestContext, metrics=app_metrics),
             *_cors(settings),
             Middleware(Authentication, keys=settings.api_keys, open_paths=_open_paths(settings)),
-            Middleware(Availability, lifecycle=lifecycle, metrics=app_metrics, open_paths=ALWAYS_ANSWERED),
+            Middleware(Availability, lifecycle=lifecycle, observer=app_metrics, open_paths=ALWAYS_ANSWERED),
             Middleware(BodyLimit, limit=settings.max_body_bytes),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

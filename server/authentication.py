@@ -1,4 +1,4 @@
-"""The key that requests must bring."""
+"""API keys."""
 
 import hmac
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Authentication:
 
 
 def tenant_of(request: Request) -> str:
-    """Who asks: another name for each key, and an empty one where none is needed."""
+    """The tenant that a request belongs to: a digest of its API key, empty where none is needed."""
     return str(request.scope.get("tenant", ""))
 
 

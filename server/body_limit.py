@@ -1,4 +1,4 @@
-"""The largest body that a request may have."""
+"""The limit on the size of a request body."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -1,4 +1,4 @@
-"""A conversation as the model was trained to read it, and where its answer ends."""
+"""The chat format of a model: how a conversation becomes a prompt, and where an answer begins and ends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

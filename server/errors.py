@@ -6,7 +6,7 @@ ApiError                 500  a bug of ours
 ├── NotFound             404
 ├── BodyTooLarge         413
 ├── QueueFull            429  too many requests wait already
-├── Unavailable          503  loading, draining, or waited too long for a place
+├── Unavailable          503  loading, draining, or waited too long for a batch slot
 └── DeadlineExceeded     504  the answer took too long
 """
 
@@ -107,7 +107,7 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def on_client_gone(request: Request, error: Exception) -> Response:
-    """Nobody reads this answer; the status is for the access log."""
+    """The client has hung up; the status is for the access log."""
     return Response(status_code=499)
 
 

@@ -6,18 +6,18 @@ file then happens on the event loop.
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from llm_jax.inference import Engine, Request, TextPiece, TextStream, TokenEvent
 from server.errors import ApiError, DeadlineExceeded, Unavailable
-from server.metrics import Metrics
+from server.observers import Observer, RequestStats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """Seconds after a request's arrival by which it must have a place, its first token, and its last."""
+    """Seconds after a request's arrival by which it must have a batch slot, its first token, and its last."""
 
     queue: float
     first_token: float
@@ -33,58 +33,41 @@ class Result:
     finish_reason: str
 
 
-class Choice:
-    """One engine request: from its submission to its last token."""
+class ChoiceStream:
+    """One engine request, from its submission to its last token: tokens become pieces of text."""
 
-    def __init__(self, prompt_tokens: int, text: TextStream, prefix: str, metrics: Metrics) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.cached_tokens = 0
-        self.finish_reason: str | None = None
+    def __init__(self, prompt_tokens: int, text: TextStream, observers: Sequence[Observer]) -> None:
+        # The event loop's own clock may count in milliseconds.
+        self.stats = RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter())
         self._text = text
-        self._prefix = prefix
-        self._metrics = metrics
-        self._arrived = time.perf_counter()  # the event loop's own clock may count in milliseconds
-        self.admitted_at: float | None = None
-        self.first_token_at: float | None = None
-        self._last_token_at = 0.0
+        self._observers = observers
 
-    @property
-    def token_count(self) -> int:
-        return self._text.token_count
-
-    def admitted(self, cached_tokens: int) -> None:
-        """It has a place, and that many tokens of its prompt need not be computed."""
-        self.cached_tokens = cached_tokens
-        self.admitted_at = time.perf_counter()
-        self._metrics.queue_time.observe(self.admitted_at - self._arrived)
+    def admit(self, cached_tokens: int) -> None:
+        """The request has a batch slot, and that many tokens of its prompt need not be computed."""
+        self.stats.cached_tokens = cached_tokens
+        self.stats.admitted = time.perf_counter()
+        for observer in self._observers:
+            observer.on_admitted(self.stats)
 
     def receive(self, event: TokenEvent) -> TextPiece:
         """The text that this token makes certain."""
-        now = time.perf_counter()
-        if self.first_token_at is None:
-            self.first_token_at = now
-            self._metrics.time_to_first_token.observe(now - self._arrived)
-            self._metrics.prefill_time.observe(now - (self.admitted_at or self._arrived))
-            self._metrics.prompt_tokens.inc(self.prompt_tokens)
-            self._metrics.prompt_tokens_cached.inc(self.cached_tokens)
+        previous, now = self.stats.last_token, time.perf_counter()
+        self.stats.last_token = now
+        self.stats.generated_tokens += 1
+        if previous is None:
+            self.stats.first_token = now
+            for observer in self._observers:
+                observer.on_first_token(self.stats)
         else:
-            self._metrics.inter_token_latency.observe(now - self._last_token_at)
-        self._last_token_at = now
-        self._metrics.generation_tokens.inc()
+            for observer in self._observers:
+                observer.on_next_token(self.stats, now - previous)
         piece = self._text.push(event)
-        self.finish_reason = piece.finish_reason
-        if piece.text and self._prefix:
-            piece = replace(piece, text=piece.text.removeprefix(self._prefix))
-            self._prefix = ""
+        self.stats.finish_reason = piece.finish_reason
         return piece
 
-    def record_end(self) -> None:
-        self._metrics.success.labels(self.finish_reason or "abort").inc()
-        if self.finish_reason and self.first_token_at is not None:
-            self._metrics.e2e_latency.observe(self._last_token_at - self._arrived)
-            self._metrics.decode_time.observe(self._last_token_at - self.first_token_at)
-            self._metrics.request_prompt_tokens.observe(self.prompt_tokens)
-            self._metrics.request_generation_tokens.observe(self.token_count)
+    def end(self) -> None:
+        for observer in self._observers:
+            observer.on_ended(self.stats)
 
 
 class Generation:
@@ -93,27 +76,35 @@ class Generation:
     Use it as a context manager: leaving it, for whatever reason, takes what still runs off the engine.
     """
 
-    def __init__(self, engine: Engine, deadlines: Deadlines, on_close: Callable[["Generation"], None]) -> None:
-        self.choices: list[Choice] = []
+    def __init__(
+        self,
+        engine: Engine,
+        deadlines: Deadlines,
+        observers: Sequence[Observer],
+        *,
+        on_close: Callable[["Generation"], None],
+    ) -> None:
+        self.choices: list[ChoiceStream] = []
         self._engine = engine
         self._deadlines = deadlines
+        self._observers = observers
         self._on_close = on_close
-        self._running: dict[int, int] = {}  # index of the choice -> the engine's ticket
+        self._running: dict[int, int] = {}  # index of the choice -> request id of the engine
         self._pieces: asyncio.Queue[tuple[int, TextPiece] | Exception] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._arrived = self._loop.time()
 
-    def submit(self, request: Request, text: TextStream, prefix: str, metrics: Metrics) -> None:
-        """Adds a choice, whose text loses `prefix` if it begins with it."""
+    def submit(self, request: Request, text: TextStream) -> None:
+        """Adds a choice: the request goes to the engine, its tokens to `text`."""
         index = len(self.choices)
-        choice = Choice(len(request.prompt_ids), text, prefix, metrics)
+        choice = ChoiceStream(len(request.prompt_ids), text, self._observers)
         self.choices.append(choice)
 
         def on_event(event: TokenEvent | Exception) -> None:  # in the engine's thread
             self._loop.call_soon_threadsafe(self._receive, index, event)
 
         def on_admit(cached_tokens: int) -> None:  # in the engine's thread
-            self._loop.call_soon_threadsafe(choice.admitted, cached_tokens)
+            self._loop.call_soon_threadsafe(self._admit, index, cached_tokens)
 
         self._running[index] = self._engine.submit(request, on_event, on_admit)
 
@@ -123,15 +114,15 @@ class Generation:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(choice.prompt_tokens for choice in self.choices)
+        return sum(choice.stats.prompt_tokens for choice in self.choices)
 
     @property
     def completion_tokens(self) -> int:
-        return sum(choice.token_count for choice in self.choices)
+        return sum(choice.stats.generated_tokens for choice in self.choices)
 
     @property
     def cached_tokens(self) -> int:
-        return sum(choice.cached_tokens for choice in self.choices)
+        return sum(choice.stats.cached_tokens for choice in self.choices)
 
     def usage(self) -> dict[str, Any]:
         """As OpenAI's answers have it."""
@@ -180,18 +171,22 @@ class Generation:
         async for index, piece in self:
             texts[index].append(piece.text)
         return [
-            Result("".join(pieces), choice.token_count, choice.finish_reason or "")
+            Result("".join(pieces), choice.stats.generated_tokens, choice.stats.finish_reason or "")
             for pieces, choice in zip(texts, self.choices, strict=True)
         ]
 
     def abort(self, error: ApiError) -> None:
-        """Ends what still runs; whoever reads the pieces meets the error."""
+        """Ends what still runs; reading the pieces raises the error."""
         for index in list(self._running):
             self._end(index)
         self._pieces.put_nowait(error)
 
+    def _admit(self, index: int, cached_tokens: int) -> None:
+        if index in self._running:  # else cancelled while the event was on its way
+            self.choices[index].admit(cached_tokens)
+
     def _receive(self, index: int, event: TokenEvent | Exception) -> None:
-        if index not in self._running:  # cancelled while the event was on its way
+        if index not in self._running:  # cancelled as well
             return
         choice = self.choices[index]
         try:
@@ -202,25 +197,26 @@ class Generation:
             self._pieces.put_nowait(error)
             self._end(index)
             return
-        if choice.finish_reason:
+        if choice.stats.finish_reason:
             self._end(index, is_done=event.finish is not None)
 
     def _end(self, index: int, *, is_done: bool = False) -> None:
-        """Takes a choice off the engine, which has let go of it itself where `is_done`."""
-        ticket = self._running.pop(index)
+        """Takes a choice off the engine, which has freed its slot itself where `is_done`."""
+        request_id = self._running.pop(index)
         if not is_done:
-            self._engine.cancel(ticket)
-        self.choices[index].record_end()
+            self._engine.cancel(request_id)
+        self.choices[index].end()
 
     def _next_deadline(self) -> tuple[float, ApiError]:
         total = self._arrived + self._deadlines.total
-        if all(choice.first_token_at is not None for choice in self.choices):
+        if all(choice.stats.first_token is not None for choice in self.choices):
             return total, DeadlineExceeded(f"The answer took longer than {self._deadlines.total:g} seconds.")
         first = self._arrived + self._deadlines.first_token
-        if all(choice.admitted_at is not None for choice in self.choices):
+        if all(choice.stats.admitted is not None for choice in self.choices):
             return min(first, total), DeadlineExceeded(
                 f"The first token took longer than {self._deadlines.first_token:g} seconds."
             )
         return min(self._arrived + self._deadlines.queue, first, total), Unavailable(
-            f"The request waited {self._deadlines.queue:g} seconds for a place; try again later.", code="queue_timeout"
+            f"The request waited {self._deadlines.queue:g} seconds for a batch slot; try again later.",
+            code="queue_timeout",
         )

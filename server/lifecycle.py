@@ -1,7 +1,6 @@
-"""From the first byte listened for to the last answer sent: loading, ready, draining."""
+"""The phases of the server: loading, ready, draining."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -10,11 +9,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Unavailable
-from server.metrics import Metrics
+from server.observers import Observer
+from server.registry import Registry
 
 if TYPE_CHECKING:
-    from llm_jax.inference import EngineStats
-    from server.async_engine import AsyncEngine
+    from server.served_model import ServedModel
 
 REFUSALS = {
     "loading": "The model is still being loaded; try again in a few seconds.",
@@ -23,12 +22,11 @@ REFUSALS = {
 
 
 class Lifecycle:
-    """Which phase the server is in, and what it serves once it is ready. Used on the event loop alone."""
+    """Which phase the server is in, and the models that it has loaded. Used on the event loop alone."""
 
     def __init__(self) -> None:
         self.phase: Literal["loading", "ready", "draining"] = "loading"
-        self._engine: AsyncEngine | None = None
-        self.ready_at = 0  # seconds since 1970
+        self.registry = Registry()
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -38,25 +36,10 @@ class Lifecycle:
         """Why no request is taken now; None when ready."""
         return Unavailable(REFUSALS[self.phase], code=self.phase) if self.phase in REFUSALS else None
 
-    @property
-    def engine(self) -> "AsyncEngine":
-        """The loaded model behind its engine.
-
-        Raises:
-            Unavailable: it is not loaded yet, or the server is shutting down.
-        """
-        if self.refusal:
-            raise self.refusal
-        assert self._engine is not None
-        return self._engine
-
-    @property
-    def stats(self) -> "EngineStats | None":
-        return self._engine.stats if self._engine else None
-
-    def become_ready(self, engine: "AsyncEngine") -> None:
-        self._engine = engine
-        self.ready_at = int(time.time())
+    def become_ready(self, *models: "ServedModel") -> None:
+        """Serves these models, the first one by default."""
+        for model in models:
+            self.registry.add(model)
         if self.phase == "loading":
             self.phase = "ready"
 
@@ -78,31 +61,33 @@ class Lifecycle:
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
-            if self._engine and self.refusal:
-                self._engine.abort(self.refusal)
+            for model in self.registry:
+                model.abort(Unavailable(REFUSALS["draining"], code="draining"))
 
     async def close(self) -> None:
-        if self._engine:
-            await asyncio.to_thread(self._engine.close)
+        for model in self.registry:
+            await asyncio.to_thread(model.close)
 
 
-def engine_of(request: Request) -> "AsyncEngine":
-    """What serves this request.
+def registry_of(request: Request) -> Registry:
+    """The models for this request.
 
     Raises:
-        Unavailable: nothing does yet, or any more.
+        Unavailable: none is loaded yet, or the server is shutting down.
     """
     lifecycle: Lifecycle = request.app.state.lifecycle
-    return lifecycle.engine
+    if lifecycle.refusal:
+        raise lifecycle.refusal
+    return lifecycle.registry
 
 
 class Availability:
     """Answers 503 to everything but `open_paths` unless the server is ready, and counts what is in flight."""
 
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, metrics: Metrics, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, observer: Observer, open_paths: frozenset[str]) -> None:
         self.app = app
         self.lifecycle = lifecycle
-        self.metrics = metrics
+        self.observer = observer
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +95,7 @@ class Availability:
         if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
         elif refusal:
-            self.metrics.rejections.labels(refusal.code).inc()
+            self.observer.on_rejected(self.lifecycle.phase)
             await refusal.response()(scope, receive, send)
         else:
             with self.lifecycle.request():

@@ -1,4 +1,4 @@
-"""What Prometheus reads: how busy the engine is, how long requests take, how many tokens pass.
+"""Prometheus metrics: load of the engines, latencies, counts of tokens.
 
 The names are those that dashboards and autoscalers for language model servers already query, under the prefix `llm`.
 """
@@ -11,6 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from server.observers import RequestStats
+from server.registry import Registry
+
 if TYPE_CHECKING:
     from llm_jax.inference import EngineStats
 
@@ -20,9 +23,9 @@ TOKENS = tuple(2.0**n for n in range(18))
 
 
 class Metrics:
-    """The metrics of one application, in registries of its own."""
+    """The metrics of one application: what it observes of requests, and what its models' engines tell when asked."""
 
-    def __init__(self, stats: Callable[[], "EngineStats | None"], *, model_name: str, vllm_names: bool) -> None:
+    def __init__(self, models: Registry, *, model_name: str, vllm_names: bool) -> None:
         registry = CollectorRegistry()
         self._registries = [registry]
 
@@ -36,7 +39,7 @@ class Metrics:
         self.prompt_tokens_cached = counter("llm_prompt_tokens_cached", "Prompt tokens found in the prefix cache.")
         self.generation_tokens = counter("llm_generation_tokens", "Tokens generated.")
         self.success = counter("llm_request_success", "Generations that ended, by reason.", "finished_reason")
-        self.rejections = counter("llm_admission_rejections", "Requests turned away, by reason.", "reason")
+        self.rejections = counter("llm_admission_rejections", "Requests refused, by reason.", "reason")
 
         self.time_to_first_token = histogram(
             "llm_time_to_first_token_seconds", "From a request's arrival to its first token.", LATENCY
@@ -45,9 +48,9 @@ class Metrics:
             "llm_inter_token_latency_seconds", "Between two tokens of a request.", LATENCY
         )
         self.e2e_latency = histogram("llm_e2e_request_latency_seconds", "From arrival to last token.", LATENCY)
-        self.queue_time = histogram("llm_request_queue_time_seconds", "From arrival to a place in the batch.", LATENCY)
+        self.queue_time = histogram("llm_request_queue_time_seconds", "From arrival to a batch slot.", LATENCY)
         self.prefill_time = histogram(
-            "llm_request_prefill_time_seconds", "From a place in the batch to the first token.", LATENCY
+            "llm_request_prefill_time_seconds", "From a batch slot to the first token.", LATENCY
         )
         self.decode_time = histogram("llm_request_decode_time_seconds", "From the first token to the last.", LATENCY)
         self.request_prompt_tokens = histogram("llm_request_prompt_tokens", "Prompt tokens per request.", TOKENS)
@@ -57,11 +60,38 @@ class Metrics:
         self.http_duration = histogram(
             "http_request_duration_seconds", "From first byte to last.", LATENCY, "method", "route", "status"
         )
-        registry.register(_EngineMetrics(stats))
+        registry.register(_EngineMetrics(models))
         ProcessCollector(registry=registry)
         if vllm_names:
             self._registries.append(CollectorRegistry())
             self._registries[-1].register(_VllmNames(registry, model_name))
+
+    def on_rejected(self, reason: str) -> None:
+        self.rejections.labels(reason).inc()
+
+    def on_admitted(self, request: RequestStats) -> None:
+        assert request.admitted is not None
+        self.queue_time.observe(request.admitted - request.arrived)
+
+    def on_first_token(self, request: RequestStats) -> None:
+        assert request.first_token is not None
+        self.time_to_first_token.observe(request.first_token - request.arrived)
+        self.prefill_time.observe(request.first_token - (request.admitted or request.arrived))
+        self.prompt_tokens.inc(request.prompt_tokens)
+        self.prompt_tokens_cached.inc(request.cached_tokens)
+        self.generation_tokens.inc()
+
+    def on_next_token(self, request: RequestStats, interval: float) -> None:
+        self.inter_token_latency.observe(interval)
+        self.generation_tokens.inc()
+
+    def on_ended(self, request: RequestStats) -> None:
+        self.success.labels(request.finish_reason or "abort").inc()
+        if request.finish_reason and request.first_token and request.last_token:
+            self.e2e_latency.observe(request.last_token - request.arrived)
+            self.decode_time.observe(request.last_token - request.first_token)
+            self.request_prompt_tokens.observe(request.prompt_tokens)
+            self.request_generation_tokens.observe(request.generated_tokens)
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -69,32 +99,32 @@ class Metrics:
 
 
 class _EngineMetrics(Collector):
-    """Reads the engine when Prometheus asks."""
+    """Asks the engines of all models when Prometheus asks, and adds up what they say."""
 
-    def __init__(self, stats: Callable[[], "EngineStats | None"]) -> None:
-        self._stats = stats
+    def __init__(self, models: Registry) -> None:
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._stats()
+        engines = [model.stats for model in self._models]
 
-        def gauge(name: str, help: str, value: Callable[["EngineStats"], float]) -> Metric:
-            return GaugeMetricFamily(name, help, value(stats) if stats else 0)
+        def total(value: Callable[["EngineStats"], int]) -> int:
+            return sum(map(value, engines))
 
-        def counter(name: str, help: str, value: Callable[["EngineStats"], float]) -> Metric:
-            return CounterMetricFamily(name, help, value(stats) if stats else 0)
-
-        yield gauge("llm_num_requests_running", "Requests in the batch.", lambda s: s.running)
-        yield gauge("llm_num_requests_waiting", "Requests waiting for a place in the batch.", lambda s: s.waiting)
-        yield gauge(
-            "llm_kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", lambda s: s.kv_tokens / s.kv_capacity
-        )
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        usage = total(lambda e: e.kv_tokens) / max(total(lambda e: e.kv_capacity), 1)
+        compilations = max((engine.compilations for engine in engines), default=0)  # each counts the whole process
+        yield gauge("llm_num_requests_running", "Requests in the batch.", total(lambda e: e.running))
+        yield gauge("llm_num_requests_waiting", "Requests waiting for a batch slot.", total(lambda e: e.waiting))
+        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache in use, 0 to 1.", usage)
         yield counter(
-            "llm_prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda s: s.prefix_queries
+            "llm_prefix_cache_queries",
+            "Prompt tokens looked up in the prefix cache.",
+            total(lambda e: e.prefix_queries),
         )
-        yield counter("llm_prefix_cache_hits", "Prompt tokens found there.", lambda s: s.prefix_hits)
-        yield counter("llm_spec_decode_num_draft_tokens", "Tokens guessed ahead.", lambda s: s.drafted)
-        yield counter("llm_spec_decode_num_accepted_tokens", "Guesses that were right.", lambda s: s.accepted)
-        yield counter("llm_compilations", "XLA compilations; flat once ready.", lambda s: s.compilations)
+        yield counter("llm_prefix_cache_hits", "Prompt tokens found there.", total(lambda e: e.prefix_hits))
+        yield counter("llm_spec_decode_num_draft_tokens", "Draft tokens proposed.", total(lambda e: e.drafted))
+        yield counter("llm_spec_decode_num_accepted_tokens", "Draft tokens accepted.", total(lambda e: e.accepted))
+        yield counter("llm_compilations", "XLA compilations; flat once ready.", compilations)
 
 
 class _VllmNames(Collector):

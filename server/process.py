@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from llm_jax.errors import ConfigError
 from server.app import create_app
 from server.lifecycle import Lifecycle
-from server.loading import load_engine
+from server.loading import load_served_model
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
         LLMError: the model cannot be loaded.
     """
     configure_logging(settings)
-    disable_created_metrics()  # a second series for every counter, which nobody queries
+    disable_created_metrics()  # a second series for every counter, and useless
     listener = _listen(settings)
     lifecycle = Lifecycle()
     server = Server(create_app(settings, lifecycle), settings, lifecycle, listener)
@@ -53,12 +53,16 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Starlette, settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, lifespan="off",
-                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=2,
-            )
-        )  # fmt: skip
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=2,
+        )
+        super().__init__(config)
         self.failure: BaseException | None = None
         self._app = app
         self._settings = settings
@@ -70,7 +74,7 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        log.info("listening", url=self._url, model=self._settings.model_path or "the bundled demo model")
+        log.info("listening", url=self._url, model=self._settings.model or "the bundled demo model")
         self.loading.start()
         await super().serve(sockets)
         await self._lifecycle.close()
@@ -94,12 +98,12 @@ class Server(uvicorn.Server):
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
-            engine = load_engine(self._settings, self._app.state.metrics)
+            model = load_served_model(self._settings, observers=[self._app.state.metrics])
         except BaseException as error:
             self.failure = error
             self.should_exit = True
             return
-        self._loop.call_soon_threadsafe(self._lifecycle.become_ready, engine)
+        self._loop.call_soon_threadsafe(self._lifecycle.become_ready, model)
         key = "" if not self._settings.api_keys else " -H 'X-API-Key: …'"
         log.info(
             "ready",

@@ -1,4 +1,4 @@
-"""What every request gets: an id, a line in the access log, its place in the HTTP metrics, a net below its errors."""
+"""What every request gets: an id, a line in the access log, its HTTP metrics, an answer to unexpected errors."""
 
 import re
 import time

@@ -4,46 +4,51 @@ Nothing heavy is imported here, so that `llm-serve --help` can list the settings
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
 
-from llm_jax.errors import ConfigError
+from llm_jax.errors import ConfigError, nearest
 
 PREFIX = "LLM_SERVING_"
 
 
-def setting(default: Any, group: str, help: str, *, secret: bool = False) -> Any:
-    return dataclasses.field(default=default, repr=not secret, metadata={"group": group, "help": help})
+def setting(default: Any, group: str, help: str, *, secret: bool = False, synonym: str | None = None) -> Any:
+    metadata = {"group": group, "help": help, "synonym": synonym}
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a server is told at its start. Times are seconds; an empty variable counts as unset."""
 
-    model_path: str | None = setting(
-        None, "Model", "Model directory, training run or torch checkpoint to serve. Unset: the bundled demo model."
+    model: str | None = setting(
+        None,
+        "Model",
+        "Model to serve: a directory, a run, a file, a name on the Hub. Unset: the bundled demo model.",
+        synonym="model_path",
     )
     served_model_name: str = setting("llm", "Model", "Name of the model in /v1/models and in answers.")
     device: Literal["auto", "cpu", "cuda", "gpu"] = setting("auto", "Model", "Where to compute.")
-    dtype: Literal["float32", "bfloat16", "int8"] = setting("float32", "Model", "What weights are kept in.")
+    dtype: Literal["float32", "bfloat16", "int8"] = setting("float32", "Model", "Weight dtype.")
     kv_dtype: Literal["float32", "bfloat16", "int8"] | None = setting(
-        None, "Model", "What keys and values are cached in. Unset: float32 with float32 weights, else bfloat16."
+        None, "Model", "KV cache dtype. Unset: float32 with float32 weights, else bfloat16."
     )
     tensor_parallel: Annotated[int, Ge(1)] = setting(
-        1, "Model", "Devices to spread the model over, where it is too large for one."
+        1, "Model", "Devices to shard the model over, where it is too large for one."
     )
     max_model_len: Annotated[int, Ge(2)] | None = setting(
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
     )
-    max_batch: Annotated[int, Ge(1)] = setting(8, "Model", "Requests that are generated at the same time.")
+    max_batch: Annotated[int, Ge(1)] = setting(8, "Model", "Batch slots: requests that are generated at the same time.")
     prefix_cache: Annotated[int, Ge(0)] = setting(
-        4096, "Model", "Tokens of prompts to keep, so that one which begins alike is not computed again; 0 keeps none."
+        4096, "Model", "Tokens that the prefix cache stores, for prompts that begin alike; 0 turns it off."
     )
-    speculate: bool = setting(True, "Model", "Guess ahead where a text repeats itself; what is generated is the same.")
+    speculate: bool = setting(
+        True, "Model", "Speculative decoding by prompt lookup; the generated tokens are the same."
+    )
 
     host: str = setting("127.0.0.1", "Network", "Address to listen on; 0.0.0.0 for every interface.")
     port: Annotated[int, Interval(ge=0, le=65535)] = setting(8000, "Network", "Port to listen on; 0 picks a free one.")
@@ -58,9 +63,11 @@ class Settings:
     open_ready: bool = setting(True, "Access", "Answer /ready without a key.")
     open_metrics: bool = setting(False, "Access", "Answer /metrics without a key.")
 
-    max_queue: Annotated[int, Ge(0)] = setting(128, "Limits", "Requests that may wait for a place; more get a 429.")
+    max_queue: Annotated[int, Ge(0)] = setting(
+        128, "Limits", "Queue capacity: requests that may wait for a batch slot; more get a 429."
+    )
     max_body_bytes: Annotated[int, Ge(1)] = setting(2**20, "Limits", "Largest request body; larger ones get a 413.")
-    queue_timeout: Annotated[float, Gt(0)] = setting(60.0, "Limits", "Longest wait for a place.")
+    queue_timeout: Annotated[float, Gt(0)] = setting(60.0, "Limits", "Longest wait for a batch slot.")
     first_token_timeout: Annotated[float, Gt(0)] = setting(120.0, "Limits", "Longest wait for the first token.")
     request_timeout: Annotated[float, Gt(0)] = setting(600.0, "Limits", "Longest time that a request may take.")
     drain_grace: Annotated[float, Ge(0)] = setting(
@@ -86,28 +93,48 @@ class Settings:
         return _split(self.cors_origins)
 
 
+def setting_names(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The names of a setting: that of its field first, then its synonym."""
+    synonym = field.metadata["synonym"]
+    return (field.name,) if synonym is None else (field.name, synonym)
+
+
+def variable_name(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def flag_name(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def load_settings(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     """Settings from the environment, overridden by `flags` (by field name; None means not given).
 
     Raises:
-        ConfigError: a variable with our prefix is unknown, or a value does not fit its setting.
+        ConfigError: a variable with our prefix is unknown, two names of a setting have different values, or a value
+            does not fit its setting.
     """
     from pydantic import TypeAdapter, ValidationError
 
-    names = {field.name for field in dataclasses.fields(Settings)}
+    names = {name: field.name for field in dataclasses.fields(Settings) for name in setting_names(field)}
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for variable, value in environ.items():
+    for variable, text in environ.items():
         if not variable.startswith(PREFIX):
             continue
-        name = variable.removeprefix(PREFIX).lower()
+        name, value = variable.removeprefix(PREFIX).lower(), text.strip()
         if name not in names:
-            raise ConfigError(f"{variable} is not a setting{_nearest(name, names)}. `llm-serve --help` lists them all.")
-        if value.strip():
-            values[name], origin[name] = value.strip(), variable
+            near = nearest(name, names, cutoff=0.5)
+            hint = f"; the nearest one is {variable_name(near)}" if near else ""
+            raise ConfigError(f"{variable} is not a setting{hint}. `llm-serve --help` lists them all.")
+        name = names[name]
+        if value and values.get(name, value) != value:
+            raise ConfigError(f"{origin[name]} and {variable} are one setting and have different values; set only one.")
+        if value:
+            values[name], origin[name] = value, variable
     for name, value in flags.items():
         if value is not None:
-            values[name], origin[name] = value, "--" + name.replace("_", "-")
+            values[name], origin[name] = value, flag_name(name)
     hints = get_type_hints(Settings)
     for name, value in values.items():
         if get_origin(hints[name]) is Literal:
@@ -121,11 +148,6 @@ def load_settings(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Setti
     if settings.api_key and not settings.api_keys:
         raise ConfigError(f"{origin['api_key']} holds no key, only commas; give one, or leave it unset to need none.")
     return settings
-
-
-def _nearest(name: str, names: set[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; the nearest one is {PREFIX}{close[0].upper()}" if close else ""
 
 
 def _split(value: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.settings import PREFIX, Settings
+from server.settings import Settings, setting_names, variable_name
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
 
 
 def known_settings() -> set[str]:
-    return {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
+    return {variable_name(name) for field in dataclasses.fields(Settings) for name in setting_names(field)}
 
 
 def test_everything_copied_exists_and_is_sent_to_the_builder() -> None:

@@ -5,8 +5,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.weights import Weights
-from llm_jax.inference.engine.buckets import CHUNKS
-from llm_jax.inference.engine.prefix_cache import BLOCK
+from llm_jax.inference import Engine
 from llm_jax.kernels import WeightDtype
 
 THREADS = 2  # of the other engines; XLA uses every core
@@ -44,7 +43,7 @@ class BenchmarkEngine(Protocol):
 
 def cache_capacity(context: int, steps: int, batch: int) -> int:
     """Tokens of KV cache that a slot needs: the others decode on while the end of one prompt is computed in chunks."""
-    return context + steps + BLOCK // CHUNKS[0] * batch + 16
+    return context + steps + Engine.prefix_block // Engine.min_prefill * batch + 16
 
 
 def prompts(batch: int, context: int, vocab_size: int) -> list[list[int]]:

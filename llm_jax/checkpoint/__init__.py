@@ -1,6 +1,6 @@
 """Files to parameters and back: model directories, torch and GGUF files, the state of a training run."""
 
-from llm_jax.checkpoint.convert import convert, stored_dtype
+from llm_jax.checkpoint.conversion import convert, stored_dtype
 from llm_jax.checkpoint.decoder_arguments import decoder_kwargs_to_config, decoder_model_buffers
 from llm_jax.checkpoint.directory import Layout, check_params, save_model
 from llm_jax.checkpoint.formats import read_torch_file

@@ -1,7 +1,7 @@
 """files -> batches."""
 
-from llm_jax.data.batches import Batch, Batches, Source
-from llm_jax.data.synthetic import NoisyLine
+from llm_jax.data.batches import Batches
+from llm_jax.data.synthetic import NOISE, NoisyLine
 from llm_jax.data.text import (
     SEPARATOR,
     TokenWindows,
@@ -11,11 +11,14 @@ from llm_jax.data.text import (
     unigram_entropy,
     windows,
 )
+from llm_jax.data.types import Batch, Example, Source
 
 __all__ = [
+    "NOISE",
     "SEPARATOR",
     "Batch",
     "Batches",
+    "Example",
     "NoisyLine",
     "Source",
     "TokenWindows",

@@ -2,35 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from llm_jax.data.text import Example
-
-Batch = dict[str, np.ndarray]
-
-
-class Source(Protocol):
-    """Random access to examples, dicts of arrays of one shape each."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
+from llm_jax.data.types import Batch, Example, Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
     """Batches of a source: step s of every run with the same seed is the same batch, whatever came before.
 
-    So the position of a run in its data is one number. Each epoch visits every example once, in an order of its
-    own; the last batch of an epoch is filled up with zeros, whose weights of zero keep them out of the loss.
+    The position of a run in its data is therefore one number. Each epoch visits every example once, in an order of
+    its own; the last batch of an epoch is padded with zeros, whose weights of zero exclude them from the loss.
 
     Attributes:
         size: examples per batch.
         seed: of the shuffle; None keeps the order of the source.
         workers: threads that prepare batches ahead; 0 for none.
-        prefetch: batches that each worker keeps ready.
+        prefetch: batches that each worker prepares ahead.
     """
 
     source: Source

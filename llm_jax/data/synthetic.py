@@ -4,16 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_jax.data.text import Example
+from llm_jax.data.types import Example
 
 NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class NoisyLine:
-    """Random access to `count` samples, x and noise both standard normal; the same for the same seed.
+    """Random access to the samples (x, y). The lowest mean squared error that any model can reach is NOISE² = 0.01.
 
-    The lowest mean squared error that any model can reach is NOISE² = 0.01.
+    Attributes:
+        x, y: float32, one number per sample.
     """
 
     x: np.ndarray
@@ -21,6 +22,7 @@ class NoisyLine:
 
     @classmethod
     def sample(cls, count: int, seed: int) -> "NoisyLine":
+        """`count` samples, x and noise both standard normal; the same for the same seed."""
         random = np.random.default_rng(seed)
         x = random.standard_normal(count, np.float32)
         return cls(x, x + np.float32(NOISE) * random.standard_normal(count, np.float32))

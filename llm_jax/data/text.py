@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_jax.data.types import Example
 from llm_jax.errors import DataError
 from llm_jax.tokenizers import Tokenizer
 
 SEPARATOR = "\n\n"
-Example = dict[str, np.ndarray]
 
 
 def read_documents(path: str | Path) -> list[str]:
     """The documents of a UTF-8 text file, or of all *.txt below a directory in order of their names.
 
-    Documents are what blank lines separate.
+    Blank lines separate documents.
 
     Raises:
         DataError: nothing is there, a file is not UTF-8, or there is no text in it.
@@ -39,9 +39,9 @@ def read_documents(path: str | Path) -> list[str]:
 
 
 def split_documents(documents: Sequence[str], val_fraction: float) -> tuple[list[str], list[str]]:
-    """Training and validation documents: the last ones, about val_fraction of the characters, validate.
+    """Training and validation documents; the last ones, about val_fraction of the characters, are for validation.
 
-    Documents are held out whole; only a text that is a single document is cut.
+    Documents stay whole; only a text that is a single document is cut.
     """
     if len(documents) == 1:
         cut = int(len(documents[0]) * (1.0 - val_fraction))
@@ -66,14 +66,14 @@ def tokenize(tokenizer: Tokenizer, documents: Sequence[str]) -> np.ndarray:
 class TokenWindows:
     """Random access to training examples: windows of `length` tokens, each labelled with the token that follows.
 
-    Without overlap every token but the first is a label exactly once. The last window is padded, its padding
-    weighs nothing.
+    Without overlap every token but the first is a label exactly once. The last window is padded, and padding has
+    weight 0.
 
     Attributes:
-        tokens: int32 [N].
-        length: T, tokens the model sees.
+        tokens: int32, the stream.
+        length: T, the tokens of a window.
         overlap: tokens shared with the window before.
-        pad: id that fills the last window.
+        pad: id of the padding.
     """
 
     tokens: np.ndarray
@@ -95,10 +95,13 @@ class TokenWindows:
 
 
 def windows(tokens: np.ndarray, length: int, *, overlap: int, pad: int | None, name: str) -> TokenWindows:
-    """Windows over a stream that is long enough for at least one.
+    """Windows over a stream of tokens.
+
+    Args:
+        name: of the text, for the error message.
 
     Raises:
-        DataError: it is not; the message gives both sizes.
+        DataError: the stream is shorter than one window; the message gives both sizes.
     """
     if len(tokens) < length + 1:
         raise DataError(

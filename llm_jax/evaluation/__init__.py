@@ -1,4 +1,4 @@
-"""How good a model is."""
+"""Quality of a model: perplexity on a text."""
 
 from llm_jax.evaluation.perplexity import TextScore, evaluate_text
 

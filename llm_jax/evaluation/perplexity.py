@@ -1,4 +1,4 @@
-"""How well a model predicts a text: perplexity, bits per token and per byte, next-token accuracy."""
+"""Perplexity of a text under a model, with bits per token and per byte, and next-token accuracy."""
 
 import math
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ _TOKENS_PER_CALL = 2048  # bounds the logits: 2048 * V floats
 
 @dataclass(frozen=True)
 class TextScore:
-    """What a model makes of a text, each token predicted from those before it.
+    """How well a model predicts a text, each token from those before it.
 
     Attributes:
-        tokens: how many were predicted: all but the first, which has nothing before it.
-        bytes: what these tokens are in UTF-8.
+        tokens: predicted ones: all but the first, which has none before it.
+        bytes: of these tokens in UTF-8.
         loss: mean negative log-probability of a token in nats.
-        accuracy: share of the tokens that the model held to be the most probable one.
+        accuracy: fraction of the tokens that are the model's most probable ones.
     """
 
     tokens: int
@@ -58,13 +58,20 @@ def evaluate_text(
     stride: int | None = None,
     dtype: WeightDtype = "float32",
 ) -> TextScore:
-    """Scores a text of any length through windows that slide over it; every token counts once.
+    """Score a text of any length by sliding windows; every token counts once.
+
+    >>> from llm_jax.checkpoint import load_model
+    >>> from llm_jax.demo import PATH
+    >>> loaded = load_model(PATH)
+    >>> score = evaluate_text(loaded.model, loaded.tokenizer, "Once upon a time, there was a little girl.")
+    >>> 1.0 < score.perplexity < 20.0
+    True
 
     Args:
         window: tokens that the model sees at once; its whole context (at most 2048) unless given.
         stride: tokens from one window to the next; half a window unless given. The tokens of a later window that an
             earlier one has counted are its context, so a smaller stride is slower and nearer to the true value.
-        dtype: what the weights are kept in, as an engine of this dtype keeps them.
+        dtype: of the weights, rounded as an engine of this dtype rounds them.
 
     Raises:
         DataError: the text has fewer than two tokens, or a token that the model does not have.
@@ -87,9 +94,9 @@ def evaluate_text(
         )
 
     model, compute = cast_model(model, dtype)
-    rows = max(1, _TOKENS_PER_CALL // window)
+    batch_size = max(1, _TOKENS_PER_CALL // window)
     loss = correct = 0.0
-    for inputs_BT, targets_BT, counted_BT in _batches(ids, min(window, len(ids) - 1), stride, rows):
+    for inputs_BT, targets_BT, counted_BT in _batches(ids, min(window, len(ids) - 1), stride, batch_size):
         batch_loss, batch_correct = _score(model.config, compute, model.params, inputs_BT, targets_BT, counted_BT)
         loss += float(batch_loss)
         correct += int(batch_correct)
@@ -99,31 +106,30 @@ def evaluate_text(
 
 
 def _batches(
-    ids: np.ndarray, window: int, stride: int, rows: int
+    ids: np.ndarray, window: int, stride: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(inputs, targets, counted), each [rows, window]; all batches have one shape, so that one program serves all."""
+    """(inputs, targets, counted), each [batch_size, window]: batches of one shape share one compiled program."""
     last = len(ids) - 1
-    # The windows that reach beyond what the one before them has counted.
-    begins = [0, *range(stride, last - window + stride, stride)]
-    for at in range(0, len(begins), rows):
-        inputs = np.zeros((rows, window), np.int32)
-        targets = np.zeros((rows, window), np.int32)
-        counted = np.zeros((rows, window), bool)
-        for row, begin in enumerate(begins[at : at + rows]):
-            size = min(window, last - begin)
-            inputs[row, :size] = ids[begin : begin + size]
-            targets[row, :size] = ids[begin + 1 : begin + 1 + size]
-            counted[row, 0 if begin == 0 else window - stride : size] = True
-        yield inputs, targets, counted
+    # The windows with tokens that the ones before have not counted.
+    starts = [0, *range(stride, last - window + stride, stride)]
+    shape = batch_size, window
+    for first in range(0, len(starts), batch_size):
+        inputs_BT, targets_BT, counted_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
+        for row, start in enumerate(starts[first : first + batch_size]):
+            size = min(window, last - start)
+            inputs_BT[row, :size] = ids[start : start + size]
+            targets_BT[row, :size] = ids[start + 1 : start + 1 + size]
+            counted_BT[row, 0 if start == 0 else window - stride : size] = True
+        yield inputs_BT, targets_BT, counted_BT
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _score(
     config: ModelConfig, compute: jnp.dtype, params: Params, inputs_BT: Array, targets_BT: Array, counted_BT: Array
 ) -> tuple[Array, Array]:
-    """Summed loss in nats and number of right guesses over the counted tokens."""
+    """Summed loss in nats and number of correct predictions over the counted tokens."""
     logits_BTV = forward(config, params, inputs_BT, dtype=compute)
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
-    return jnp.sum((log_z_BT - target_BT) * counted_BT), jnp.sum(right_BT & counted_BT)
+    correct_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
+    return jnp.sum((log_z_BT - target_BT) * counted_BT), jnp.sum(correct_BT & counted_BT)

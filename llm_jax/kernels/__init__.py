@@ -1,39 +1,47 @@
-"""What decoding on a CPU spends its time on: products with packed weights, and attention over the cache.
+"""What a decoder spends its time on: products with weights, and attention.
 
-Native kernels where the library is built and the processor has what they need, XLA's own otherwise; the choice is
-made once, when weights are packed.
+`matmul`, `attention` and `cached_attention` choose a backend: `xla`, plain JAX for any device, or `cpu`, native kernels
+for x86-64. The choice follows the `level` that weights are packed for and that the cache is made with.
 """
 
-from llm_jax.kernels.attention import cached_attention, has_native_attention
-from llm_jax.kernels.blocks import put_block, take_block
-from llm_jax.kernels.cached import from_rows, held_positions, ring_capacity, row_width, slots, to_rows
-from llm_jax.kernels.native import Level, available, best_level, features, use_huge_pages
-from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype, pack, pack_gated
-from llm_jax.kernels.product import ACTIVATIONS, ActivationName, Norm, matmul
+from llm_jax.kernels.attention_dispatch import attention, cached_attention, has_native_attention
+from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
+from llm_jax.kernels.cache_copy import read_block, write_block
+from llm_jax.kernels.cache_format import decode, encode, ring_capacity, vector_width
+from llm_jax.kernels.cpu import available, best_level, features, use_huge_pages
+from llm_jax.kernels.level import Level
+from llm_jax.kernels.matmul_dispatch import matmul
+from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
+from llm_jax.kernels.packing import pack, pack_gated
+from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, softcap
 
 __all__ = [
     "ACTIVATIONS",
     "WEIGHT_DTYPES",
     "ActivationName",
+    "AttentionSettings",
+    "ChunkLayout",
     "Level",
     "Norm",
     "PackedMatrix",
     "WeightDtype",
+    "attention",
     "available",
     "best_level",
     "cached_attention",
+    "decode",
+    "dropout",
+    "encode",
     "features",
-    "from_rows",
     "has_native_attention",
-    "held_positions",
     "matmul",
+    "normalise",
     "pack",
     "pack_gated",
-    "put_block",
+    "read_block",
     "ring_capacity",
-    "row_width",
-    "slots",
-    "take_block",
-    "to_rows",
+    "softcap",
     "use_huge_pages",
+    "vector_width",
+    "write_block",
 ]

@@ -1,30 +1,26 @@
 """ids -> logits."""
 
-from llm_jax.model.cache import ChunkLayout, KVCache, init_cache
+from llm_jax.kernels import ChunkLayout
+from llm_jax.model.cache import KVCache, dense_arrays, dense_cache, init_cache
+from llm_jax.model.layers import INIT_STD, residual_std
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
-from llm_jax.model.packing import LiveModel, cast_model, kernel_level, pack_model
+from llm_jax.model.packing import SharedModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
-from llm_jax.model.sharding import (
-    allocate_cache,
-    cache_devices,
-    constrain_whole,
-    everywhere,
-    param_sharding,
-    shard_params,
-    tensor_parallel_mesh,
-)
+from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
+from llm_jax.parallel import tensor_parallel_mesh
 
 __all__ = [
+    "INIT_STD",
     "ChunkLayout",
     "KVCache",
-    "LiveModel",
     "Model",
     "Params",
+    "SharedModel",
     "allocate_cache",
     "cache_devices",
     "cast_model",
-    "constrain_whole",
-    "everywhere",
+    "dense_arrays",
+    "dense_cache",
     "forward",
     "forward_hidden",
     "head_params",
@@ -35,8 +31,8 @@ __all__ = [
     "pack_model",
     "param_shapes",
     "param_sharding",
+    "residual_std",
     "rope_frequencies",
-    "shard_params",
     "sinusoidal_table",
     "tensor_parallel_mesh",
 ]

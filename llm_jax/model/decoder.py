@@ -1,6 +1,6 @@
 """ids -> logits: the one decoder that all families are settings of."""
 
-from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import held_positions
-from llm_jax.model.attention import Reach, SelfAttention
-from llm_jax.model.cache import KVCache, read, write
-from llm_jax.model.layers import Embedding, FeedForward, Linear, dropout, make_norm, softcap
+from llm_jax.kernels import dropout, softcap
+from llm_jax.model.attention import AttentionInputs, SelfAttention
+from llm_jax.model.cache import KVCache, LayerCache
+from llm_jax.model.layers import Embedding, FeedForward, Linear, make_norm
 from llm_jax.model.moe import MixtureOfExperts
 from llm_jax.model.positions import sinusoidal_table
 
@@ -59,50 +59,18 @@ class Block(nnx.Module):
         self.config = config
 
     def __call__(
-        self,
-        x_BTD: Array,
-        reach: Reach,
-        cached: tuple[Array, Array] | None,
-        dropout_key: Array | None,
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """Gives the new residual stream and the keys and values [B, K, S, H], cached ones included."""
-        config = self.config
-        window = config.window(self.self_attn.layer)
+        self, x_BTD: Array, inputs: AttentionInputs, cache: LayerCache | None, dropout_key: Array | None
+    ) -> tuple[Array, LayerCache | None]:
+        """The new residual stream [B, T, D], and the layer's cache with the new keys and values."""
         attn_key, mlp_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-
-        # Norms before and sums behind go into the linear maps: a packed map does all three in one call.
-        norm = self.norm1 if config.norm_first else None
-        residual = x_BTD if self.post_attn_norm is None else None
-        is_plain = reach.layout is not None and reach.allowed is None
-        if cached is not None and is_plain and self.self_attn.qkv_proj.packed is not None:
-            x, kept = self.self_attn.step(x_BTD, cached, reach, norm, residual)
-        else:
-            q, k, v = self.self_attn.project(x_BTD, reach.query_BT, norm)
-            if cached is None:
-                keys, values = kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            else:
-                # Write first, then read the live part: the order in which XLA updates a donated cache in place.
-                first = None if reach.layout is None else reach.layout.first_slot
-                at = reach.query_BT, window, first
-                kept = write(cached[0], k, *at), write(cached[1], v, *at)
-                keys, values = (read(cache, reach.key_BS.shape, q.dtype, first) for cache in kept)
-                S = reach.key_BS.shape[1]
-                reach = replace(reach, key_BS=held_positions(reach.query_BT, kept[0].shape[2], window, S))
-            x = self.self_attn.attend(q, keys, values, reach, attn_key, residual)
-        if self.post_attn_norm is not None:
-            x = x_BTD + self.post_attn_norm(x)
-        if not config.norm_first:
-            x = self.norm1(x)
-
-        norm = self.norm2 if config.norm_first else None
-        if mlp_key is None and self.post_mlp_norm is None:
-            x = self.mlp(x, norm=norm, residual=x)
-        else:
-            h = dropout(self.mlp(x, norm=norm), config.dropout_rate(config.mlp_dropout), mlp_key)
-            x = x + (h if self.post_mlp_norm is None else self.post_mlp_norm(h))
-        if not config.norm_first:
-            x = self.norm2(x)
-        return x, kept
+        norm_first = self.config.norm_first
+        pre_attn, pre_mlp = (self.norm1, self.norm2) if norm_first else (None, None)
+        x_BTD, cache = self.self_attn(
+            x_BTD, inputs, cache, norm=pre_attn, post_norm=self.post_attn_norm, dropout_key=attn_key
+        )
+        x_BTD = x_BTD if norm_first else self.norm1(x_BTD)
+        x_BTD = self.mlp(x_BTD, norm=pre_mlp, post_norm=self.post_mlp_norm, dropout_key=mlp_key)
+        return x_BTD if norm_first else self.norm2(x_BTD), cache
 
 
 class Decoder(nnx.Module):
@@ -112,33 +80,35 @@ class Decoder(nnx.Module):
         self.embedding_layer = EmbeddingLayer(config, rngs=rngs)
         self.transformer_blocks = nnx.List([Block(config, i, rngs=rngs) for i in range(config.num_layers)])
         self.final_norm = make_norm(config) if config.norm_first else None
-        self.lm_head = None if config.tie_embeddings else Linear(
-            config.hidden_size, config.vocab_size, bias=config.lm_head_bias, rngs=rngs
-        )  # fmt: skip
+        size_in, size_out, bias = config.hidden_size, config.vocab_size, config.lm_head_bias
+        self.lm_head = None if config.tie_embeddings else Linear(size_in, size_out, bias=bias, rngs=rngs)
         self.config = config
 
     def hidden(
         self,
         tokens_BT: Array,
-        reach: Reach,
+        inputs: AttentionInputs,
         cache: KVCache | None,
         dtype: jnp.dtype,
         dropout_key: Array | None,
-    ) -> tuple[Array, list[tuple[Array, Array]]]:
-        """The last hidden states [B, T, D] behind the final norm, and each layer's keys and values."""
+    ) -> tuple[Array, list[LayerCache]]:
+        """The last hidden states [B, T, D], after the final norm, and each layer's cache with the new tokens."""
         config = self.config
-        x = self.embedding_layer(tokens_BT, reach.query_BT, dtype)
+        x = self.embedding_layer(tokens_BT, inputs.position_BT, dtype)
         if dropout_key is not None:
             rate = config.dropout_rate(config.embedding_dropout)
             x = dropout(x, rate, jax.random.fold_in(dropout_key, config.num_layers))
-        kept = []
+        layers = []
         for i, block in enumerate(self.transformer_blocks):
-            run = jax.checkpoint(block.__call__) if config.gradient_checkpointing and cache is None else block
-            cached = None if cache is None else (cache.keys[i], cache.values[i])
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
-            x, keys_values = run(x, reach, cached, key)
-            kept.append(keys_values)
-        return (x if self.final_norm is None else self.final_norm(x)), kept
+            if cache is not None:
+                x, layer = block(x, inputs, cache.layer(i), key)
+                layers.append(layer)
+            elif config.gradient_checkpointing:
+                x = jax.checkpoint(partial(_without_cache, block, inputs))(x, key)
+            else:
+                x = _without_cache(block, inputs, x, key)
+        return (x if self.final_norm is None else self.final_norm(x)), layers
 
     def head(self, hidden: Array) -> Array:
         """Logits in float32 over the last axis."""
@@ -148,3 +118,7 @@ class Decoder(nnx.Module):
         else:
             logits = self.lm_head(hidden)
         return softcap(logits.astype(jnp.float32), self.config.logit_softcap)
+
+
+def _without_cache(block: Block, inputs: AttentionInputs, x_BTD: Array, dropout_key: Array | None) -> Array:
+    return block(x_BTD, inputs, None, dropout_key)[0]

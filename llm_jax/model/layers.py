@@ -1,10 +1,8 @@
 """The plain parts of a decoder: linear maps, embeddings, norms, dropout, the feed-forward block.
 
-Weights lie as torch and safetensors hold them ([out, in] for a linear map), so that files and the torch face
+Weights have the layout of torch and safetensors ([out, in] for a linear map), so that files and torch modules
 map onto them without a copy. Every layer computes in the dtype of its input.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +10,9 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import ActivationName, Norm, PackedMatrix, matmul
+from llm_jax.kernels import ACTIVATIONS, ActivationName, Norm, PackedMatrix, dropout, matmul, normalise
 
 INIT_STD = 0.02  # GPT-2's
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-}
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float = INIT_STD) -> nnx.Param[Array]:
@@ -32,42 +20,55 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float = INIT_STD) -> nnx
 
 
 class Linear(nnx.Module):
-    """y = norm(x) Wᵀ + b + residual, with W [out, in], or packed for the CPU's kernels, which do it all in one call."""
+    """y = act(norm(x) Wᵀ + b) + residual, with W [out, in], or packed for kernels that do it all in one call."""
 
     def __init__(self, size_in: int, size_out: int, *, bias: bool, rngs: nnx.Rngs, std: float = INIT_STD) -> None:
         self.weight = normal(rngs, (size_out, size_in), std)
         self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
-
-    def __call__(self, x: Array, *, norm: "LayerNorm | RMSNorm | None" = None, residual: Array | None = None) -> Array:
-        weight = self.weight.get_value()
-        if isinstance(weight, PackedMatrix):
-            return self.product(x, norm=norm, residual=residual)
-        if norm is not None:
-            x = norm(x)
-        y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
-        if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
-        return y if residual is None else residual + y
 
     @property
     def packed(self) -> PackedMatrix | None:
         weight = self.weight.get_value()
         return weight if isinstance(weight, PackedMatrix) else None
 
-    def product(
+    def __call__(
         self,
         x: Array,
         *,
-        norm: "LayerNorm | RMSNorm | None",
+        norm: "AnyNorm | None" = None,
         activation: ActivationName = "none",
         bias: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """The packed map. `bias` stands in for the map's own (a gated pair's two)."""
+        """[..., in] -> [..., out]. `bias` stands in for the map's own (a packed gated pair has two)."""
         if bias is None and self.bias is not None:
             bias = self.bias[...]
-        fused = None if norm is None else norm.fused
-        return matmul(x, self.weight.get_value(), bias, norm=fused, activation=activation, residual=residual)
+        if self.packed is not None:
+            parameters = None if norm is None else norm.parameters
+            return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
+        if norm is not None:
+            x = norm(x)
+        y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
+        if bias is not None:
+            y = y + bias.astype(x.dtype)
+        y = ACTIVATIONS[activation](y)
+        return y if residual is None else residual + y
+
+    def add_to(
+        self, residual: Array, x: Array, *, post_norm: "AnyNorm | None", rate: float = 0.0, dropout_key: Array | None
+    ) -> Array:
+        """residual + post_norm(dropout(x Wᵀ + b)): the end of a sublayer."""
+        if post_norm is None and dropout_key is None:
+            return self(x, residual=residual)
+        return add_to(residual, self(x), post_norm=post_norm, rate=rate, dropout_key=dropout_key)
+
+
+def add_to(
+    residual: Array, y: Array, *, post_norm: "AnyNorm | None", rate: float = 0.0, dropout_key: Array | None
+) -> Array:
+    """residual + post_norm(dropout(y))"""
+    y = dropout(y, rate, dropout_key)
+    return residual + (y if post_norm is None else post_norm(y))
 
 
 class Embedding(nnx.Module):
@@ -81,7 +82,7 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation (arXiv:1607.06450), computed in float32."""
+    """Layer normalisation (arXiv:1607.06450)."""
 
     def __init__(self, size: int, *, eps: float) -> None:
         self.weight = nnx.Param(jnp.ones(size))
@@ -89,18 +90,15 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     @property
-    def fused(self) -> Norm:
+    def parameters(self) -> Norm:
         return Norm(self.weight[...], self.bias[...], self.eps, centred=True)
 
     def __call__(self, x: Array) -> Array:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.eps)
-        return (y * self.weight[...] + self.bias[...]).astype(x.dtype)
+        return normalise(x, self.parameters)
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square normalisation (arXiv:1910.07467), computed in float32; `offset` is added to the scale."""
+    """Root-mean-square normalisation (arXiv:1910.07467); `offset` is added to the scale."""
 
     def __init__(self, size: int, *, eps: float, offset: float = 0.0) -> None:
         self.weight = nnx.Param(jnp.full(size, 1.0 - offset))
@@ -108,23 +106,24 @@ class RMSNorm(nnx.Module):
         self.offset = offset
 
     @property
-    def fused(self) -> Norm:
+    def parameters(self) -> Norm:
         return Norm(self.weight[...].astype(jnp.float32) + self.offset, None, self.eps)
 
     def __call__(self, x: Array) -> Array:
-        wide = x.astype(jnp.float32)
-        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
-        return (y * (self.weight[...] + self.offset)).astype(x.dtype)
+        return normalise(x, self.parameters)
 
 
-def make_norm(config: ModelConfig) -> LayerNorm | RMSNorm:
+AnyNorm = LayerNorm | RMSNorm
+
+
+def make_norm(config: ModelConfig) -> AnyNorm:
     if config.norm == "layer_norm":
         return LayerNorm(config.hidden_size, eps=config.norm_eps)
     return RMSNorm(config.hidden_size, eps=config.norm_eps, offset=config.norm_offset)
 
 
 class FeedForward(nnx.Module):
-    """act(fc1(x)) then fc2, or act(fc1(x)) * gate_proj(x) then fc2 (GLU variants, arXiv:2002.05202)."""
+    """fc2(act(fc1(x))), or fc2(act(fc1(x)) * gate_proj(x)) (GLU variants, arXiv:2002.05202)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, F, bias = config.hidden_size, config.ffn_size, config.mlp_bias
@@ -132,35 +131,32 @@ class FeedForward(nnx.Module):
         self.gate_proj = Linear(D, F, bias=bias, rngs=rngs) if config.use_glu else None
         self.fc2 = Linear(F, D, bias=bias, rngs=rngs, std=residual_std(config))
         self.activation = config.activation
+        self.dropout = config.dropout_rate(config.mlp_dropout)
 
-    def __call__(self, x: Array, *, norm: LayerNorm | RMSNorm | None = None, residual: Array | None = None) -> Array:
-        return self.fc2(self.hidden(x, norm), residual=residual)
+    def __call__(
+        self,
+        x: Array,
+        *,
+        norm: AnyNorm | None = None,
+        post_norm: AnyNorm | None = None,
+        dropout_key: Array | None = None,
+    ) -> Array:
+        """x + post_norm(dropout(feed_forward(norm(x)))), [..., D]."""
+        hidden = self.hidden(x, norm)
+        return self.fc2.add_to(x, hidden, post_norm=post_norm, rate=self.dropout, dropout_key=dropout_key)
 
-    def hidden(self, x: Array, norm: LayerNorm | RMSNorm | None) -> Array:
-        if self.fc1.packed is not None:  # fc1 holds the gate too, see packing.py
-            bias = None
-            if self.gate_proj is not None and self.gate_proj.bias is not None and self.fc1.bias is not None:
-                bias = jnp.stack([self.fc1.bias[...], self.gate_proj.bias[...]])
-            return self.fc1.product(x, norm=norm, activation=self.activation, bias=bias)
+    def hidden(self, x: Array, norm: AnyNorm | None) -> Array:
+        if self.gate_proj is None:
+            return self.fc1(x, norm=norm, activation=self.activation)
+        if self.fc1.packed is not None:  # it has the gate in it, see packing.py
+            pair = self.fc1.bias, self.gate_proj.bias
+            bias = None if pair[0] is None or pair[1] is None else jnp.stack([pair[0][...], pair[1][...]])
+            return self.fc1(x, norm=norm, activation=self.activation, bias=bias)
         if norm is not None:
             x = norm(x)
-        hidden = ACTIVATIONS[self.activation](self.fc1(x))
-        return hidden if self.gate_proj is None else hidden * self.gate_proj(x)
+        return self.fc1(x, activation=self.activation) * self.gate_proj(x)
 
 
 def residual_std(config: ModelConfig) -> float:
     """GPT-2 shrinks what is added to the residual stream by its depth, two additions a layer."""
     return INIT_STD / (2 * config.num_layers) ** 0.5
-
-
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Inverted dropout (Srivastava et al. 2014); the identity without a key."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
-
-
-def softcap(x: Array, cap: float | None) -> Array:
-    """Squeezes values into (-cap, cap) smoothly (Gemma 2, arXiv:2408.00118, section 2)."""
-    return x if cap is None else cap * jnp.tanh(x / cap)

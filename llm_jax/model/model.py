@@ -15,8 +15,9 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.model.attention import Reach
-from llm_jax.model.cache import ChunkLayout, KVCache
+from llm_jax.kernels import ChunkLayout
+from llm_jax.model.attention import AttentionInputs
+from llm_jax.model.cache import KVCache
 from llm_jax.model.decoder import Decoder
 
 Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: see packing.py
@@ -24,7 +25,12 @@ Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: se
 
 @dataclass(frozen=True)
 class Model:
-    """An architecture and its weights."""
+    """An architecture and its weights.
+
+    >>> model = Model.init(ModelConfig(vocab_size=100, hidden_size=64), seed=0)
+    >>> model.params["lm_head.weight"].shape
+    (100, 64)
+    """
 
     config: ModelConfig
     params: Params
@@ -84,20 +90,32 @@ def forward(
 
     Pure: jit it with `config` (and `dtype`) static.
 
+    >>> model = Model.init(ModelConfig(vocab_size=100, hidden_size=64))
+    >>> forward(model.config, model.params, jnp.array([[1, 2, 3]])).shape
+    (1, 3, 100)
+
     Args:
         tokens_BT: int ids.
-        positions_BT: int positions; 0 … T-1, or counted on from each row's cached length.
+        positions_BT: int positions; 0 … T-1 unless given. Not with a cache, where they count on from its lengths.
         segments_BT: int; tokens attend within their own segment only (packed documents). Not with a cache.
         mask: bool, True where a query may attend, broadcastable to [B, 1, T, S]; combined with causality.
         dtype: what to compute in; the parameters' own dtype unless given.
         dropout_key: a PRNG key switches dropout on.
-        cache: keys and values seen before. New ones are written at each row's length, which grows by T.
-        context: static; attend over the first `context` places of the cache only (all, unless given).
+        cache: keys and values seen before. New ones are appended to each slot's, whose length grows by T.
+        context: static; attend over the first `context` positions of the cache only (all, unless given).
     """
     hidden, cache = forward_hidden(
-        config, params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, mask=mask,
-        dtype=dtype, dropout_key=dropout_key, cache=cache, context=context,
-    )  # fmt: skip
+        config,
+        params,
+        tokens_BT,
+        positions_BT=positions_BT,
+        segments_BT=segments_BT,
+        mask=mask,
+        dtype=dtype,
+        dropout_key=dropout_key,
+        cache=cache,
+        context=context,
+    )
     logits = merge(config, params).head(hidden)
     return logits if cache is None else (logits, cache)
 
@@ -118,36 +136,26 @@ def forward_hidden(
 ) -> tuple[Array, KVCache | None]:
     """Like `forward`, but stops before the output head: hidden states [B, T, D].
 
-    `layout` says which slots of the cache the tokens belong to, in place of the cache's own lengths; these
-    come back as they were. Where sequences have different numbers of tokens, attention must be native.
+    `layout` says which slots of the cache the tokens belong to, in place of the cache's own lengths; these then come
+    back as they were. Where sequences have different numbers of tokens, attention must be native.
     """
     B, T = tokens_BT.shape
     decoder = merge(config, params)
     compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
-    if positions_BT is None:
-        positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-        if layout is not None:
-            positions_BT = layout.positions((B, T))
-        elif cache is not None:
-            positions_BT = positions_BT + cache.length_B[:, None]
-    key_BS = positions_BT
     if cache is not None:
-        context = context or cache.capacity
-        key_BS = jnp.broadcast_to(jnp.arange(context, dtype=jnp.int32), (B, context))
-        if not config.is_causal:  # then it must not look at padding; a causal one cannot
-            held_B = cache.length_B + T if layout is None else layout.cached_R + layout.new_R
-            live = (key_BS < held_B[:, None])[:, None, None, :]
-            mask = live if mask is None else mask & live
+        if positions_BT is not None or segments_BT is not None:
+            raise ValueError("With a cache, positions are counted on from it, and there are no segments.")
+        grown_B = cache.length_B if layout is not None else cache.length_B + T
+        layout = layout or ChunkLayout(cache.length_B, jnp.full(B, T, jnp.int32))
+        positions_BT = layout.positions((B, T))
+    elif positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     if segments_BT is not None:
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
-
-    reach = Reach(query_BT=positions_BT, key_BS=key_BS, allowed=mask, layout=layout)
-    hidden, kept = decoder.hidden(tokens_BT, reach, cache, compute, dropout_key)
-    if cache is not None:
-        keys, values = zip(*kept, strict=True)
-        cache = cache.updated(list(keys), list(values), cache.length_B + T if layout is None else None)
-    return hidden, cache
+    inputs = AttentionInputs(positions_BT, mask, layout, context)
+    hidden, layers = decoder.hidden(tokens_BT, inputs, cache, compute, dropout_key)
+    return hidden, None if cache is None else cache.with_layers(layers, grown_B)
 
 
 @lru_cache(maxsize=64)

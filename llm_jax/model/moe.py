@@ -6,7 +6,8 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.model.layers import ACTIVATIONS, INIT_STD, LayerNorm, Linear, RMSNorm, normal, residual_std
+from llm_jax.kernels import ACTIVATIONS
+from llm_jax.model.layers import INIT_STD, AnyNorm, Linear, add_to, normal, residual_std
 
 
 class Experts(nnx.Module):
@@ -18,10 +19,10 @@ class Experts(nnx.Module):
         self.weight = normal(rngs, (experts, size_out, size_in), std)
         self.bias = nnx.Param(jnp.zeros((experts, size_out))) if bias else None
 
-    def __call__(self, x_RI: Array, expert_R: Array, rows_per_expert_E: Array) -> Array:
-        """Rows x_RI must be sorted by expert; XLA multiplies each group with its own weight."""
-        y = jax.lax.ragged_dot(x_RI, self.weight[...].astype(x_RI.dtype).swapaxes(1, 2), rows_per_expert_E)
-        return y if self.bias is None else y + self.bias[...].astype(x_RI.dtype)[expert_R]
+    def __call__(self, x_MI: Array, expert_M: Array, count_E: Array) -> Array:
+        """The rows x_MI must be sorted by expert; XLA multiplies each group with its own weight."""
+        y = jax.lax.ragged_dot(x_MI, self.weight[...].astype(x_MI.dtype).swapaxes(1, 2), count_E)
+        return y if self.bias is None else y + self.bias[...].astype(x_MI.dtype)[expert_M]
 
 
 class ExpertStack(nnx.Module):
@@ -34,11 +35,11 @@ class ExpertStack(nnx.Module):
         self.fc2 = Experts(E, F, D, bias=bias, rngs=rngs, std=residual_std(config))
         self.activation = config.activation
 
-    def __call__(self, x_RD: Array, expert_R: Array, rows_per_expert_E: Array) -> Array:
-        hidden = ACTIVATIONS[self.activation](self.fc1(x_RD, expert_R, rows_per_expert_E))
+    def __call__(self, x_MD: Array, expert_M: Array, count_E: Array) -> Array:
+        hidden = ACTIVATIONS[self.activation](self.fc1(x_MD, expert_M, count_E))
         if self.gate_proj is not None:
-            hidden = hidden * self.gate_proj(x_RD, expert_R, rows_per_expert_E)
-        return self.fc2(hidden, expert_R, rows_per_expert_E)
+            hidden = hidden * self.gate_proj(x_MD, expert_M, count_E)
+        return self.fc2(hidden, expert_M, count_E)
 
 
 class MixtureOfExperts(nnx.Module):
@@ -50,23 +51,29 @@ class MixtureOfExperts(nnx.Module):
         self.num_experts = config.num_experts
         self.top_k = config.top_k
         self.renormalize = config.moe_renormalize
+        self.dropout = config.dropout_rate(config.mlp_dropout)
 
     def __call__(
-        self, x_BTD: Array, *, norm: LayerNorm | RMSNorm | None = None, residual: Array | None = None
+        self,
+        x_BTD: Array,
+        *,
+        norm: AnyNorm | None = None,
+        post_norm: AnyNorm | None = None,
+        dropout_key: Array | None = None,
     ) -> Array:
-        if norm is not None:
-            x_BTD = norm(x_BTD)
-        rows_RD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        probability_RE = jax.nn.softmax(self.router(rows_RD).astype(jnp.float32), axis=-1)
-        weight_Rk, expert_Rk = jax.lax.top_k(probability_RE, self.top_k)
+        """x + post_norm(dropout(experts(norm(x)))), [B, T, D]."""
+        normed_BTD = x_BTD if norm is None else norm(x_BTD)
+        rows_MD = normed_BTD.reshape(-1, x_BTD.shape[-1])
+        probability_ME = jax.nn.softmax(self.router(rows_MD).astype(jnp.float32), axis=-1)
+        weight_Mk, expert_Mk = jax.lax.top_k(probability_ME, self.top_k)
         if self.renormalize:
-            weight_Rk = weight_Rk / weight_Rk.sum(-1, keepdims=True)
+            weight_Mk = weight_Mk / weight_Mk.sum(-1, keepdims=True)
 
-        visit = expert_Rk.reshape(-1)  # one entry per (row, choice)
+        visit = expert_Mk.reshape(-1)  # one entry per (row, choice)
         order = jnp.argsort(visit, stable=True)
         source = order // self.top_k
-        counts_E = jnp.bincount(visit, length=self.num_experts).astype(jnp.int32)
-        out = self.experts(rows_RD[source], visit[order], counts_E)
-        weighted = out * weight_Rk.reshape(-1)[order][:, None].astype(out.dtype)
-        y_BTD = jnp.zeros_like(rows_RD).at[source].add(weighted).reshape(x_BTD.shape)
-        return y_BTD if residual is None else residual + y_BTD
+        count_E = jnp.bincount(visit, length=self.num_experts).astype(jnp.int32)
+        out = self.experts(rows_MD[source], visit[order], count_E)
+        weighted = out * weight_Mk.reshape(-1)[order][:, None].astype(out.dtype)
+        y_BTD = jnp.zeros_like(rows_MD).at[source].add(weighted).reshape(x_BTD.shape)
+        return add_to(x_BTD, y_BTD, post_norm=post_norm, rate=self.dropout, dropout_key=dropout_key)

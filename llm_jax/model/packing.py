@@ -18,51 +18,51 @@ from llm_jax.model.sharding import shard_params
 TABLE = "embedding_layer.token_embeddings.weight"
 
 
-class LiveModel(Model):
-    """A model over memory that someone else changes in place: the same arrays need not mean the same weights."""
+class SharedModel(Model):
+    """A model over memory that its owner changes in place: equal arrays need not have equal weights."""
 
 
-class _Kept(NamedTuple):
+class _Cast(NamedTuple):
     """What a model was cast to, and from which arrays."""
 
     sources: Sequence[Array]
-    kind: WeightDtype
+    dtype: WeightDtype
     mesh: Mesh | None
     outcome: tuple[Model, jnp.dtype]
 
 
-_kept: dict[int, _Kept] = {}  # by the id of the model, which takes its entry along when it goes
+_casts: dict[int, _Cast] = {}  # keyed by id(model); a finaliser removes the entry
 
 
-def cast_model(model: Model, kind: WeightDtype, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
+def cast_model(model: Model, dtype: WeightDtype, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
     """The model as inference wants it, and the dtype to compute in.
 
-    The last outcome is kept as long as the model, so that a second call with the same weights costs nothing. A
-    LiveModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
+    The last outcome is stored as long as the model lives, so that a second call with the same weights costs nothing. A
+    SharedModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
 
     Vectors (norms, biases) are float32, they weigh nothing. What else stays plain, the embedding table and experts,
-    is bfloat16 unless `kind` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
+    is bfloat16 unless `dtype` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
     only the weights are rounded; with experts, which XLA multiplies, and on a GPU bfloat16 is what is fast.
 
     Args:
-        kind: what the weights are kept in.
+        dtype: of the weights.
         mesh: spread it over these devices. Then only int8 is packed, since what XLA is to cut must be plain to it.
 
     Raises:
-        ConfigError: `kind` is none of WEIGHT_DTYPES.
+        ConfigError: `dtype` is none of WEIGHT_DTYPES.
     """
-    if kind not in WEIGHT_DTYPES:
-        raise ConfigError(f"dtype is {kind!r}; it must be one of {', '.join(WEIGHT_DTYPES)}.")
-    if isinstance(model, LiveModel):
-        return _cast_anew(model, kind, mesh)
+    if dtype not in WEIGHT_DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(WEIGHT_DTYPES)}.")
+    if isinstance(model, SharedModel):
+        return _cast_anew(model, dtype, mesh)
     sources, key = tuple(model.params.values()), id(model)
-    known = _kept.get(key)
+    known = _casts.get(key)
     if known is None:
-        weakref.finalize(model, _kept.pop, key, None)
-    elif (known.kind, known.mesh) == (kind, mesh) and _are_same(known.sources, sources):
+        weakref.finalize(model, _casts.pop, key, None)
+    elif (known.dtype, known.mesh) == (dtype, mesh) and _are_same(known.sources, sources):
         return known.outcome
-    outcome = _cast_anew(model, kind, mesh)
-    _kept[key] = _Kept(sources, kind, mesh, outcome)
+    outcome = _cast_anew(model, dtype, mesh)
+    _casts[key] = _Cast(sources, dtype, mesh, outcome)
     return outcome
 
 
@@ -70,14 +70,14 @@ def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _cast_anew(model: Model, kind: WeightDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
+def _cast_anew(model: Model, dtype: WeightDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
     on_cpu = jax.default_backend() == "cpu"
-    packed = kind == "int8" or (on_cpu and mesh is None)
+    packed = dtype == "int8" or (on_cpu and mesh is None)
     if mesh is not None:
         model = replace(model, params=shard_params(model.config, model.params, mesh))
     if packed:
-        model = pack_model(model, kind, level=None if mesh is None else Level.XLA)
-    plain = jnp.dtype("float32" if kind == "float32" else "bfloat16")
+        model = pack_model(model, dtype, level=None if mesh is None else Level.XLA)
+    plain = jnp.dtype("float32" if dtype == "float32" else "bfloat16")
 
     def cast(value: Any) -> Any:
         if isinstance(value, PackedMatrix):
@@ -86,7 +86,7 @@ def _cast_anew(model: Model, kind: WeightDtype, mesh: Mesh | None) -> tuple[Mode
 
     params = {name: cast(value) for name, value in model.params.items()}
     if mesh is not None:
-        params = shard_params(model.config, params, mesh)  # what is packed may have come to lie elsewhere
+        params = shard_params(model.config, params, mesh)  # packing may have moved what it packed
     compute = jnp.dtype("float32") if packed and on_cpu and not model.config.use_moe else plain
     return replace(model, params=params), compute
 
@@ -97,14 +97,14 @@ def kernel_level(model: Model) -> Level:
     return weight.level if isinstance(weight, PackedMatrix) else Level.XLA
 
 
-def pack_model(model: Model, kind: WeightDtype, *, level: Level | None = None) -> Model:
+def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) -> Model:
     """The same model with every linear map packed; experts and routers stay as they are.
 
     A gate is packed into fc1, and `gate_proj.weight` is left with no rows. A tied head becomes one of its own,
     since the embedding looks up rows of the plain table: the configuration says so.
 
     Args:
-        kind: what the weights are kept in.
+        dtype: of the weights.
         level: which kernels read them; the best of this machine unless given.
     """
     params: dict[str, Any] = dict(model.params)
@@ -121,10 +121,10 @@ def pack_model(model: Model, kind: WeightDtype, *, level: Level | None = None) -
         names.append(block + "mlp.fc2.weight")
         first, gate = block + "mlp.fc1.weight", block + "mlp.gate_proj.weight"
         if config.use_glu:
-            params[first] = pack_gated(params[first], params[gate], kind, level=level)
+            params[first] = pack_gated(params[first], params[gate], dtype, level=level)
             params[gate] = jnp.zeros((0, config.hidden_size))
         else:
             names.append(first)
     for name in names:
-        params[name] = pack(params[name], kind, level=level)
+        params[name] = pack(params[name], dtype, level=level)
     return replace(model, config=config, params=params)

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal tables, rotary angles, ALiBi slopes."""
+"""Token positions: sinusoidal tables, rotary angles, ALiBi slopes."""
 
 import math
 
@@ -32,8 +32,8 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None 
     if scaling.kind == "longrope":
         return (frequency / np.array(scaling.factors, np.float32)).astype(np.float32)
     if scaling.kind == "yarn":
-        kept = _yarn_kept(rotary_dim, theta, scaling)
-        return (kept * frequency + (1 - kept) * frequency / scaling.factor).astype(np.float32)
+        share = _yarn_share(rotary_dim, theta, scaling)
+        return (share * frequency + (1 - share) * frequency / scaling.factor).astype(np.float32)
     # Llama 3.1: wavelengths well inside the original context stay, those beyond it are stretched by `factor`,
     # and between the two bounds the scale is interpolated linearly in (context / wavelength).
     turns = scaling.original_max_seq_len * frequency / (2 * math.pi)
@@ -42,8 +42,8 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None 
     return ((1 - ramp) * frequency / scaling.factor + ramp * frequency).astype(np.float32)
 
 
-def _yarn_kept(rotary_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """The share of each pair's frequency that YaRN keeps, [rotary_dim / 2]: section 3.2 of the paper.
+def _yarn_share(rotary_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """The share of each pair's frequency that YaRN leaves as it was, [rotary_dim / 2]: section 3.2 of the paper.
 
     Pairs are counted from the fastest; the ramp runs over their index, its ends widened to whole numbers.
     """
@@ -57,18 +57,10 @@ def _yarn_kept(rotary_dim: int, theta: float, scaling: RopeScaling) -> np.ndarra
     return 1 - np.clip((pair - first) / max(last - first, 1e-3), 0.0, 1.0)
 
 
-def rotate(x_BTNH: Array, positions_BT: Array, frequencies: np.ndarray, magnitude: float = 1.0) -> Array:
-    """Turns each head by its position. Pairs are (i, i + rotary_dim / 2), the layout of Hugging Face's weights.
-
-    The rotated dimensions are lengthened by `magnitude`, those beyond them pass through. Angles are computed in
-    float32 whatever x's dtype is.
-    """
-    half = frequencies.shape[0]
-    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
-    cos, sin = magnitude * jnp.cos(angle_BT1h), magnitude * jnp.sin(angle_BT1h)
-    first, second, rest = x_BTNH[..., :half], x_BTNH[..., half : 2 * half], x_BTNH[..., 2 * half :]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jnp.concatenate([turned.astype(x_BTNH.dtype), rest], axis=-1)
+def rotary_tables(position_BT: Array, frequencies_h: np.ndarray, magnitude: float) -> tuple[Array, Array]:
+    """Cosines and sines [B, T, h] of the angles at these positions, float32, times `magnitude`."""
+    angle_BTh = position_BT[:, :, None].astype(jnp.float32) * frequencies_h
+    return jnp.cos(angle_BTh) * magnitude, jnp.sin(angle_BTh) * magnitude
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

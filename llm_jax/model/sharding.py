@@ -1,7 +1,7 @@
-"""Where each parameter lies when one model spans several devices: tensor parallelism as rules on names.
+"""The logical axes of parameters and of the KV cache, and their sharding on a mesh.
 
 Column-parallel maps (q, k, v; the first of the feed-forward) are cut along their outputs and row-parallel ones
-along their inputs, so that a layer needs one sum over devices behind attention and one behind the feed-forward
+along their inputs, so that a layer needs one sum over devices after attention and one after the feed-forward
 (Megatron-LM, arXiv:1909.08053). XLA inserts the sums.
 """
 
@@ -13,52 +13,40 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from llm_jax import parallel
 from llm_jax.config import ModelConfig
-from llm_jax.errors import ConfigError
 from llm_jax.kernels import Level
 from llm_jax.model.cache import KVCache, init_cache
 
-AXIS = "model"
-
-# The axis of each parameter that is cut; parameters that no rule names are whole on every device.
-RULES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
-    (re.compile(pattern), axis)
-    for pattern, axis in (
-        (r"self_attn\.qkv_proj\.(weight|bias)$", 0),
-        (r"self_attn\.out_proj\.weight$", 1),
-        (r"mlp\.(fc1|gate_proj)\.(weight|bias)$", 0),
-        (r"mlp\.fc2\.weight$", 1),
-        (r"mlp\.experts\.(fc1|gate_proj)\.(weight|bias)$", 1),
-        (r"mlp\.experts\.fc2\.weight$", 2),
-        (r"lm_head\.(weight|bias)$", 0),
-        (r"token_embeddings\.weight$", 0),
+# Logical axes of the parameters; those that no pattern names are whole on every device.
+PARAM_AXES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
+    (re.compile(pattern), axes)
+    for pattern, axes in (
+        (r"self_attn\.qkv_proj\.weight$", ("heads", "embed")),
+        (r"self_attn\.qkv_proj\.bias$", ("heads",)),
+        (r"self_attn\.out_proj\.weight$", ("embed", "heads")),
+        (r"mlp\.(fc1|gate_proj)\.weight$", ("ffn", "embed")),
+        (r"mlp\.(fc1|gate_proj)\.bias$", ("ffn",)),
+        (r"mlp\.fc2\.weight$", ("embed", "ffn")),
+        (r"mlp\.experts\.(fc1|gate_proj)\.weight$", ("expert", "ffn", "embed")),
+        (r"mlp\.experts\.(fc1|gate_proj)\.bias$", ("expert", "ffn")),
+        (r"mlp\.experts\.fc2\.weight$", ("expert", "embed", "ffn")),
+        (r"lm_head\.weight$", ("vocab", "embed")),
+        (r"lm_head\.bias$", ("vocab",)),
+        (r"token_embeddings\.weight$", ("vocab", "embed")),
     )
 )
-
-
-def tensor_parallel_mesh(devices: int) -> Mesh:
-    """A mesh of the first `devices` devices along the one axis that models are cut on.
-
-    Raises:
-        ConfigError: there are fewer.
-    """
-    if not 1 <= devices <= len(jax.devices()):
-        raise ConfigError(f"The model is to be spread over {devices} devices, but JAX finds {len(jax.devices())} here.")
-    return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+CACHE_AXES = (None, "heads", None, None)  # of keys and values [B, K, S, H]
 
 
 def param_sharding(config: ModelConfig, name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where a parameter lies. No head is cut; what does not divide evenly is whole on every device."""
-    axis = next((axis for pattern, axis in RULES if pattern.search(name)), None)
-    if axis is None:
-        return everywhere(mesh)
-    heads = {"qkv_proj": config.num_heads + 2 * config.kv_heads, "out_proj": config.num_heads}
-    pieces = next((number for layer, number in heads.items() if layer in name), shape[axis])
-    if pieces % mesh.size:
-        return everywhere(mesh)
-    return NamedSharding(mesh, PartitionSpec(*[AXIS if i == axis else None for i in range(len(shape))]))
+    """The sharding of a parameter. No head is cut; what does not divide evenly is whole on every device."""
+    axes = next((axes for pattern, axes in PARAM_AXES if pattern.search(name)), ())
+    heads = config.num_heads + (2 * config.kv_heads if "qkv_proj" in name else 0)
+    counts = [heads if axis == "heads" else size for axis, size in zip(axes, shape, strict=False)]
+    return parallel.sharding(mesh, axes, counts)
 
 
 def shard_params(config: ModelConfig, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
@@ -71,19 +59,14 @@ def shard_params(config: ModelConfig, params: Mapping[str, Any], mesh: Mesh) -> 
     return {name: spread(name, value) for name, value in params.items()}
 
 
-def everywhere(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
-    """Caches [B, K, S, H] are cut along their heads, where these divide evenly."""
-    return NamedSharding(mesh, PartitionSpec(None, AXIS if cache_devices(config, mesh) > 1 else None))
+    """Caches are cut along their heads, where these divide evenly."""
+    return parallel.sharding(mesh, CACHE_AXES, (1, config.kv_heads, 1, 1))
 
 
 def cache_devices(config: ModelConfig, mesh: Mesh | None) -> int:
-    """On how many devices a part of each cache lies."""
-    return mesh.size if mesh is not None and config.kv_heads % mesh.size == 0 else 1
+    """How many devices share each cache."""
+    return 1 if mesh is None else parallel.parts(cache_sharding(config, mesh))
 
 
 def allocate_cache(
@@ -96,17 +79,11 @@ def allocate_cache(
     level: Level = Level.XLA,
     mesh: Mesh | None = None,
 ) -> KVCache:
-    """What `init_cache` makes, at once where it shall lie: no single device may have memory for it. Not inside jit."""
+    """An empty cache (see `init_cache`), sharded from the start: no device may have memory for it all. Not in jit."""
     if mesh is None:
         return init_cache(config, slots, max_len, dtype, chunk=chunk, level=level)
-    cut = cache_sharding(config, mesh)
+    cut: Any = cache_sharding(config, mesh)
+    whole: Any = parallel.replicated(mesh)
     make = partial(init_cache, config, slots, max_len, dtype, chunk=chunk, level=level, sharding=cut)
-    sharded: Any = cut
-    whole: Any = everywhere(mesh)
-    like = jax.eval_shape(make)
-    return jax.jit(make, out_shardings=replace(like, keys=sharded, values=sharded, length_B=whole))()
-
-
-def constrain_whole(tree: Any, mesh: Mesh | None) -> Any:
-    """Keeps arrays whole on every device, so that what takes them is compiled once. Call it inside jit."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, everywhere(mesh))
+    shardings = replace(jax.eval_shape(make), keys=cut, values=cut, length_B=whole)
+    return jax.jit(make, out_shardings=shardings)()

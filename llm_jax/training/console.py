@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar in a terminal, plain lines anywhere else."""
+"""The console of a run: a progress bar in a terminal, plain lines anywhere else."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class RunConsole:
-    """Prints records as they come, at log_level INFO and below; messages of their own level besides."""
+    """A sink that prints records at log_level INFO and below, and messages at their own level."""
 
     def __init__(self, log_level: str, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)

@@ -1,11 +1,11 @@
-"""Where measurements go. A record is a flat dict with an "event": run (once), step (every log_interval), epoch."""
+"""The sinks of metrics. A record is a flat dict with an "event": run (once), step (every log_interval), epoch."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm_jax.atomic import atomic_file
 from llm_jax.training.plot import draw_losses
 
 Record = dict[str, Any]
@@ -16,14 +16,13 @@ class Sink(Protocol):
 
 
 class MetricsFile:
-    """One JSON object per line, on disk as soon as it is written."""
+    """One JSON object per line, flushed as soon as it is written."""
 
     def __init__(self, path: Path, resume_at: int | None) -> None:
-        """Starts the file anew, or keeps what was recorded up to step `resume_at`: later steps are done again."""
-        kept = [] if resume_at is None else [r for r in read_metrics(path) if r.get("step", 0) <= resume_at]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        """Starts the file anew, or retains the records up to step `resume_at`: later steps are done again."""
+        retained = [] if resume_at is None else [r for r in read_metrics(path) if r.get("step", 0) <= resume_at]
+        with atomic_file(path) as new:
+            new.write_text("".join(json.dumps(record) + "\n" for record in retained), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, record: Record) -> None:
@@ -34,7 +33,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Iterator[Record]:
-    """The records of a metrics file; a last line that a killed process left half written is passed over."""
+    """The records of a metrics file; an incomplete last line, which a killed process may leave, is ignored."""
     if not path.exists():
         return
     with path.open(encoding="utf-8") as lines:

@@ -6,9 +6,9 @@ from llm_jax.model import Params
 
 
 def adamw(*, beta1: float, beta2: float, weight_decay: float, clip: float | None) -> optax.GradientTransformation:
-    """The update for a learning rate of -1; the step scales it by the learning rate of the moment.
+    """Updates for a learning rate of 1, to subtract; the step multiplies them by the scheduled one.
 
-    Gradients are first clipped to a global norm of `clip`.
+    Gradients are first clipped to a global norm of `clip`, over the parameters that are given.
     """
     return optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
@@ -18,5 +18,5 @@ def adamw(*, beta1: float, beta2: float, weight_decay: float, clip: float | None
 
 
 def matrices(params: Params) -> dict[str, bool]:
-    """What weight decay applies to: weights of two or more axes, so neither biases nor the scales of norms."""
+    """Which parameters decay: weights of two or more axes, so neither biases nor the scales of norms."""
     return {name: name.endswith("weight") and value.ndim >= 2 for name, value in params.items()}

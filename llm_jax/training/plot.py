@@ -1,15 +1,13 @@
 """The loss curves of a run as an image."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from llm_jax.atomic import atomic_file
+
 
 def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
-    """Training loss by step, validation loss by epoch, and the task's baseline as a dashed line.
-
-    Written beside and renamed: a reader never sees half an image.
-    """
+    """Training loss by step, validation loss by epoch, and the task's baseline as a dashed line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -26,6 +24,5 @@ def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("optimiser step")
     axes.set_ylim(bottom=0)
     axes.legend()
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with atomic_file(path) as new:
+        figure.savefig(new, format="png", dpi=120)

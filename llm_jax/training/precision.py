@@ -1,4 +1,4 @@
-"""Mixed precision: what to compute in, and the loss scale that float16 needs."""
+"""Mixed precision: the dtype of the computation, and the loss scale that float16 needs."""
 
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ class LossScale(NamedTuple):
     def adjusted(self, finite: Array) -> "LossScale":
         """The scale for the next step, given whether this step's gradients were finite."""
         grow = self.good_steps + 1 >= GROW_AFTER
-        kept = jnp.where(grow, jnp.minimum(self.scale * 2, LARGEST_SCALE), self.scale)
-        scale = jnp.where(finite, kept, jnp.maximum(self.scale / 2, 1.0))
+        grown = jnp.where(grow, jnp.minimum(self.scale * 2, LARGEST_SCALE), self.scale)
+        scale = jnp.where(finite, grown, jnp.maximum(self.scale / 2, 1.0))
         return LossScale(scale, jnp.where(finite & ~grow, self.good_steps + 1, 0))
 
 

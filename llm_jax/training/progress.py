@@ -1,4 +1,4 @@
-"""Where a run stands: everything but the arrays, as plain numbers that go into the saved state."""
+"""The progress of a run: plain numbers that are saved with the arrays of its state."""
 
 import dataclasses
 import math
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_jax.training.config import TrainingConfig
-from llm_jax.training.schedules import Watch, plateau
+from llm_jax.training.schedules import BestLoss, plateau
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The host's half of a run's state; the arrays are the other half.
+    """What resuming needs besides the arrays.
 
     Attributes:
-        step: optimiser steps done; also the position in the data and what dropout keys derive from.
-        epoch_loss, epoch_weight: sums over the steps of the epoch under way.
+        step: optimiser steps done; also the position in the data, and the source of dropout keys.
+        epoch_loss, epoch_weight: sums over the steps of the current epoch.
         best: the best validation loss, which decides what is saved as best.
         patience: the same with early_stopping_min_delta, which decides when to stop.
         plateau, lr_factor: of the plateau schedule.
@@ -25,9 +25,9 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_weight: float = 0.0
     last_loss: float | None = None  # validation, at the end of the last epoch
-    best: Watch = field(default_factory=Watch)
-    patience: Watch = field(default_factory=Watch)
-    plateau: Watch = field(default_factory=Watch)
+    best: BestLoss = field(default_factory=BestLoss)
+    patience: BestLoss = field(default_factory=BestLoss)
+    plateau: BestLoss = field(default_factory=BestLoss)
     lr_factor: float = 1.0
 
     def stepped(self, loss: float, weight: float) -> "Progress":
@@ -44,20 +44,20 @@ class Progress:
         return self.epoch_loss / self.epoch_weight if self.epoch_weight else math.nan
 
     def epoch_done(self, config: TrainingConfig, validation_loss: float | None) -> "Progress":
-        """The epoch's sums cleared, and every watch told the validation loss."""
+        """The epoch's sums cleared, and the validation loss taken into account."""
         cleared = dataclasses.replace(self, epoch_loss=0.0, epoch_weight=0.0, last_loss=validation_loss)
         if validation_loss is None:
             return cleared
-        watch, factor = plateau(config, self.plateau, self.lr_factor, validation_loss)
+        best, factor = plateau(config, self.plateau, self.lr_factor, validation_loss)
         return dataclasses.replace(
             cleared,
-            best=self.best.seen(validation_loss, self.best.best),
-            patience=self.patience.seen(validation_loss, self.patience.best - config.early_stopping_min_delta),
-            plateau=watch,
+            best=self.best.updated(validation_loss, self.best.best),
+            patience=self.patience.updated(validation_loss, self.patience.best - config.early_stopping_min_delta),
+            plateau=best,
             lr_factor=factor,
         )
 
-    def exhausted(self, config: TrainingConfig) -> bool:
+    def stops_early(self, config: TrainingConfig) -> bool:
         """True where early stopping ends the run."""
         patience = config.early_stopping_patience
         return patience is not None and self.patience.stale >= patience
@@ -67,5 +67,5 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Progress":
-        watches = {name: Watch(**values[name]) for name in ("best", "patience", "plateau")}
-        return cls(**{**values, **watches})
+        best = {name: BestLoss(**values[name]) for name in ("best", "patience", "plateau")}
+        return cls(**{**values, **best})

@@ -1,4 +1,4 @@
-"""Learning rate by step, and what watches the validation loss."""
+"""Learning rate by step, and the best loss so far, which the plateau schedule and early stopping rest on."""
 
 import math
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ PLATEAU_THRESHOLD = 1e-4  # relative; a smaller gain is none, as in torch's Redu
 
 
 @dataclass(frozen=True)
-class Watch:
-    """The best value seen so far (lower is better), and for how many values in a row it has stood."""
+class BestLoss:
+    """The lowest loss so far, and the number of losses since then that were no better."""
 
     best: float = math.inf
     stale: int = 0
 
     @property
     def finite(self) -> float | None:
-        """The best value, None before there is one."""
+        """The lowest loss, None before the first one."""
         return self.best if math.isfinite(self.best) else None
 
-    def seen(self, value: float, threshold: float) -> "Watch":
-        """A value counts as better only below `threshold`."""
-        return Watch(value, 0) if value < threshold else Watch(self.best, self.stale + 1)
+    def updated(self, loss: float, threshold: float) -> "BestLoss":
+        """A loss counts as better only below `threshold`."""
+        return BestLoss(loss, 0) if loss < threshold else BestLoss(self.best, self.stale + 1)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, plateau_factor: float = 1.0) -> float:
@@ -43,9 +43,9 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, plate
     return max(config.lr * plateau_factor, config.min_lr)
 
 
-def plateau(config: TrainingConfig, watch: Watch, factor: float, loss: float) -> tuple[Watch, float]:
+def plateau(config: TrainingConfig, best: BestLoss, factor: float, loss: float) -> tuple[BestLoss, float]:
     """After more than plateau_patience epochs without a better validation loss, the factor falls by lr_decay."""
-    watch = watch.seen(loss, watch.best * (1.0 - PLATEAU_THRESHOLD))
-    if watch.stale > config.plateau_patience:
-        return Watch(watch.best, 0), factor * config.lr_decay
-    return watch, factor
+    best = best.updated(loss, best.best * (1.0 - PLATEAU_THRESHOLD))
+    if best.stale > config.plateau_patience:
+        return BestLoss(best.best, 0), factor * config.lr_decay
+    return best, factor

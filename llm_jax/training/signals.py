@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop asks about, instead of an exception anywhere."""
+"""Ctrl-C and SIGTERM set a flag that the loop reads between steps, instead of raising an exception anywhere."""
 
 import signal
 import threading
@@ -10,16 +10,16 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """Attributes: signum: the signal that asked, None while none has."""
+    """Attributes: signum: the signal that was received, None before one is."""
 
     signum: int | None = None
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """The first SIGINT or SIGTERM is noted; a second one acts as it did before.
+    """The first SIGINT or SIGTERM is recorded; a second one acts as it did before.
 
-    Only the main thread can hold handlers: elsewhere this does nothing.
+    Only the main thread can install handlers: elsewhere this does nothing.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -27,7 +27,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def record(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
         restore()
 
@@ -36,7 +36,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
         yield request
     finally:

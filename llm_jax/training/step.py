@@ -1,101 +1,117 @@
 """One optimiser step: gradients, clipping, AdamW, in one jitted function over flat parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from llm_jax.data import Batch
 from llm_jax.model import Params
 from llm_jax.training.precision import LossScale
 
-Batch = dict[str, Any]
+# (sum, weight, aux): the mean loss is sum / weight, over one batch or over many; aux holds more sums over the same
+# weight, by the names that the metrics report their means under. All are float32 scalars.
+LossSums = tuple[Array, Array, dict[str, Array]]
 
 
 class Loss(Protocol):
-    """A loss of a batch as (sum, weight), computed in `dtype`, with dropout where a key is given."""
+    """The loss of a batch, computed in `dtype`, with dropout where a key is given.
+
+    It is differentiated by `trainable` alone. `frozen` is an argument, because arrays that a jitted function closes
+    over are compiled into it as constants.
+    """
 
     def __call__(
-        self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
-    ) -> tuple[Array, Array]: ...
+        self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> LossSums: ...
 
 
 class TrainState(NamedTuple):
     """All arrays that a step changes, float32 but for counters."""
 
-    params: Params
+    trainable: Params
     optimizer: optax.OptState
     loss_scale: LossScale | None  # float16 only
 
 
 class StepMetrics(NamedTuple):
-    """What a step tells: the mean loss before the update, the gradient's norm before clipping, what was counted."""
+    """What a step measures, as scalars on the device."""
 
-    loss: Array
-    grad_norm: Array
+    loss: Array  # mean, before the update
+    grad_norm: Array  # global norm of the gradient, before clipping
     weight: Array  # of the loss: tokens or samples
     applied: Array  # bool; false where float16 gradients overflowed and the step was skipped
+    aux: dict[str, Array]  # means
 
 
-TrainStep = Callable[[TrainState, Batch, int, float], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[[TrainState, Params, Batch, int, float], tuple[TrainState, StepMetrics]]
+EvalStep = Callable[[Params, Params, Batch], LossSums]
 
 
-def initial_state(params: Params, optimizer: optax.GradientTransformation, dtype: jnp.dtype) -> TrainState:
-    return TrainState(params, optimizer.init(params), LossScale.initial() if dtype == jnp.float16 else None)
+def initial_state(trainable: Params, optimizer: optax.GradientTransformation, dtype: jnp.dtype) -> TrainState:
+    """The state before the first step, for a loss that is computed in `dtype`."""
+    return TrainState(trainable, optimizer.init(trainable), LossScale.initial() if dtype == jnp.float16 else None)
 
 
 def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, dtype: jnp.dtype, seed: int) -> TrainStep:
-    """step(state, batch, number, lr) -> (state, metrics); the state is donated.
+    """step(state, frozen, batch, number, lr) -> (state, metrics); the state is donated, frozen parameters are not.
 
-    The batch has shape [A, B, …]: A parts whose gradients are accumulated. The result is that of one batch of A · B
-    examples: each part's loss is divided by the weight of all. Dropout depends on (seed, number, part) alone.
+    The batch has shape [micro-batches, B, …]. Gradients are accumulated over the micro-batches, and the result is
+    that of one batch: the loss of each is divided by the weight of all. Dropout depends on `seed`, on `number` (of the
+    step) and on the index of the micro-batch alone.
     """
 
-    def train_step(state: TrainState, batch: Batch, number: Array, lr: Array) -> tuple[TrainState, StepMetrics]:
+    def train_step(
+        state: TrainState, frozen: Params, batch: Batch, number: Array, lr: Array
+    ) -> tuple[TrainState, StepMetrics]:
         step_key = jax.random.fold_in(jax.random.key(seed), number)
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
         weight = jnp.maximum(batch["weights"].sum(), 1.0)
 
-        def scaled_loss(params: Params, part: Batch, key: Array) -> Array:
-            total, _ = loss(params, part, dtype=dtype, dropout_key=key)
-            return total / weight * scale
+        def scaled_loss(trainable: Params, examples: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+            total, _, aux = loss(trainable, frozen, examples, dtype=dtype, dropout_key=key)
+            return total / weight * scale, aux
 
-        def accumulate(carry: tuple[Array, Params], part: tuple[Array, Batch]) -> tuple[tuple[Array, Params], None]:
-            index, examples = part
+        def accumulate(
+            sums: tuple[Array, Params], micro_batch: tuple[Array, Batch]
+        ) -> tuple[tuple[Array, Params], dict[str, Array]]:
+            index, examples = micro_batch
             key = jax.random.fold_in(step_key, index)
-            value, grads = jax.value_and_grad(scaled_loss)(state.params, examples, key)
-            return (carry[0] + value, jax.tree.map(jnp.add, carry[1], grads)), None
+            (value, aux), grads = jax.value_and_grad(scaled_loss, has_aux=True)(state.trainable, examples, key)
+            return jax.tree.map(jnp.add, sums, (value, grads)), aux
 
-        parts = batch["weights"].shape[0]
-        carry = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, state.params))
-        if parts == 1:  # no loop: XLA then keeps no second copy of the gradients
-            carry, _ = accumulate(carry, (jnp.int32(0), jax.tree.map(lambda x: x[0], batch)))
+        count = batch["weights"].shape[0]
+        sums = jnp.float32(0.0), jax.tree.map(jnp.zeros_like, state.trainable)
+        if count == 1:  # without a loop XLA needs no second copy of the gradients
+            sums, aux = accumulate(sums, (jnp.int32(0), jax.tree.map(lambda x: x[0], batch)))
         else:
-            carry, _ = jax.lax.scan(accumulate, carry, (jnp.arange(parts), batch))
-        value, grads = jax.tree.map(lambda x: x / scale, carry)
+            sums, aux = jax.lax.scan(accumulate, sums, (jnp.arange(count), batch))
+        value, grads = jax.tree.map(lambda x: x / scale, sums)
+        aux = jax.tree.map(lambda x: x.sum() / weight, aux)
 
         grad_norm = optax.tree.norm(grads)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
-        after = TrainState(params, optimizer_state, None)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+        trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
+        after = TrainState(trainable, optimizer_state, None)
         applied = jnp.bool_(True)
         if state.loss_scale is not None:
             applied = jnp.isfinite(grad_norm)
             before = state._replace(loss_scale=None)
             after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
             after = after._replace(loss_scale=state.loss_scale.adjusted(applied))
-        return after, StepMetrics(value, grad_norm, weight, applied)
+        return after, StepMetrics(value, grad_norm, weight, applied, aux)
 
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(loss: Loss, *, dtype: jnp.dtype) -> Callable[[Params, Batch], tuple[Array, Array]]:
-    """step(params, batch [B, …]) -> (loss sum, weight), without dropout."""
+def make_eval_step(loss: Loss, *, dtype: jnp.dtype) -> EvalStep:
+    """step(trainable, frozen, batch [B, …]) -> LossSums, without dropout."""
 
     @jax.jit
-    def eval_step(params: Params, batch: Batch) -> tuple[Array, Array]:
-        return loss(params, batch, dtype=dtype, dropout_key=None)
+    def eval_step(trainable: Params, frozen: Params, batch: Batch) -> LossSums:
+        return loss(trainable, frozen, batch, dtype=dtype, dropout_key=None)
 
     return eval_step

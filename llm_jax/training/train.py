@@ -1,32 +1,37 @@
-"""A run from its configuration to its directory."""
+"""A training run from its configuration to its directory."""
 
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import optax
 
+from llm_jax.data import Batches
 from llm_jax.errors import ConfigError
 from llm_jax.tokenizers import load_tokenizer
-from llm_jax.training.config import TaskName, TrainConfig, write_config
+from llm_jax.training.config import TaskName, TrainConfig, TrainingConfig, write_config
 from llm_jax.training.console import RunConsole
 from llm_jax.training.loop import Loop
-from llm_jax.training.metrics import LossPlot, MetricsFile, TensorBoard
+from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard
+from llm_jax.training.optimizer import adamw
+from llm_jax.training.precision import compute_dtype
 from llm_jax.training.progress import Progress
-from llm_jax.training.run_directory import RunDirectory, restore_state, run_to_resume
-from llm_jax.training.signals import stop_on_signals
-from llm_jax.training.tasks.language_model import LanguageModelTask
-from llm_jax.training.tasks.regression import RegressionTask
-from llm_jax.training.tasks.task import Task
+from llm_jax.training.run_directory import RunDirectory, run_to_resume
+from llm_jax.training.saving import Saver
+from llm_jax.training.signals import StopRequest, stop_on_signals
+from llm_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
+from llm_jax.training.tasks import LanguageModelTask, RegressionTask, Task
+from llm_jax.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """How a run ended.
 
     Attributes:
         unit: "tokens" or "samples", what losses are averaged over.
-        signum: the signal that stopped it, None where none did.
+        signum: the signal that stopped it, None where it ended by itself.
     """
 
     run: RunDirectory
@@ -42,8 +47,15 @@ class Outcome:
         return self.unit == "tokens"
 
 
-def train(task_name: TaskName, config: TrainConfig) -> Outcome:
-    """Train as configured; everything that comes of it lies in checkpoint.checkpoint_dir.
+def train(task_name: TaskName, config: TrainConfig) -> TrainingResult:
+    """Train as configured; models, metrics and state are written to checkpoint.checkpoint_dir.
+
+    >>> from tempfile import mkdtemp
+    >>> from llm_jax.training import Setting, load_train_config
+    >>> texts = ["training.num_samples=100", f"checkpoint.checkpoint_dir={mkdtemp()}", "logging.log_level=ERROR"]
+    >>> config = load_train_config(overrides=[Setting.parse(text, "example") for text in texts])
+    >>> train("regression", config).progress.step
+    10
 
     Raises:
         ConfigError, DataError, TokenizerError, CheckpointError: something is missing or contradicts something else.
@@ -54,32 +66,18 @@ def train(task_name: TaskName, config: TrainConfig) -> Outcome:
             f"distributed.num_nodes is {config.distributed.num_nodes}; this version trains on one node. Set it to 1."
         )
     console = RunConsole(config.logging.log_level)
-    run, resumed = RunDirectory(Path(config.checkpoint.checkpoint_dir)), run_to_resume(config.checkpoint)
+    resumed = run_to_resume(config.checkpoint)
     task = _build_task(task_name, config, resumed)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
         if not config.optimization.use_compile:
             console.say("use_compile is false: every operation runs by itself, to debug. This is very slow.", "WARNING")
             stack.enter_context(jax.disable_jit())
-        loop = Loop(task, config, run, [], stack.enter_context(stop_on_signals()))
-        if resumed is not None:
-            loop.state, loop.progress = restore_state(resumed, loop.state, loop.identity)
-            run.adopt(resumed)
-            console.say(f"Resuming {resumed.path} at step {loop.progress.step}.")
-        else:
-            if run.holds_a_run():
-                console.say(f"Replacing the earlier run in {run.path} (--resume would continue it).", "WARNING")
-            run.clear()
-            task.save(run.last, loop.state.params)
-        write_config(config, run.config)
-        resume_at = loop.progress.step if resumed else None
-        tensorboard = stack.enter_context(contextlib.closing(TensorBoard(config.logging.log_dir, resume_at)))
-        metrics = stack.enter_context(contextlib.closing(MetricsFile(run.metrics, resume_at)))
-        stack.callback(console.close)
-        loop.sinks = [metrics, LossPlot(run.metrics, run.plot), tensorboard, console]
-        _announce(loop)
-        loop.run_to_end()
+        loop = _build_loop(task, config, resumed, console, stop, stack)
+        _announce(loop, task)
+        loop.run()
     name, baseline = task.baseline
-    return Outcome(run, loop.progress, loop.total_steps, task.unit, name, baseline, loop.stop.signum)
+    return TrainingResult(loop.saver.run, loop.progress, loop.total_steps, task.unit, name, baseline, stop.signum)
 
 
 def _build_task(name: TaskName, config: TrainConfig, resumed: RunDirectory | None) -> Task:
@@ -88,21 +86,100 @@ def _build_task(name: TaskName, config: TrainConfig, resumed: RunDirectory | Non
     return LanguageModelTask.build(config, load_tokenizer(resumed.last) if resumed else None)
 
 
-def _announce(loop: Loop) -> None:
-    name, baseline = loop.task.baseline
-    record = {
-        "event": "run",
-        "start": loop.progress.step,
-        "epochs": loop.config.training.epochs,
-        "steps_per_epoch": loop.batches.per_epoch,
-        "examples": len(loop.task.train),
-        "held_out": 0 if loop.task.validation is None else len(loop.task.validation),
-        "unit": loop.task.unit,
-        "parameters": sum(value.size for value in loop.state.params.values()),
-        "dtype": str(loop.dtype),
-        "device": jax.devices()[0].device_kind,
-        "baseline_name": name,
-        "baseline": baseline,
-    }
-    for sink in loop.sinks:
-        sink.write(record)
+def _build_loop(
+    task: Task,
+    config: TrainConfig,
+    resumed: RunDirectory | None,
+    console: RunConsole,
+    stop: StopRequest,
+    stack: contextlib.ExitStack,
+) -> Loop:
+    """The loop of a fresh or a resumed run, with its directory prepared and its sinks open until `stack` ends."""
+    seed, dtype = config.training.seed, compute_dtype(config.optimization)
+    optimizer = _optimizer(task, config.training)
+    batches, validation = _training_batches(task, config), None
+    if task.validation is not None:
+        size = min(config.training.batch_size, len(task.validation))
+        validation = Validation(make_eval_step(task.loss, dtype=dtype), Batches(source=task.validation, size=size))
+    saver = Saver(
+        task=task,
+        run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
+        config=config.checkpoint,
+        frozen=task.init_frozen(seed),
+        identity={**task.architecture, "dtype": str(dtype), "seed": seed, "steps per epoch": batches.per_epoch},
+        steps_per_epoch=batches.per_epoch,
+    )
+
+    def first_state() -> TrainState:
+        return initial_state(task.init_trainable(seed), optimizer, dtype)
+
+    if resumed is not None:
+        state, progress = saver.resume(resumed, jax.eval_shape(first_state))
+        console.say(f"Resuming {resumed.path} at step {progress.step}.")
+    else:
+        state, progress = first_state(), Progress()
+        if saver.run.exists():
+            console.say(f"Replacing the earlier run in {saver.run.path} (--resume would continue it).", "WARNING")
+        saver.begin(state)
+    write_config(config, saver.run.config)
+    return Loop(
+        config=config,
+        step=make_train_step(task.loss, optimizer, dtype=dtype, seed=seed),
+        batches=batches,
+        validation=validation,
+        saver=saver,
+        sinks=_open_sinks(config, saver.run, progress.step if resumed else None, console, stack),
+        stop=stop,
+        frozen=saver.frozen,
+        state=state,
+        progress=progress,
+    )
+
+
+def _optimizer(task: Task, config: TrainingConfig) -> optax.GradientTransformation:
+    return adamw(
+        beta1=config.beta1,
+        beta2=task.beta2 if config.beta2 is None else config.beta2,
+        weight_decay=config.weight_decay,
+        clip=config.gradient_clip_val,
+    )
+
+
+def _training_batches(task: Task, config: TrainConfig) -> Batches:
+    """Batches of all micro-batches of a step; fewer examples than that are one batch, padded to equal micro-batches."""
+    count, optimization = config.optimization.gradient_accumulation_steps, config.optimization
+    return Batches(
+        source=task.train,
+        size=min(config.training.batch_size * count, -(-len(task.train) // count) * count),
+        seed=config.training.seed,
+        workers=optimization.num_workers,
+        prefetch=optimization.prefetch_factor,
+    )
+
+
+def _open_sinks(
+    config: TrainConfig, run: RunDirectory, resume_at: int | None, console: RunConsole, stack: contextlib.ExitStack
+) -> list[Sink]:
+    tensorboard = stack.enter_context(contextlib.closing(TensorBoard(config.logging.log_dir, resume_at)))
+    metrics = stack.enter_context(contextlib.closing(MetricsFile(run.metrics, resume_at)))
+    return [metrics, LossPlot(run.metrics, run.plot), tensorboard, stack.enter_context(contextlib.closing(console))]
+
+
+def _announce(loop: Loop, task: Task) -> None:
+    name, baseline = task.baseline
+    loop.write(
+        {
+            "event": "run",
+            "start": loop.progress.step,
+            "epochs": loop.config.training.epochs,
+            "steps_per_epoch": loop.batches.per_epoch,
+            "examples": len(task.train),
+            "held_out": 0 if task.validation is None else len(task.validation),
+            "unit": task.unit,
+            "parameters": sum(value.size for value in (loop.frozen | loop.state.trainable).values()),
+            "dtype": str(compute_dtype(loop.config.optimization)),
+            "device": jax.devices()[0].device_kind,
+            "baseline_name": name,
+            "baseline": baseline,
+        }
+    )

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
 from server.authentication import tenant_of
-from server.lifecycle import engine_of
+from server.lifecycle import registry_of
 from server.schemas.openai import ChatBody
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 async def chat_completions(request: Request) -> Response:
     body = await ChatBody.read(request)
-    engine = engine_of(request)
-    chat = engine.chat_format
+    model = registry_of(request).resolve(body.model)
+    chat = model.chat_format
     prompt = chat.render([message.for_template() for message in body.messages])
-    requests = await engine.prepare([prompt], body, tenant=tenant_of(request))
-    generation = engine.generate(requests, stop=(*body.stop_strings, *chat.stop), prefix=chat.prefix)
-    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+    requests = await model.prepare([prompt], body, tenant=tenant_of(request))
+    generation = model.generate(requests, stop=(*body.stop_strings, *chat.stop), prefix=chat.prefix)
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model or model.name}
     if body.user:
         request.scope["log_fields"]["user"] = body.user
     if body.stream:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
 from server.authentication import tenant_of
-from server.lifecycle import engine_of
+from server.lifecycle import registry_of
 from server.schemas.openai import CompletionBody
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 async def completions(request: Request) -> Response:
     body = await CompletionBody.read(request)
-    engine = engine_of(request)
-    requests = await engine.prepare(body.prompts, body, tenant=tenant_of(request))
-    generation = engine.generate(requests, stop=body.stop_strings)
+    model = registry_of(request).resolve(body.model)
+    requests = await model.prepare(body.prompts, body, tenant=tenant_of(request))
+    generation = model.generate(requests, stop=body.stop_strings)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": body.model,
+        "model": body.model or model.name,
     }
     if body.user:
         request.scope["log_fields"]["user"] = body.user

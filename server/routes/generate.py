@@ -1,4 +1,4 @@
-"""/generate and /batch_generate: a prompt and its continuation, without OpenAI's ceremony."""
+"""/generate and /batch_generate: a prompt and its continuation, in a body smaller than OpenAI's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.answers import collect, stream
 from server.authentication import tenant_of
-from server.lifecycle import engine_of
+from server.lifecycle import registry_of
 from server.schemas.generate import BatchGenerateBody, GenerateBody
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 async def generate(request: Request) -> Response:
     body = await GenerateBody.read(request)
-    engine = engine_of(request)
-    requests = await engine.prepare([body.prompt], body, tenant=tenant_of(request))
-    generation = engine.generate(requests, stop=body.stop_strings)
+    model = registry_of(request).default
+    requests = await model.prepare([body.prompt], body, tenant=tenant_of(request))
+    generation = model.generate(requests, stop=body.stop_strings)
     if body.stream:
         return await stream(request, generation, _events)
     [result] = await collect(request, generation)
@@ -30,9 +30,9 @@ async def generate(request: Request) -> Response:
 
 async def batch_generate(request: Request) -> Response:
     body = await BatchGenerateBody.read(request)
-    engine = engine_of(request)
-    requests = await engine.prepare(body.prompts, body, tenant=tenant_of(request))
-    generation = engine.generate(requests, stop=body.stop_strings)
+    model = registry_of(request).default
+    requests = await model.prepare(body.prompts, body, tenant=tenant_of(request))
+    generation = model.generate(requests, stop=body.stop_strings)
     results = await collect(request, generation)
     return JSONResponse({"results": [_completed(*pair) for pair in zip(body.prompts, results, strict=True)]})
 
@@ -42,7 +42,7 @@ async def _events(generation: Generation) -> AsyncIterator[dict[str, Any]]:
         if piece.text:
             yield {"text": piece.text}
     [choice] = generation.choices
-    yield {"finish_reason": choice.finish_reason, "token_count": choice.token_count}
+    yield {"finish_reason": choice.stats.finish_reason, "token_count": choice.stats.generated_tokens}
 
 
 def _completed(prompt: str, result: Result) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What orchestrators and Prometheus ask."""
+"""GET /health, /ready and /metrics, for orchestrators and Prometheus."""
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.lifecycle import engine_of
+from server.lifecycle import registry_of
 
 
 async def health(request: Request) -> Response:
@@ -14,7 +14,7 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """The model is loaded and requests are taken; 503 otherwise."""
-    engine_of(request)
+    registry_of(request)
     return JSONResponse({"status": "ready"})
 
 

@@ -1,32 +1,32 @@
-"""GET /v1/models: the one model that is served."""
+"""GET /v1/models: the models that are served."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.errors import NotFound
-from server.lifecycle import engine_of
+from server.lifecycle import registry_of
+
+if TYPE_CHECKING:
+    from server.served_model import ServedModel
 
 
 async def list_models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_card(request)]})
+    return JSONResponse({"object": "list", "data": [_card(model) for model in registry_of(request)]})
 
 
 async def retrieve_model(request: Request) -> Response:
-    card = _card(request)
-    name = request.path_params["model"]
-    if name != card["id"]:
-        raise NotFound(f"There is no model {name!r}; this server has {card['id']!r}.", code="model_not_found")
-    return JSONResponse(card)
+    return JSONResponse(_card(registry_of(request).get(request.path_params["model"])))
 
 
-def _card(request: Request) -> dict[str, Any]:
+def _card(model: ServedModel) -> dict[str, Any]:
     """OpenAI's fields, and the context length under the name that other servers give it."""
     return {
-        "id": request.app.state.settings.served_model_name,
+        "id": model.name,
         "object": "model",
-        "created": request.app.state.lifecycle.ready_at,
+        "created": model.ready_at,
         "owned_by": "llm",
-        "max_model_len": engine_of(request).max_len,
+        "max_model_len": model.max_len,
     }

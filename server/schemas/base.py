@@ -86,7 +86,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 class SamplingFields(Body):
-    """How tokens are chosen: the fields that every generating route has, named as SamplingParams names them.
+    """Sampling parameters: the fields that every generating route has, named as SamplingParams names them.
 
     `field_names` says what a route calls what the core calls prompt and max_new_tokens.
     """

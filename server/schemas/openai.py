@@ -18,7 +18,7 @@ class StreamOptions(Body):
 class OpenAIFields(SamplingFields):
     """What chat and plain completions share. `user` goes to the access log; n may only be 1."""
 
-    model: str = "llm"
+    model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
@@ -60,15 +60,13 @@ class ChatBody(OpenAIFields):
 
     field_names: ClassVar = {"prompt": "messages", "max_new_tokens": "max_tokens"}
     unsupported: ClassVar = frozenset(
-        {
-            "audio", "function_call", "functions", "logprobs", "metadata", "modalities", "moderation",
-            "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
-            "response_format", "safety_identifier", "service_tier", "store", "tool_choice", "tools", "top_logprobs",
-            "verbosity", "web_search_options",
-            "include_obfuscation",  # of stream_options
-            "annotations", "name", "refusal", "tool_call_id", "tool_calls",  # of messages
-        }
-    )  # fmt: skip
+        {"function_call", "functions", "parallel_tool_calls", "tool_choice", "tools", "web_search_options"}
+        | {"audio", "logprobs", "modalities", "prediction", "response_format", "top_logprobs"}
+        | {"moderation", "reasoning_effort", "safety_identifier", "service_tier", "verbosity"}
+        | {"metadata", "prompt_cache_key", "prompt_cache_retention", "store"}
+        | {"include_obfuscation"}  # of stream_options
+        | {"annotations", "name", "refusal", "tool_call_id", "tool_calls"}  # of messages
+    )
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.benchmark_inference import Run, summarise
+from benchmarks.benchmark_inference import Generation, summarise
 from benchmarks.limits import bytes_per_step
 from llm_jax.config import ModelConfig
 from llm_jax.model import param_shapes
@@ -63,7 +63,7 @@ def test_mistakes_end_in_one_message(arguments: tuple[str, ...], complaint: str)
 
 
 def test_summary() -> None:
-    runs = [Run(latency=0.5 + 0.1 * i, first_token=0.1, tokens=5) for i in range(3)]
+    runs = [Generation(latency=0.5 + 0.1 * i, first_token=0.1, tokens=5) for i in range(3)]
     report = summarise(runs, weights=1000, bandwidth=1e5)
     assert report["latency"] == pytest.approx({"mean": 0.6, "p50": 0.6, "p95": 0.7})
     assert report["tokens_per_second"]["p50"] == pytest.approx(5 / 0.6)

@@ -82,16 +82,16 @@ def in_chunks(model: Model, tokens: np.ndarray, lengths: tuple[int, int]) -> np.
     """
     logits = np.zeros((*tokens.shape, model.config.vocab_size), np.float32)
     cache = init_cache(model.config, 2, CONTEXT)
-    held = np.zeros(2, np.int32)
-    while (held < CONTEXT).any():
-        at = np.minimum(held[:, None] + np.arange(CHUNK), CONTEXT - 1)
-        cache = dataclasses.replace(cache, length_B=jnp.asarray(held))
+    cached = np.zeros(2, np.int32)
+    while (cached < CONTEXT).any():
+        at = np.minimum(cached[:, None] + np.arange(CHUNK), CONTEXT - 1)
+        cache = dataclasses.replace(cache, length_B=jnp.asarray(cached))
         chunk, cache = run(model.config, model.params, tokens[[[0], [1]], at], cache=cache)
         for row, length in enumerate(lengths):
             # What stands behind a row's prompt is padding in a call of the prefill, and is overwritten by the next.
-            count = min(CHUNK, (length if held[row] < length else CONTEXT) - held[row])
-            logits[row, held[row] : held[row] + count] = chunk[row, :count]
-            held[row] += count
+            count = min(CHUNK, (length if cached[row] < length else CONTEXT) - cached[row])
+            logits[row, cached[row] : cached[row] + count] = chunk[row, :count]
+            cached[row] += count
     return logits
 
 

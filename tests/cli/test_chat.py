@@ -15,10 +15,7 @@ from pexpect.fdpexpect import fdspawn
 from cli.generate import main
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.config import ModelConfig
-from llm_jax.inference import SamplingParams, generate
-from llm_jax.inference.engine.prefix_cache import BLOCK
-from llm_jax.inference.text.chat import Conversation
-from llm_jax.inference.text.stream import ContextLengthExceeded
+from llm_jax.inference import ContextLengthExceeded, Conversation, Engine, SamplingParams, generate
 from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer, render_chat
 
@@ -38,9 +35,13 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_model(*, hidden_size: int, num_layers: int, max_seq_len: int) -> Model:
     """A model whose tokenizer knows the default chat format."""
     config = ModelConfig(
-        vocab_size=CharacterTokenizer([ALPHABET]).vocab_size, hidden_size=hidden_size, num_layers=num_layers,
-        num_heads=2, max_seq_len=max_seq_len, positions="rotary",
-    )  # fmt: skip
+        vocab_size=CharacterTokenizer([ALPHABET]).vocab_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=2,
+        max_seq_len=max_seq_len,
+        positions="rotary",
+    )
     # Larger than at initialisation, so that what it answers depends on what it was told.
     return Model(config, {name: 8 * array for name, array in Model.init(config, seed=3).params.items()})
 
@@ -74,7 +75,7 @@ def test_a_turn_computes_what_is_new_and_says_what_a_fresh_engine_says() -> None
     tokenizer = CharacterTokenizer([ALPHABET])
     model = random_model(hidden_size=32, num_layers=2, max_seq_len=1024)
     chat = Conversation(model, tokenizer, SamplingParams(max_new_tokens=6, seed=5))
-    before, hits, kept = chat.engine, 0, 0
+    before, hits, cached = chat.engine, 0, 0
     engines = set()
     for number in range(7):
         message = f"{'abcdefg'[number]} " * 35
@@ -82,9 +83,9 @@ def test_a_turn_computes_what_is_new_and_says_what_a_fresh_engine_says() -> None
         expected = generate(model, tokenizer, prompt, 6, seed=5, stop="\nUser:").removeprefix(prompt).removeprefix(" ")
         assert said(chat, message) == expected
         assert chat.engine is not None
-        hits = hits + kept if chat.engine is before else 0  # all whole blocks of the prompt before
+        hits = hits + cached if chat.engine is before else 0  # all whole blocks of the prompt before
         assert chat.engine.stats.prefix_hits == hits
-        before, kept = chat.engine, (len(prompt) - 1) // BLOCK * BLOCK
+        before, cached = chat.engine, (len(prompt) - 1) // Engine.prefix_block * Engine.prefix_block
         engines.add(chat.engine)
     assert hits > 0
     assert len(engines) == 2  # it grew out of one
@@ -117,9 +118,10 @@ def test_in_a_pipe_the_input_is_one_message(call: Call, talker: Path) -> None:
     assert call(main, *options, "hello\nsecond line").stdout == expected + "\n"
     answer = json.loads(call(main, *options, "--json", "hello\nsecond line").stdout)
     assert answer == {"generated_text": expected, "token_count": 6, "finish_reason": "length"}
-    assert said(conversation(talker, system="be kind"), "hello") + "\n" == call(
-        main, *options, "--system", "be kind", "hello"
-    ).stdout  # fmt: skip
+    assert (
+        said(conversation(talker, system="be kind"), "hello") + "\n"
+        == call(main, *options, "--system", "be kind", "hello").stdout
+    )
 
 
 def test_mistakes_are_explained(call: Call, talker: Path) -> None:
@@ -141,9 +143,13 @@ class Terminal:
         ours, theirs = pty.openpty()
         arguments = ["--model", str(model), "--chat", "--temperature", "0", "--max-new-tokens", str(count), *options]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True, env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
-        )  # fmt: skip
+            [sys.executable, "-c", self.CODE, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env=os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"},
+        )
         os.close(theirs)
         self._screen = fdspawn(ours, encoding="utf-8", timeout=TIMEOUT)
         self.expect("> ")

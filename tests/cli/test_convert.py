@@ -118,10 +118,22 @@ def test_documented_names_for_a_model_of_another_family(call: Call, llama: Path,
 
 
 LLAMA = ModelConfig(
-    vocab_size=2000, hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, max_seq_len=64, positions="rotary",
-    norm="rms_norm", use_glu=True, activation="silu", qkv_bias=False, mlp_bias=False, lm_head_bias=False,
-    embedding_scale=1.0, intermediate_size=2048,
-)  # fmt: skip
+    vocab_size=2000,
+    hidden_size=512,
+    num_layers=8,
+    num_heads=8,
+    num_kv_heads=4,
+    max_seq_len=64,
+    positions="rotary",
+    norm="rms_norm",
+    use_glu=True,
+    activation="silu",
+    qkv_bias=False,
+    mlp_bias=False,
+    lm_head_bias=False,
+    embedding_scale=1.0,
+    intermediate_size=2048,
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +193,7 @@ def test_two_gigabytes_take_little_memory(tmp_path: Path, destination: str) -> N
 
 
 def save_empty(directory: Path, config: ModelConfig) -> None:
-    """A model of bfloat16 zeros in a file that takes no room on the disk."""
+    """A model of bfloat16 zeros in a sparse file."""
     directory.mkdir()
     header, end = {}, 0
     for name, spec in param_shapes(config, "bfloat16").items():

@@ -18,10 +18,22 @@ from llm_jax.model import Model
 
 Call = Callable[..., Result]
 LLAMA = ModelConfig(
-    vocab_size=50, hidden_size=16, num_layers=1, num_heads=8, num_kv_heads=4, max_seq_len=64, positions="rotary",
-    norm="rms_norm", use_glu=True, activation="silu", qkv_bias=False, mlp_bias=False, lm_head_bias=False,
-    embedding_scale=1.0, intermediate_size=20,
-)  # fmt: skip
+    vocab_size=50,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=8,
+    num_kv_heads=4,
+    max_seq_len=64,
+    positions="rotary",
+    norm="rms_norm",
+    use_glu=True,
+    activation="silu",
+    qkv_bias=False,
+    mlp_bias=False,
+    lm_head_bias=False,
+    embedding_scale=1.0,
+    intermediate_size=20,
+)
 
 
 def spoil_family(source: Path) -> None:

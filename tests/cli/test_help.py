@@ -9,9 +9,19 @@ from llm_jax import __version__
 
 COMMANDS = ["train", "serve", "generate", "evaluate", "convert"]
 HEAVY = {
-    "flax", "grain", "jax", "matplotlib", "numpy", "orbax", "pydantic", "starlette", "tokenizers", "torch",
-    "transformers", "yaml",
-}  # fmt: skip
+    "flax",
+    "grain",
+    "jax",
+    "matplotlib",
+    "numpy",
+    "orbax",
+    "pydantic",
+    "starlette",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "yaml",
+}
 PROBE = """
 import sys
 from cli.{command} import main

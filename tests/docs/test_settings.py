@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from llm_jax.training.config import SECTIONS
-from server.settings import PREFIX, Settings
+from server.settings import PREFIX, Settings, setting_names, variable_name
 from tests.docs.workplace import ROOT
 
 USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
@@ -12,7 +12,7 @@ USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 
 def test_server_settings() -> None:
     named = set(re.findall(PREFIX + r"[A-Z_]+", USAGE))
-    assert named == {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
+    assert named == {variable_name(name) for field in dataclasses.fields(Settings) for name in setting_names(field)}
 
 
 def test_training_settings() -> None:

@@ -5,9 +5,17 @@ from llm_jax.config import ModelConfig
 from llm_jax.model import Model, init_params
 
 CONFIG = ModelConfig(
-    vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, max_seq_len=400, positions="rotary",
-    norm="rms_norm", use_glu=True, dropout=0.0,
-)  # fmt: skip
+    vocab_size=61,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    max_seq_len=400,
+    positions="rotary",
+    norm="rms_norm",
+    use_glu=True,
+    dropout=0.0,
+)
 
 
 @pytest.fixture(scope="session")

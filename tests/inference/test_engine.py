@@ -1,4 +1,4 @@
-"""The engine: the same tokens whatever runs beside a request, and no place ever lost."""
+"""The engine: the same tokens whatever runs beside a request, and no slot ever lost."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ def test_greedy_equals_a_plain_loop_over_the_uncached_model(model: Model, prompt
     assert [event.finish for event in events] == [None] * 11 + ["length"]
 
 
-def test_every_row_of_a_batch_equals_that_request_alone(model: Model) -> None:
+def test_every_slot_of_a_batch_equals_that_request_alone(model: Model) -> None:
     lengths = [1, 300, 20, 130, 7, 64, 256, 2]
     requests = [request(i, n, 20, **VARIETY[i % len(VARIETY)]) for i, n in enumerate(lengths)]
     together = finish_all(Engine(model, max_batch=3), requests)
@@ -126,18 +126,18 @@ def test_logprobs_come_with_the_tokens_that_want_them(model: Model) -> None:
     assert all(event.logprob is None and event.top_logprobs == () for event in silent)
 
 
-def test_cancelling_frees_the_place_and_silences_the_request(model: Model) -> None:
+def test_cancelling_frees_the_slot_and_silences_the_request(model: Model) -> None:
     engine = Engine(model, max_batch=1)
     first: list[TokenEvent] = []
     second: list[TokenEvent] = []
-    ticket = engine.submit(request(0, 5, 50), first.append)
+    request_id = engine.submit(request(0, 5, 50), first.append)
     engine.submit(request(1, 5, 3), second.append)
     for _ in range(4):
         engine.step()
     assert (engine.stats.running, engine.stats.waiting) == (1, 1)
     count = len(first)
     assert count > 0
-    engine.cancel(ticket)
+    engine.cancel(request_id)
     while engine.step():
         pass
     assert len(first) == count
@@ -191,9 +191,10 @@ def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request
     assert engine.stats.waiting == 0
 
 
-def test_a_cache_that_memory_has_no_room_for_is_refused_with_what_to_do(model: Model) -> None:
+def test_a_cache_that_exceeds_free_memory_is_refused_with_what_to_do(model: Model) -> None:
     with pytest.raises(
-        ConfigError, match=r"KV cache of 100000000 rows of 400 tokens, with 0 kept, takes .* GB.*lower max_batch"
+        ConfigError,
+        match=r"KV cache of 100000000 slots of 400 tokens, with a prefix cache of 0, takes .* GB.*lower max_batch",
     ):
         Engine(model, max_batch=10**8)
 
@@ -223,7 +224,7 @@ def test_the_thread_serves_many_submitters(model: Model) -> None:
 
 
 def test_after_warmup_nothing_is_compiled(model: Model) -> None:
-    """Every setting, grammars, shared beginnings, guesses, a full context, a full batch, a cancelled request."""
+    """Every setting, grammars, shared prefixes, drafts, a full context, a full batch, a cancelled request."""
     engine = Engine(model, max_batch=5, prefix_tokens=256)
     engine.warmup()
     before = engine.stats.compilations
@@ -233,10 +234,10 @@ def test_after_warmup_nothing_is_compiled(model: Model) -> None:
     requests += [replace(requests[3], mask=lambda generated: np.arange(61) > 30), replace(requests[6], salt="other")]
     requests.append(replace(requests[0], prompt_ids=(5, 9, 2, 33, 7) * 20))
     events: list[TokenEvent] = []
-    tickets = [engine.submit(r, events.append) for r in requests]
+    request_ids = [engine.submit(r, events.append) for r in requests]
     for _ in range(20):
         engine.step()
-    engine.cancel(tickets[7])
+    engine.cancel(request_ids[7])
     while engine.step():
         pass
     finish_all(engine, requests[:1])  # alone, and in the smallest batch
@@ -254,18 +255,18 @@ def test_every_compilation_is_counted(model: Model) -> None:
     assert engine.stats.compilations == before + 1
 
 
-def test_a_shared_beginning_is_computed_once_and_changes_nothing(model: Model) -> None:
-    beginning = tuple(np.random.default_rng(5).integers(0, 61, 200).tolist())
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(model: Model) -> None:
+    prefix = tuple(np.random.default_rng(5).integers(0, 61, 200).tolist())
     engine, plain = Engine(model, max_batch=3, prefix_tokens=640), Engine(model, max_batch=3)
     for i, ending in enumerate([(1, 2, 3), (4, 5), (1, 2, 3), ()]):
-        r = Request(prompt_ids=beginning + ending, sampling=SamplingParams(max_new_tokens=8, seed=i, temperature=0.8))
+        r = Request(prompt_ids=prefix + ending, sampling=SamplingParams(max_new_tokens=8, seed=i, temperature=0.8))
         assert tokens(finish_all(engine, [r])[0]) == tokens(finish_all(plain, [r])[0])
     # Three whole blocks of 64; the first request found nothing.
     assert engine.stats.prefix_hits == 3 * 192
     assert engine.stats.prefix_queries == 203 + 202 + 203 + 200
 
 
-def test_beginnings_are_not_shared_between_salts_nor_behind_other_text(model: Model) -> None:
+def test_prefixes_are_not_shared_between_salts_nor_behind_other_text(model: Model) -> None:
     engine = Engine(model, max_batch=3, prefix_tokens=640)
     prompt = tuple(np.random.default_rng(6).integers(0, 61, 130).tolist())
     sampling = SamplingParams(max_new_tokens=2, temperature=0.0)
@@ -277,7 +278,7 @@ def test_beginnings_are_not_shared_between_salts_nor_behind_other_text(model: Mo
     assert engine.stats.prefix_hits == 128
 
 
-def test_a_full_prefix_pool_forgets_the_oldest_and_stays_right(model: Model) -> None:
+def test_a_full_prefix_cache_replaces_the_oldest_and_stays_right(model: Model) -> None:
     engine, plain = Engine(model, max_batch=3, prefix_tokens=128), Engine(model, max_batch=3)
     for i in [0, 1, 2, 1, 0, 2, 2]:
         r = request(i, 140, 4, temperature=0.0)
@@ -286,7 +287,7 @@ def test_a_full_prefix_pool_forgets_the_oldest_and_stays_right(model: Model) -> 
 
 
 def test_layers_with_a_window_forget_and_change_nothing(model: Model) -> None:
-    """Behind shared prompts and guesses too, once the ring of 384 positions has gone round."""
+    """Behind shared prefixes and drafts too, once the ring of 384 positions has gone round."""
     config = replace(model.config, max_seq_len=1000, window_size=40, window_layers=(True, False))
     windowed = replace(model, config=config)
     engine = Engine(windowed, max_batch=2, prefix_tokens=1024)
@@ -298,13 +299,12 @@ def test_layers_with_a_window_forget_and_change_nothing(model: Model) -> None:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.3, "repetition_penalty": 0.8}])
-def test_guessing_changes_the_steps_and_not_the_tokens(model: Model, sampling: dict) -> None:
+def test_speculation_changes_the_steps_and_not_the_tokens(model: Model, sampling: dict) -> None:
     """A prompt that repeats, and a bias towards a few tokens so that the text does too."""
     period = (5, 9, 2, 33, 7)
     bias = dict.fromkeys(period, 30.0)
-    r = Request(
-        prompt_ids=period * 8, sampling=SamplingParams(max_new_tokens=60, seed=1, logit_bias=bias, **sampling)
-    )  # fmt: skip
+    settings = SamplingParams(max_new_tokens=60, seed=1, logit_bias=bias, **sampling)
+    r = Request(prompt_ids=period * 8, sampling=settings)
     steps = {}
     for speculate in (False, True):
         engine, events = Engine(model, max_batch=3, speculate=speculate), []
@@ -317,8 +317,8 @@ def test_guessing_changes_the_steps_and_not_the_tokens(model: Model, sampling: d
     assert steps[True][0] < steps[False][0]
 
 
-def test_rows_close_ranks_when_others_leave(model: Model) -> None:
-    """The last of four goes on alone in the first row, with the same tokens."""
+def test_slots_are_compacted_when_others_leave(model: Model) -> None:
+    """The last of four goes on alone in the first slot, with the same tokens."""
     requests = [request(i, 10 + i, 3 if i < 3 else 40, **VARIETY[i]) for i in range(4)]
     together = finish_all(Engine(model, max_batch=4), requests)
     assert tokens(together[3]) == tokens(finish_all(Engine(model, max_batch=3), [requests[3]])[0])

@@ -1,61 +1,61 @@
-"""Who gets a row, in which order: no model needed."""
+"""Admission, the order of prefill, cancellation and compaction: no model needed."""
 
 from llm_jax.inference import Request, SamplingParams
-from llm_jax.inference.engine.scheduler import Job, Scheduler
+from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 
 
-def jobs(scheduler: Scheduler, number: int) -> list[Job]:
+def submit(scheduler: Scheduler, number: int) -> list[SequenceState]:
     request = Request(prompt_ids=(1,), sampling=SamplingParams())
-    made = [Job(request, print, print) for _ in range(number)]
-    for job in made:
-        scheduler.submit(job)
-    return made
+    sequences = [SequenceState(request, print, print) for _ in range(number)]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    return sequences
 
 
-def test_rows_go_to_those_who_waited_longest() -> None:
+def test_slots_go_to_the_requests_that_waited_longest() -> None:
     scheduler = Scheduler(2)
-    first, second, third, fourth = jobs(scheduler, 4)
+    first, second, third, fourth = submit(scheduler, 4)
     assert scheduler.admit() == [first, second]
     assert scheduler.admit() == []
     scheduler.end(first)
     assert scheduler.admit() == [third]
-    assert (third.row, scheduler.running, list(scheduler.waiting)) == (0, [third, second], [fourth])
+    assert (third.slot, scheduler.running, list(scheduler.waiting)) == (0, [third, second], [fourth])
 
 
-def test_prompts_are_computed_in_order_of_arrival_whatever_the_row() -> None:
+def test_prompts_are_prefilled_in_order_of_arrival_whatever_the_slot() -> None:
     scheduler = Scheduler(2)
-    first, second, third = jobs(scheduler, 3)
+    first, second, third = submit(scheduler, 3)
     scheduler.admit()
     scheduler.end(first)
     scheduler.admit()
-    assert (second.row, third.row) == (1, 0)
-    assert scheduler.prompts() == [second, third]
+    assert (second.slot, third.slot) == (1, 0)
+    assert scheduler.prefilling() == [second, third]
     second.is_prefilled = True
-    assert scheduler.prompts() == [third]
-    assert scheduler.ready() == [second]
+    assert scheduler.prefilling() == [third]
+    assert scheduler.decoding() == [second]
 
 
-def test_whoever_is_cancelled_leaves_the_row_or_the_line() -> None:
+def test_a_cancelled_request_leaves_its_slot_or_the_queue() -> None:
     scheduler = Scheduler(1)
-    first, second, third = jobs(scheduler, 3)
+    first, second, third = submit(scheduler, 3)
     scheduler.admit()
-    scheduler.cancel(second.ticket)
-    scheduler.cancel(first.ticket)
-    scheduler.cancel(first.ticket)  # twice does no harm
-    assert (first.is_over, second.is_over) == (True, True)
+    scheduler.cancel(second.request_id)
+    scheduler.cancel(first.request_id)
+    scheduler.cancel(first.request_id)  # twice does no harm
+    assert (first.has_ended, second.has_ended) == (True, True)
     assert scheduler.admit() == [third]
     scheduler.end(third)
     assert not scheduler.has_work
-    assert scheduler.rows == [None]
+    assert scheduler.slots == [None]
 
 
-def test_ranks_close_only_where_that_makes_the_batch_smaller() -> None:
+def test_slots_are_compacted_only_where_that_makes_the_batch_smaller() -> None:
     scheduler = Scheduler(4)
-    first, second, third, fourth = jobs(scheduler, 4)
+    first, second, third, fourth = submit(scheduler, 4)
     scheduler.admit()
     scheduler.end(second)
-    assert scheduler.close_ranks(lambda rows: 2 if rows <= 2 else 4) is None  # three rows need four either way
+    assert scheduler.compact(lambda slots: 2 if slots <= 2 else 4) is None  # three slots need four either way
     scheduler.end(third)
-    assert scheduler.close_ranks(lambda rows: 2 if rows <= 2 else 4) == (3, 1)
-    assert scheduler.rows == [first, fourth, None, None]
-    assert fourth.row == 1
+    assert scheduler.compact(lambda slots: 2 if slots <= 2 else 4) == (3, 1)
+    assert scheduler.slots == [first, fourth, None, None]
+    assert fourth.slot == 1

@@ -1,4 +1,4 @@
-"""Whatever runs beside a request, and whenever it comes: the same tokens. And no place is ever lost."""
+"""Whatever runs beside a request, and whenever it comes: the same tokens. And no slot is ever lost."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,11 +13,19 @@ from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, init_params
 
 CONFIG = ModelConfig(
-    vocab_size=61, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, max_seq_len=256, positions="rotary",
-    norm="rms_norm", use_glu=True, dropout=0.0,
-)  # fmt: skip
-ROWS, BLOCKS = 4, 6
-WORDS = (5, 9, 2, 33, 7)  # a text that repeats them is one to guess from
+    vocab_size=61,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    max_seq_len=256,
+    positions="rotary",
+    norm="rms_norm",
+    use_glu=True,
+    dropout=0.0,
+)
+SLOTS, BLOCKS = 4, 6
+WORDS = (5, 9, 2, 33, 7)  # a text that repeats them is one to draft from
 
 SETTINGS: tuple[dict, ...] = (
     {"temperature": 0.0},
@@ -59,14 +67,14 @@ def tiny() -> Model:
 @pytest.fixture(scope="module")
 def engine(tiny: Model) -> Engine:
     """One for all schedules: what one of them leaves behind must not harm the next."""
-    engine = Engine(tiny, max_batch=ROWS, prefix_tokens=BLOCKS * 64)
+    engine = Engine(tiny, max_batch=SLOTS, prefix_tokens=BLOCKS * 64)
     engine.warmup()
     return engine
 
 
 @pytest.fixture(scope="module")
 def alone(tiny: Model) -> Callable[[int], list[TokenEvent]]:
-    """What a request yields with nothing beside it, nothing kept from others, and nothing guessed."""
+    """What a request yields with nothing beside it, no prefix cache and no speculation."""
     plain = Engine(tiny, max_batch=1, speculate=False)
 
     @cache
@@ -81,17 +89,17 @@ def alone(tiny: Model) -> Callable[[int], list[TokenEvent]]:
 
 
 def run_schedule(engine: Engine, plans: Sequence[tuple[int, int, int]]) -> list[list[TokenEvent]]:
-    """Submits request number `index` before step `arrival`, and cancels it `patience` steps later."""
+    """Submits request number `index` before step `arrival`, and cancels it `lifetime` steps later."""
     heard: list[list[TokenEvent]] = [[] for _ in plans]
     now, last = 0, max(arrival for _, arrival, _ in plans)
-    tickets: dict[int, int] = {}
+    request_ids: dict[int, int] = {}
     is_busy = True
     while is_busy or now <= last:
-        for i, (index, arrival, patience) in enumerate(plans):
+        for i, (index, arrival, lifetime) in enumerate(plans):
             if now == arrival:
-                tickets[i] = engine.submit(make_request(index), heard[i].append)
-            if now == arrival + patience:
-                engine.cancel(tickets[i])
+                request_ids[i] = engine.submit(make_request(index), heard[i].append)
+            if now == arrival + lifetime:
+                engine.cancel(request_ids[i])
         is_busy = engine.step()
         now += 1
     return heard
@@ -119,22 +127,24 @@ def test_sixteen_requests_at_random_times_yield_what_each_yields_alone(engine: E
     plans = [(i, int(rng.integers(0, 30)), 5 if i % 5 == 4 else 999) for i in range(16)]
     heard = run_schedule(engine, plans)
     check(heard, plans, alone)
-    finished = [events for events, (_, _, patience) in zip(heard, plans, strict=True) if patience == 999]
+    finished = [events for events, (_, _, lifetime) in zip(heard, plans, strict=True) if lifetime == 999]
     assert all(events[-1].finish for events in finished)
     check_nothing_is_lost(engine)
 
 
 @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.integers(0, 55), st.integers(0, 20), st.integers(0, 30)), min_size=1, max_size=16))
-def test_no_schedule_changes_a_token_or_loses_a_place(
+def test_no_schedule_changes_a_token_or_loses_a_slot(
     engine: Engine, alone: Callable, plans: list[tuple[int, int, int]]
 ) -> None:
     check(run_schedule(engine, plans), plans, alone)
     check_nothing_is_lost(engine)
 
 
-def test_requests_one_by_one_share_and_guess_and_stay_the_same(engine: Engine, alone: Callable) -> None:
-    """So schedules of them go through the prefix cache and through guesses, or they would prove little."""
+def test_requests_one_by_one_share_prefixes_and_accept_drafts_and_stay_the_same(
+    engine: Engine, alone: Callable
+) -> None:
+    """So schedules of them go through the prefix cache and speculation, or they would prove little."""
     for index in range(56):
         plans = [(index, 0, 999)]
         check(run_schedule(engine, plans), plans, alone)

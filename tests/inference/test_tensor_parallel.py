@@ -59,7 +59,11 @@ print("same tokens")
 @pytest.mark.parametrize(("dtype", "kernels"), [("float32", "amx"), ("int8", "xla")])
 def test_tokens_on_four_devices_equal_those_on_one(dtype: str, kernels: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, dtype], cwd=Path(__file__).parents[2], capture_output=True, text=True,
-        timeout=300, env={**os.environ, "JAX_NUM_CPU_DEVICES": "4", "LLM_JAX_KERNELS": kernels},
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM, dtype],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4", "LLM_JAX_KERNELS": kernels},
+    )
     assert done.stdout.strip() == "same tokens", done.stderr[-2000:]

@@ -74,9 +74,17 @@ def test_a_stop_string_over_token_borders_never_shows_its_beginning() -> None:
     assert ("".join(pieces), reason) == ("The b", "stop")
 
 
-def test_what_was_held_back_comes_out_when_it_was_no_stop_string() -> None:
+def test_withheld_text_comes_out_when_it_was_no_stop_string() -> None:
     pieces, reason, _ = stream_text(LETTERS, LETTERS.encode("abab"), ["abc"])
     assert ("".join(pieces), reason) == ("abab", "length")
+
+
+@pytest.mark.parametrize("stop", [[], ["abc"]])
+@pytest.mark.parametrize(("text", "expected"), [("abab", "bab"), ("aab", "ab"), ("bab", "bab"), ("a", "")])
+def test_a_prefix_is_removed_once_where_the_text_begins_with_it(text: str, expected: str, stop: list[str]) -> None:
+    stream, ids = TextStream(LETTERS, stop, prefix="a"), LETTERS.encode(text)
+    events = [TokenEvent(token, finish="length" if n == len(ids) else None) for n, token in enumerate(ids, 1)]
+    assert "".join(stream.push(event).text for event in events) == expected
 
 
 def test_a_stop_id_gives_no_text() -> None:
@@ -85,7 +93,7 @@ def test_a_stop_id_gives_no_text() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_row_of_a_batch_equals_that_prompt_alone(letters_model: Model, temperature: float) -> None:
+def test_a_text_of_a_batch_equals_that_prompt_alone(letters_model: Model, temperature: float) -> None:
     together = batch_generate(letters_model, LETTERS, PROMPTS, 20, temperature, top_p=0.9, seed=1)
     alone = [generate(letters_model, LETTERS, p, 20, temperature, top_p=0.9, seed=1) for p in PROMPTS]
     assert together == alone
@@ -149,9 +157,7 @@ def test_what_cannot_be_generated_is_an_error_that_says_why(
 
 def test_without_truncation_a_long_prompt_is_refused(letters_model: Model) -> None:
     with pytest.raises(ContextLengthExceeded, match="91 tokens and 6 more"):
-        prepare_request(
-            letters_model.config, LETTERS, "a" * 91, SamplingParams(max_new_tokens=6), truncate=False
-        )  # fmt: skip
+        prepare_request(letters_model.config, LETTERS, "a" * 91, SamplingParams(max_new_tokens=6), truncate=False)
 
 
 def test_an_empty_prompt_starts_from_bos_where_there_is_one() -> None:

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.kernels import Level, cached_attention, features, from_rows, ring_capacity, to_rows
+from llm_jax.kernels import (
+    AttentionSettings,
+    ChunkLayout,
+    Level,
+    cached_attention,
+    decode,
+    encode,
+    features,
+    ring_capacity,
+)
 
 NATIVE = [level for level in features() if level != Level.XLA]
 
@@ -19,14 +28,21 @@ def inputs(
 ) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(B * N + S)
     qkv = jnp.asarray(rng.normal(size=(B, T, N + 2 * K, H)), dtype)
-    keys, values = (to_rows(jnp.asarray(rng.normal(size=(B, K, S, H))), jnp.dtype(cached or dtype)) for _ in "kv")
+    keys, values = (encode(jnp.asarray(rng.normal(size=(B, K, S, H))), jnp.dtype(cached or dtype)) for _ in "kv")
     return qkv, keys, values
 
 
 def reference(
-    qkv: jax.Array, keys: jax.Array, values: jax.Array, lengths: np.ndarray, *, scale: float,
-    softcap: float | None = None, window: int | None = None, slopes_N: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    qkv: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    lengths: np.ndarray,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: int | None = None,
+    slopes_N: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x, k, v = (np.array(a, np.float64) for a in (qkv, keys, values))
     B, K, S, H = k.shape
     T, N = x.shape[1], x.shape[2] - 2 * K
@@ -64,8 +80,9 @@ def test_attention_equals_float64(level: Level, dtype: str, N: int, K: int, opti
         options = {"slopes_N": np.linspace(0.5, 0.01, N).astype(np.float32)}
     for T in (1, 3, 20):
         qkv, keys, values = inputs(len(lengths), T, N, K, S, H, dtype)
-        run = jax.jit(partial(cached_attention, scale=H**-0.5, level=level, **options))
-        actual = run(qkv, keys, values, lengths, np.full(len(lengths), T, np.int32))
+        settings = AttentionSettings(scale=H**-0.5, **options)
+        run = jax.jit(partial(cached_attention, settings=settings, level=level))
+        actual = run(qkv, keys, values, ChunkLayout(lengths, np.full(len(lengths), T, np.int32)))
         expected = reference(qkv, keys, values, lengths, scale=H**-0.5, **options)
         for got, want, exact in zip(actual, expected, (False, True, True), strict=True):
             tolerance = 0 if exact else {"float32": 2e-6, "bfloat16": 1e-2}[dtype]
@@ -80,9 +97,10 @@ def test_rotation_equals_xla(level: Level, H: int, half: int, dtype: str, tolera
     qkv, keys, values = inputs(B, T, N, K, S, H, dtype)
     lengths = np.array([3, 68, 40], np.int32)
     angle = jnp.asarray((lengths[:, None, None] + np.arange(T)[:, None]) * 0.9 ** np.arange(half), jnp.float32)
-    run = partial(cached_attention, scale=0.1, rotary=(jnp.cos(angle), jnp.sin(angle)), context=S)
-    expected = run(qkv, keys, values, lengths, np.full(B, T, np.int32), level=Level.XLA)
-    actual = run(qkv, keys, values, lengths, np.full(B, T, np.int32), level=level)
+    layout, settings = ChunkLayout(lengths, np.full(B, T, np.int32)), AttentionSettings(scale=0.1)
+    run = partial(cached_attention, rotary=(jnp.cos(angle), jnp.sin(angle)), context=S)
+    expected = run(qkv, keys, values, layout, settings, level=Level.XLA)
+    actual = run(qkv, keys, values, layout, settings, level=level)
     for got, want in zip(actual, expected, strict=True):
         got, want = (np.asarray(x, np.float32) for x in (got, want))
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
@@ -99,30 +117,30 @@ def test_a_token_depends_on_its_own_row_and_position_only(
     if "slopes_N" in options:
         options = {"slopes_N": np.linspace(0.5, 0.01, N).astype(np.float32)}
     qkv, keys, values = inputs(5, T, N, K, 200, 32, cached=dtype)
-    lengths, live = np.array([0, 10, 64, 130, 160], np.int32), np.array([T, 3, T, 0, T], np.int32)
-    run = jax.jit(partial(cached_attention, scale=0.2, level=level, **options))
-    together = np.asarray(run(qkv, keys, values, lengths, live)[0])
+    lengths, new = np.array([0, 10, 64, 130, 160], np.int32), np.array([T, 3, T, 0, T], np.int32)
+    run = jax.jit(partial(cached_attention, settings=AttentionSettings(scale=0.2, **options), level=level))
+    together = np.asarray(run(qkv, keys, values, ChunkLayout(lengths, new))[0])
     one = np.ones(1, np.int32)
     for b in range(5):
         own = keys[b : b + 1], values[b : b + 1]
-        for t in range(live[b]):
-            alone, *own = run(qkv[b : b + 1, t : t + 1], *own, lengths[b : b + 1] + np.int32(t), one)
+        for t in range(new[b]):
+            alone, *own = run(qkv[b : b + 1, t : t + 1], *own, ChunkLayout(lengths[b : b + 1] + np.int32(t), one))
             np.testing.assert_array_equal(np.asarray(alone[0, 0]), together[b, t])
-        assert (together[b, live[b] :] == 0).all()
+        assert (together[b, new[b] :] == 0).all()
 
 
 @pytest.mark.parametrize("level", NATIVE)
 @pytest.mark.parametrize("options", [{}, {"window": 50}], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_of_different_lengths_share_a_call(level: Level, options: dict[str, Any], dtype: str) -> None:
-    counts, live = np.array([1, 0, 40, 3]), np.array([1, 0, 37, 3], np.int32)
+    counts, new = np.array([1, 0, 40, 3]), np.array([1, 0, 37, 3], np.int32)
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     lengths = np.array([63, 5, 100, 0], np.int32)
     qkv = inputs(1, int(starts[-1]), 6, 2, 200, 32)[0]
     keys, values = inputs(4, 1, 6, 2, 200, 32, cached=dtype)[1:]
     half = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, int(starts[-1]), 16)), jnp.float32)
-    run = jax.jit(partial(cached_attention, scale=0.2, level=level, **options))
-    out, *caches = run(qkv, keys, values, lengths, live, starts=starts, rotary=tuple(half))
+    run = jax.jit(partial(cached_attention, settings=AttentionSettings(scale=0.2, **options), level=level))
+    out, *caches = run(qkv, keys, values, ChunkLayout(lengths, new, starts), rotary=tuple(half))
     for row, (first, end) in enumerate(itertools.pairwise(starts)):
         own = slice(row, row + 1)
         if first == end:
@@ -130,7 +148,7 @@ def test_rows_of_different_lengths_share_a_call(level: Level, options: dict[str,
                 np.testing.assert_array_equal(np.asarray(cache[own]), np.asarray(before[own]))
             continue
         turn = tuple(half[:, :, first:end])
-        alone = run(qkv[:, first:end], keys[own], values[own], lengths[own], live[own], rotary=turn)
+        alone = run(qkv[:, first:end], keys[own], values[own], ChunkLayout(lengths[own], new[own]), rotary=turn)
         for got, want in zip((out[:, first:end], caches[0][own], caches[1][own]), alone, strict=True):
             np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
 
@@ -140,21 +158,21 @@ def test_int8_rows_stay_within_half_a_level(level: Level) -> None:
     B, T, N, K, S, H = 3, 2, 4, 2, 150, 48
     lengths = np.array([0, 64, 140], np.int32)
     qkv, keys, values = inputs(B, T, N, K, S, H, cached="int8")
-    run = partial(cached_attention, scale=H**-0.5, level=level)
-    out, new_keys, new_values = run(qkv, keys, values, lengths, np.full(B, T, np.int32))
-    plain = (from_rows(x, jnp.dtype("float32")) for x in (keys, values))
+    layout, settings = ChunkLayout(lengths, np.full(B, T, np.int32)), AttentionSettings(scale=H**-0.5)
+    out, new_keys, new_values = cached_attention(qkv, keys, values, layout, settings, level=level)
+    plain = (decode(x, jnp.dtype("float32")) for x in (keys, values))
     exact, exact_keys, exact_values = reference(qkv, *plain, lengths, scale=H**-0.5)
     for rows, want in ((new_keys, exact_keys), (new_values, exact_values)):
         level_size = np.abs(want).max(-1, keepdims=True) / 127
-        assert (np.abs(np.asarray(from_rows(rows, jnp.dtype("float32"))) - want) <= 0.501 * level_size).all()
+        assert (np.abs(np.asarray(decode(rows, jnp.dtype("float32"))) - want) <= 0.501 * level_size).all()
     np.testing.assert_allclose(np.asarray(out), exact, atol=0.03)
 
 
 @pytest.mark.parametrize("level", NATIVE)
 def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
     qkv, keys, values = inputs(3, 2, 4, 2, 150, 48, cached="int8")
-    lengths, live = np.array([0, 64, 140], np.int32), np.full(3, 2, np.int32)
-    run = partial(cached_attention, qkv, keys, values, lengths, live, scale=0.2)
+    layout = ChunkLayout(np.array([0, 64, 140], np.int32), np.full(3, 2, np.int32))
+    run = partial(cached_attention, qkv, keys, values, layout, AttentionSettings(scale=0.2))
     (out, *rows), (expected, *expected_rows) = run(level=level), run(level=Level.XLA)
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), rtol=3e-6, atol=3e-6)
     for got, want in zip(rows, expected_rows, strict=True):
@@ -167,25 +185,27 @@ def test_a_ring_gives_what_the_whole_cache_gives(level: Level, dtype: str) -> No
     window, longest, S, H = 50, 40, 512, 32
     whole = inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]
     ring = inputs(2, 1, 4, 2, ring_capacity(window, longest), H, cached=dtype)[1:]
-    run = jax.jit(partial(cached_attention, scale=0.2, window=window, level=level))
+    settings = AttentionSettings(scale=0.2, window=window)
+    run = jax.jit(partial(cached_attention, settings=settings, level=level))
     lengths = np.zeros(2, np.int32)
     while lengths.max() < S - longest:
-        for T, live in ((40, (40, 33)), (8, (1, 8)), (1, (1, 0)), (16, (5, 16))):
-            live_B = np.array(live, np.int32)
+        for T, new in ((40, (40, 33)), (8, (1, 8)), (1, (1, 0)), (16, (5, 16))):
+            new_B = np.array(new, np.int32)
             qkv = inputs(2, T, 4, 2, S + int(lengths.sum()), H)[0]
-            expected, *whole = run(qkv, *whole, lengths, live_B)
-            actual, *ring = run(qkv, *ring, lengths, live_B)
+            expected, *whole = run(qkv, *whole, ChunkLayout(lengths, new_B))
+            actual, *ring = run(qkv, *ring, ChunkLayout(lengths, new_B))
             for b in range(2):
-                got, want = np.asarray(actual[b, : live[b]]), np.asarray(expected[b, : live[b]])
+                got, want = np.asarray(actual[b, : new[b]]), np.asarray(expected[b, : new[b]])
                 np.testing.assert_allclose(got, want, rtol=0 if level else 1e-5, atol=0 if level else 1e-5)
-            lengths = lengths + live_B
+            lengths = lengths + new_B
 
 
 @pytest.mark.parametrize("level", NATIVE)
 def test_idle_rows_and_full_rows_keep_their_cache(level: Level) -> None:
     qkv, keys, values = inputs(3, 2, 2, 2, 20, 16)
-    lengths, live = np.array([5, 20, 7], np.int32), np.array([0, 2, 1], np.int32)
-    out, new_keys, new_values = cached_attention(qkv, keys, values, lengths, live, scale=1.0, level=level)
+    lengths, new = np.array([5, 20, 7], np.int32), np.array([0, 2, 1], np.int32)
+    layout, settings = ChunkLayout(lengths, new), AttentionSettings(scale=1.0)
+    out, new_keys, new_values = cached_attention(qkv, keys, values, layout, settings, level=level)
     assert (np.asarray(out[0]) == 0).all()
     np.testing.assert_array_equal(np.asarray(new_keys[:2]), np.asarray(keys[:2]))
     np.testing.assert_array_equal(np.asarray(new_values[:2]), np.asarray(values[:2]))
@@ -200,11 +220,12 @@ def test_idle_rows_and_full_rows_keep_their_cache(level: Level) -> None:
 def test_a_donated_cache_is_not_copied(level: Level, B: int, T: int) -> None:
     qkv, keys, values = inputs(B, T, 4, 2, 1024, 32)
     at = keys.unsafe_buffer_pointer(), values.unsafe_buffer_pointer()
-    run = jax.jit(partial(cached_attention, scale=1.0, level=level), donate_argnums=(1, 2))
-    lengths, live = np.zeros(B, np.int32), np.full(B, T, np.int32)
-    memory = run.lower(qkv, keys, values, lengths, live).compile().memory_analysis()
+    settings = AttentionSettings(scale=1.0)
+    run = jax.jit(partial(cached_attention, settings=settings, level=level), donate_argnums=(1, 2))
+    layout = ChunkLayout(np.zeros(B, np.int32), np.full(B, T, np.int32))
+    memory = run.lower(qkv, keys, values, layout).compile().memory_analysis()
     assert memory.temp_size_in_bytes < keys.nbytes
-    _, keys, values = run(qkv, keys, values, lengths, live)
+    _, keys, values = run(qkv, keys, values, layout)
     assert (keys.unsafe_buffer_pointer(), values.unsafe_buffer_pointer()) == at
 
 
@@ -212,7 +233,8 @@ def test_a_donated_cache_is_not_copied(level: Level, B: int, T: int) -> None:
 def test_head_sizes_that_fit_no_vector_work_too(level: Level) -> None:
     qkv, keys, values = inputs(2, 1, 2, 1, 9, 5)
     lengths = np.array([0, 8], np.int32)
-    out = cached_attention(qkv, keys, values, lengths, np.ones(2, np.int32), scale=0.4, level=level)[0]
+    layout, settings = ChunkLayout(lengths, np.ones(2, np.int32)), AttentionSettings(scale=0.4)
+    out = cached_attention(qkv, keys, values, layout, settings, level=level)[0]
     np.testing.assert_allclose(
         np.asarray(out), reference(qkv, keys, values, lengths, scale=0.4)[0], rtol=1e-5, atol=1e-6
     )

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.kernels import available, put_block, take_block
+from llm_jax.kernels import available, read_block, write_block
 
-put = jax.jit(put_block, static_argnames="native", donate_argnums=0)
-take = jax.jit(take_block, static_argnames=("length", "native"))
+put = jax.jit(write_block, static_argnames="native", donate_argnums=0)
+take = jax.jit(read_block, static_argnames=("length", "native"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

@@ -14,9 +14,8 @@ from llm_jax import demo
 from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
-from llm_jax.kernels import Level, WeightDtype, features
+from llm_jax.kernels import ChunkLayout, Level, WeightDtype, features
 from llm_jax.model import (
-    ChunkLayout,
     KVCache,
     Model,
     Params,
@@ -24,6 +23,7 @@ from llm_jax.model import (
     forward,
     forward_hidden,
     init_cache,
+    kernel_level,
     merge,
     pack_model,
 )
@@ -60,11 +60,12 @@ def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: n
     @jax.jit
     def run(params: Params) -> jax.Array:
         config, rows = model.config, jnp.arange(len(tokens))
-        _, cache = forward_hidden(config, params, tokens, cache=init_cache(config, len(tokens), tokens.shape[1]))
+        empty = init_cache(config, len(tokens), tokens.shape[1], level=kernel_level(model))
+        _, cache = forward_hidden(config, params, tokens, cache=empty)
         assert cache is not None
         last = jnp.asarray(tokens)[rows, lengths][:, None]
-        held = ChunkLayout(jnp.asarray(lengths), jnp.asarray(active, jnp.int32))
-        hidden, _ = forward_hidden(config, params, last, cache=cache, layout=held)
+        layout = ChunkLayout(jnp.asarray(lengths), jnp.asarray(active, jnp.int32))
+        hidden, _ = forward_hidden(config, params, last, cache=cache, layout=layout)
         return merge(config, params).head(hidden[:, 0])
 
     return np.asarray(run(model.params))
@@ -83,11 +84,11 @@ def test_a_decode_step_gives_the_whole_forwards_logits(family: str, level: Level
     np.testing.assert_allclose(actual[active], expected[active], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
-def test_narrow_weights_stay_close(kind: WeightDtype) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_narrow_weights_stay_close(dtype: WeightDtype) -> None:
     model = plain("llama")
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 101, (2, 20)))
-    packed = pack_model(model, kind)
+    packed = pack_model(model, dtype)
     logits, exact = (np.asarray(whole(m.config, m.params, tokens)) for m in (packed, model))
     assert np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
 
@@ -100,12 +101,12 @@ def test_tokens_behind_a_cache_give_the_whole_forwards_logits(level: Level) -> N
     expected = np.asarray(whole(model.config, model.params, jnp.asarray(tokens)))
 
     @jax.jit
-    def run(params: Params, tokens: jax.Array, cache: KVCache, held: int) -> tuple[jax.Array, KVCache | None]:
-        layout = ChunkLayout(jnp.full(2, held), jnp.full(2, tokens.shape[1]))
+    def run(params: Params, tokens: jax.Array, cache: KVCache, cached: int) -> tuple[jax.Array, KVCache | None]:
+        layout = ChunkLayout(jnp.full(2, cached), jnp.full(2, tokens.shape[1]))
         hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, layout=layout)
         return merge(packed.config, params).head(hidden), cache
 
-    cache, start = init_cache(packed.config, 2, 20), 0
+    cache, start = init_cache(packed.config, 2, 20, level=level), 0
     for T in (9, 8, 1, 2):
         logits, cache = run(packed.params, jnp.asarray(tokens[:, start : start + T]), cache, start)
         np.testing.assert_allclose(np.asarray(logits), expected[:, start : start + T], rtol=1e-4, atol=1e-5)
@@ -123,7 +124,7 @@ def test_an_int8_cache_keeps_the_demo_models_perplexity(level: Level) -> None:
     @partial(jax.jit, static_argnames="dtype")
     def perplexity(params: Params, dtype: str) -> jax.Array:
         B, T = tokens.shape
-        cache = init_cache(model.config, B, T, dtype)
+        cache = init_cache(model.config, B, T, dtype, level=level)
         layout = ChunkLayout(jnp.zeros(B, jnp.int32), jnp.full(B, T))
         hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, layout=layout)
         chance = jax.nn.log_softmax(merge(model.config, params).head(hidden[:, :-1]))
@@ -139,9 +140,9 @@ def test_a_model_is_cast_once_until_a_weight_is_another() -> None:
     again, _ = cast_model(model, "float32")
     assert all(again.params[name] is array for name, array in first.params.items())
     model.params["transformer_blocks.1.mlp.fc2.weight"] *= 2
-    for kind in ("float32", "int8", "float32"):
-        actual, _ = cast_model(model, kind)
-        fresh, _ = cast_model(replace(model), kind)
+    for dtype in ("float32", "int8", "float32"):
+        actual, _ = cast_model(model, dtype)
+        fresh, _ = cast_model(replace(model), dtype)
         jax.tree.map(np.testing.assert_array_equal, actual.params, fresh.params)
 
 

@@ -29,12 +29,12 @@ def random(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def error_bound(kind: WeightDtype, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Largest error of each output that the kind's rounding allows, [M, N]."""
+def error_bound(dtype: WeightDtype, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Largest error of each output that the dtype's rounding allows, [M, N]."""
     size = np.abs(x) @ np.abs(weight).T
-    if kind == "float32":
+    if dtype == "float32":
         return size * x.shape[1] * 2.0**-24 + 1e-6
-    if kind == "bfloat16":  # both factors are rounded to 8 bits
+    if dtype == "bfloat16":  # both factors are rounded to 8 bits
         return size * (2 * 2.0**-9 + 2.0**-18 + x.shape[1] * 2.0**-23) + 1e-6
     half_x, half_w = np.abs(x).max(-1) / 254, np.abs(weight).max(-1) / 254
     return (
@@ -45,23 +45,23 @@ def error_bound(kind: WeightDtype, x: np.ndarray, weight: np.ndarray) -> np.ndar
 
 
 @pytest.mark.parametrize("level", features())
-@pytest.mark.parametrize("kind", WEIGHT_DTYPES)
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 @pytest.mark.parametrize(("N", "K"), SHAPES)
-def test_error_is_within_what_rounding_allows(kind: WeightDtype, level: Level, N: int, K: int) -> None:
+def test_error_is_within_what_rounding_allows(dtype: WeightDtype, level: Level, N: int, K: int) -> None:
     weight, bias = random(1, N, K), random(2, N)
-    packed = pack(jnp.asarray(weight), kind, level=level)
+    packed = pack(jnp.asarray(weight), dtype, level=level)
     for M in (1, 16, 100):
         x = random(3, M, K)
         exact = x.astype(np.float64) @ weight.T.astype(np.float64) + bias
         error = np.abs(np.asarray(product(x, packed, bias)) - exact)
-        assert (error <= error_bound(kind, x, weight)).all(), (M, error.max())
+        assert (error <= error_bound(dtype, x, weight)).all(), (M, error.max())
 
 
 @pytest.mark.parametrize("level", NATIVE)
-@pytest.mark.parametrize("kind", WEIGHT_DTYPES)
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 @pytest.mark.parametrize(("N", "K"), [(70, 300)])
-def test_a_row_does_not_depend_on_its_batch(kind: WeightDtype, level: Level, N: int, K: int) -> None:
-    packed = pack(jnp.asarray(random(1, N, K)), kind, level=level)
+def test_a_row_does_not_depend_on_its_batch(dtype: WeightDtype, level: Level, N: int, K: int) -> None:
+    packed = pack(jnp.asarray(random(1, N, K)), dtype, level=level)
     x = random(3, 100, K)
     whole = np.asarray(product(x, packed))
     for M in ROWS:
@@ -95,23 +95,23 @@ def test_int8_extremes_do_not_overflow(level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", NATIVE)
-@pytest.mark.parametrize("kind", WEIGHT_DTYPES)
-@pytest.mark.parametrize(("dtype", "centred"), [("float32", True), ("bfloat16", False)])
-def test_norm_gate_bias_and_residual_equal_xla(kind: WeightDtype, level: Level, dtype: str, centred: bool) -> None:
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize(("x_dtype", "centred"), [("float32", True), ("bfloat16", False)])
+def test_norm_gate_bias_and_residual_equal_xla(dtype: WeightDtype, level: Level, x_dtype: str, centred: bool) -> None:
     N, K = 40, 72
     first, gate, bias = jnp.asarray(random(1, N, K)), jnp.asarray(random(2, N, K)), jnp.asarray(random(3, 2, N))
     norm = Norm(jnp.asarray(random(4, K)), jnp.asarray(random(5, K)) if centred else None, 1e-5, centred)
 
     def run(level: Level, M: int) -> np.ndarray:
-        packed = pack_gated(first, gate, kind, level=level)
-        x, residual = jnp.asarray(random(6, M, K), dtype), jnp.asarray(random(7, M, N), dtype)
+        packed = pack_gated(first, gate, dtype, level=level)
+        x, residual = jnp.asarray(random(6, M, K), x_dtype), jnp.asarray(random(7, M, N), x_dtype)
         y = product(x, packed, bias, norm=norm, activation="silu", residual=residual)
         assert y.dtype == x.dtype
         return np.asarray(y, np.float32)
 
     for M in (12, 40):
         expected = run(Level.XLA, M)
-        tolerance = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 2e-2}[kind] + (8e-3 if dtype == "bfloat16" else 0)
+        tolerance = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 2e-2}[dtype] + (8e-3 if x_dtype == "bfloat16" else 0)
         np.testing.assert_allclose(run(level, M), expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
@@ -140,4 +140,4 @@ def test_a_packed_matrix_passes_through_jit_as_a_tree() -> None:
     packed = pack(jnp.ones((4, 4)), "int8")
     again = jax.jit(lambda p: p)(packed)
     assert isinstance(again, PackedMatrix)
-    assert (again.kind, again.level, again.shape) == (packed.kind, packed.level, packed.shape)
+    assert (again.dtype, again.level, again.shape) == (packed.dtype, packed.level, packed.shape)

@@ -11,8 +11,7 @@ import pytest
 
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import ConfigError
-from llm_jax.model import forward, init_cache, init_params, param_shapes
-from llm_jax.model.positions import rope_frequencies
+from llm_jax.model import forward, init_cache, init_params, param_shapes, rope_frequencies
 
 BASE = {"vocab_size": 37, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "max_seq_len": 24, "dropout": 0.0}
 SHAPES = {
@@ -201,11 +200,11 @@ def test_layers_with_a_window_keep_only_what_they_need() -> None:
     assert [keys.shape[2] for keys in cache.keys] == [128, 512]
     start = 0
     while start < 380:
-        for T, live in ((16, 16), (16, 3), (1, 1)):
+        for T, new in ((16, 16), (16, 3), (1, 1)):
             logits, cache = run(config, params, ids[:, start : start + T], cache=cache)
-            start += live
+            start += new
             cache = dataclasses.replace(cache, length_B=jnp.full(2, start, jnp.int32))
-            np.testing.assert_allclose(logits[:, :live], whole[:, start - live : start], atol=2e-3, rtol=1e-4)
+            np.testing.assert_allclose(logits[:, :new], whole[:, start - new : start], atol=2e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHAPES)

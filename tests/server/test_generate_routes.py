@@ -28,9 +28,14 @@ def test_the_answer_is_prompt_and_completion(http: httpx.Client) -> None:
 
 def test_the_documented_body_is_taken_as_it_stands(http: httpx.Client) -> None:
     body = {
-        "prompt": "Hello, world", "max_new_tokens": 50, "temperature": 0.8, "top_k": 5, "top_p": 0.9,
-        "repetition_penalty": 1.1, "stream": False,
-    }  # fmt: skip
+        "prompt": "Hello, world",
+        "max_new_tokens": 50,
+        "temperature": 0.8,
+        "top_k": 5,
+        "top_p": 0.9,
+        "repetition_penalty": 1.1,
+        "stream": False,
+    }
     answer = http.post("/generate", json=body).json()
     assert answer["generated_text"].startswith("Hello, world")
     assert 1 <= answer["token_count"] <= 50
@@ -97,7 +102,7 @@ def test_a_bias_bars_a_token(http: httpx.Client) -> None:
     assert (answer["token_count"], answer["finish_reason"]) == (30, "length")
 
 
-def test_the_default_length_shrinks_to_the_room_there_is(http: httpx.Client) -> None:
+def test_the_default_length_shrinks_to_what_the_context_still_takes(http: httpx.Client) -> None:
     prompt = "y" * (CONTEXT - 5)
     answer = http.post("/generate", json={"prompt": prompt, **GREEDY}).json()
     assert (answer["token_count"], answer["finish_reason"]) == (5, "length")

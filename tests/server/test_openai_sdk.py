@@ -68,10 +68,18 @@ def test_the_newer_name_of_the_limit(client: openai.OpenAI) -> None:
 
 def test_every_supported_setting_at_once(client: openai.OpenAI) -> None:
     settings: Any = {
-        "max_tokens": 20, "temperature": 1.5, "top_p": 0.9, "seed": 5, "stop": ["zzz"], "n": 1, "user": "me",
-        "presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": {"5": -1},
+        "max_tokens": 20,
+        "temperature": 1.5,
+        "top_p": 0.9,
+        "seed": 5,
+        "stop": ["zzz"],
+        "n": 1,
+        "user": "me",
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "logit_bias": {"5": -1},
         "extra_body": {"top_k": 40, "min_p": 0.01, "repetition_penalty": 1.2},
-    }  # fmt: skip
+    }
     texts = {
         client.chat.completions.create(model="llm", messages=HELLO, **settings).choices[0].message.content
         for _ in range(2)

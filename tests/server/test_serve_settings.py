@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+import cli.serve
 from llm_jax.errors import ConfigError
 from server.settings import Settings, load_settings
 
@@ -26,6 +28,30 @@ def test_several_keys_and_none_of_them_printed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "arguments"),
+    [
+        ({}, ["--model", "mine"]),
+        ({}, ["--model-path", "mine"]),
+        ({}, ["--model-path", "other", "--model", "mine"]),  # of two flags the last one counts, as always
+        ({"LLM_SERVING_MODEL": "mine"}, []),
+        ({"LLM_SERVING_MODEL_PATH": "mine"}, []),
+        ({"LLM_SERVING_MODEL": "mine", "LLM_SERVING_MODEL_PATH": "mine"}, []),
+        ({"LLM_SERVING_MODEL": "mine", "LLM_SERVING_MODEL_PATH": ""}, []),
+        ({"LLM_SERVING_MODEL": "other"}, ["--model-path", "mine"]),
+        ({"LLM_SERVING_MODEL_PATH": "other"}, ["--model", "mine"]),
+    ],
+)
+def test_the_model_has_two_names(
+    environ: dict[str, str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Settings] = []
+    monkeypatch.setattr(cli.serve, "serve", served.append)
+    result = CliRunner().invoke(cli.serve.main, arguments, env=environ)
+    assert result.exit_code == 0, result.output
+    assert served == [Settings(model="mine")]
+
+
+@pytest.mark.parametrize(
     ("environ", "flags", "words"),
     [
         ({"LLM_SERVING_PROT": "1"}, {}, ["LLM_SERVING_PROT", "LLM_SERVING_PORT"]),
@@ -34,6 +60,11 @@ def test_several_keys_and_none_of_them_printed() -> None:
         ({"LLM_SERVING_DEVICE": "cpu"}, {"device": "abacus"}, ["--device", "'abacus'", "cuda"]),
         ({}, {"max_batch": "0"}, ["--max-batch", "'0'", "1"]),
         ({"LLM_SERVING_API_KEY": ","}, {}, ["LLM_SERVING_API_KEY"]),
+        (
+            {"LLM_SERVING_MODEL": "a", "LLM_SERVING_MODEL_PATH": "b"},
+            {},
+            ["LLM_SERVING_MODEL and LLM_SERVING_MODEL_PATH are one setting", "set only one"],
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(
@@ -49,6 +80,7 @@ def test_help_lists_every_setting() -> None:
     text = subprocess.run([sys.executable, "-m", "cli.serve", "--help"], capture_output=True, text=True).stdout
     for name in Settings.__dataclass_fields__:
         assert f"LLM_SERVING_{name.upper()};" in " ".join(text.split())
+    assert "--model, --model-path TEXT" in text
 
 
 def test_importing_the_application_does_not_import_jax() -> None:

@@ -19,9 +19,9 @@ from tests.server.live import MAX_BATCH, START, Server, running
 from tests.server.tiny import CONTEXT, RECITED
 
 ENDLESS: dict[str, Any] = {"prompt": "Say", "max_new_tokens": CONTEXT - 10, "logit_bias": {"0": -100}}
-PLACES = 12
-LONG_BATCH = {**{name: ENDLESS[name] for name in ("max_new_tokens", "logit_bias")}, "prompts": ["Say"] * PLACES}
-LONG_STREAM = {"prompt": ["Say"] * PLACES, "max_tokens": 500, "logit_bias": {"0": -100}, "stream": True}
+CAPACITY = 12
+LONG_BATCH = {**{name: ENDLESS[name] for name in ("max_new_tokens", "logit_bias")}, "prompts": ["Say"] * CAPACITY}
+LONG_STREAM = {"prompt": ["Say"] * CAPACITY, "max_tokens": 500, "logit_bias": {"0": -100}, "stream": True}
 KEYS = {"X-API-Key": "first"}
 
 
@@ -29,9 +29,14 @@ KEYS = {"X-API-Key": "first"}
 def narrow(reciter: Path) -> Iterator[Server]:
     """A short queue, and keys for almost everything."""
     with running(
-        model_path=reciter, max_queue=PLACES - MAX_BATCH, api_key="first, second", open_health="false",
-        served_model_name="reciter", metrics_prefix_vllm="true", cors_origins="https://page.example",
-    ) as server:  # fmt: skip
+        model_path=reciter,
+        max_queue=CAPACITY - MAX_BATCH,
+        api_key="first, second",
+        open_health="false",
+        served_model_name="reciter",
+        metrics_prefix_vllm="true",
+        cors_origins="https://page.example",
+    ) as server:
         yield server
 
 
@@ -43,18 +48,30 @@ def http(narrow: Server) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"X-API-Key": "first"}, {"X-API-Key": "second"}, {"Authorization": "Bearer first"},
-     {"Authorization": "bearer second"}, {"Authorization": "Bearer wrong", "X-API-Key": "first"}],
-)  # fmt: skip
+    [
+        {"X-API-Key": "first"},
+        {"X-API-Key": "second"},
+        {"Authorization": "Bearer first"},
+        {"Authorization": "bearer second"},
+        {"Authorization": "Bearer wrong", "X-API-Key": "first"},
+    ],
+)
 def test_a_right_key_opens(narrow: Server, headers: dict[str, str]) -> None:
     assert httpx.get(f"{narrow.url}/v1/models", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"X-API-Key": "firs"}, {"X-API-Key": "first, second"}, {"Authorization": "Bearer"},
-     {"Authorization": "Basic first"}, {"Authorization": "first"}, {"X-API-Key": "clé".encode("latin-1")}],
-)  # fmt: skip
+    [
+        {},
+        {"X-API-Key": "firs"},
+        {"X-API-Key": "first, second"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic first"},
+        {"Authorization": "first"},
+        {"X-API-Key": "clé".encode("latin-1")},
+    ],
+)
 @pytest.mark.parametrize("path", ["/v1/models", "/generate", "/health", "/metrics", "/nowhere"])
 def test_anything_else_is_a_401(narrow: Server, path: str, headers: Any) -> None:
     response = httpx.get(narrow.url + path, headers=headers)
@@ -83,8 +100,8 @@ def test_metrics_under_vllms_names(http: httpx.Client) -> None:
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(narrow: Server, http: httpx.Client) -> None:
-    with ThreadPoolExecutor(2 * PLACES) as pool:
-        answers = list(pool.map(lambda _: http.post("/generate", json=ENDLESS), range(2 * PLACES)))
+    with ThreadPoolExecutor(2 * CAPACITY) as pool:
+        answers = list(pool.map(lambda _: http.post("/generate", json=ENDLESS), range(2 * CAPACITY)))
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert {answer.status_code for answer in answers if answer not in refused} == {200}
@@ -95,7 +112,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back(narrow: Server, http:
 
 
 def test_a_batch_larger_than_the_queue_can_ever_hold_is_refused(http: httpx.Client) -> None:
-    response = http.post("/batch_generate", json={"prompts": ["a"] * (PLACES + 1)})
+    response = http.post("/batch_generate", json={"prompts": ["a"] * (CAPACITY + 1)})
     assert response.status_code == 422
 
 
@@ -110,22 +127,22 @@ def leave_a_stream(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("leave", [leave_while_waiting, leave_a_stream])
-def test_a_client_that_leaves_frees_its_places(
+def test_a_client_that_leaves_frees_its_slots(
     narrow: Server, http: httpx.Client, leave: Callable[[httpx.Client], None]
 ) -> None:
     tokens = narrow.metric("llm_generation_tokens_total", **KEYS)
     leave(http)
-    # Each look is a request of its own, so that this is no busy loop; a place that is never freed ends in the timeout.
+    # Each look is a request of its own, so that this is no busy loop; a slot that is never freed ends in the timeout.
     while narrow.metric("llm_num_requests_running", **KEYS) + narrow.metric("llm_num_requests_waiting", **KEYS):
         pass
-    assert narrow.metric("llm_generation_tokens_total", **KEYS) - tokens < PLACES * ENDLESS["max_new_tokens"]
+    assert narrow.metric("llm_generation_tokens_total", **KEYS) - tokens < CAPACITY * ENDLESS["max_new_tokens"]
     assert 'llm_request_success_total{finished_reason="abort"}' in http.get("/metrics").text
     assert http.post("/generate", json={"prompt": "Say", "temperature": 0}).json()["generated_text"] == "Say" + RECITED
 
 
 @pytest.fixture(scope="module")
 def hasty(reciter: Path) -> Iterator[Server]:
-    """A server that has no patience."""
+    """A server whose deadlines are shorter than an answer."""
     with running(model_path=reciter, queue_timeout=0.15, request_timeout=0.25) as server:
         yield server
 
@@ -150,7 +167,7 @@ def test_a_stream_past_its_deadline_ends_with_an_error_that_the_sdk_raises(hasty
         list(stream)
 
 
-def test_while_it_loads_it_is_alive_and_asks_for_patience(reciter: Path) -> None:
+def test_while_it_loads_it_is_alive_and_says_when_to_come_back(reciter: Path) -> None:
     server = Server(model_path=reciter)
     assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
     for response in (httpx.post(f"{server.url}/generate", json=ENDLESS), httpx.get(f"{server.url}/ready")):
@@ -192,8 +209,11 @@ def refusal_to_start(*flags: str, **variables: str) -> str:
     """What a server that will not start says on stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "cli.serve", "--port", "0", *flags],
-        env={**os.environ, **variables}, capture_output=True, text=True, timeout=START,
-    )  # fmt: skip
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=START,
+    )
     assert done.returncode not in (0, -15)
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -204,6 +224,12 @@ def test_it_will_not_start_without_a_model(tmp_path: Path) -> None:
     assert "nowhere" in refusal_to_start("--model-path", str(tmp_path / "nowhere"))
     (tmp_path / "model.safetensors").write_bytes(b"not one")
     assert str(tmp_path) in refusal_to_start("--model-path", str(tmp_path))
+
+
+def test_it_will_not_start_without_a_model_of_the_hub(tmp_path: Path) -> None:
+    message = refusal_to_start("--model", "someone/else", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert "someone/else is no path that exists, and cannot be had from the Hub" in message
+    assert "HF_HUB_OFFLINE" in message
 
 
 def test_it_will_not_start_without_the_tokenizer(reciter: Path, tmp_path: Path) -> None:

@@ -19,18 +19,25 @@ CONTEXT = 512
 CERTAINTY = 0.5  # the successor's logit is then 8 above the others: sure at temperature 1, hidden in noise at 5
 
 
-def save_reciter(directory: Path) -> Path:
-    """Writes a model that, after any other token, recites RECITED and ends."""
+def save_reciter(directory: Path, recited: str = RECITED) -> Path:
+    """Writes a model that, after any other token, recites a text in which no byte occurs twice, and ends."""
     tokenizer = BPETokenizer.train([], 258)  # 256 bytes, end of text, padding: one token per byte
     vocab, width = tokenizer.vocab_size, 264
     config = ModelConfig(
-        vocab_size=vocab, hidden_size=width, num_layers=1, num_heads=4, intermediate_size=64, max_seq_len=CONTEXT,
-        positions="none", norm="rms_norm", lm_head_bias=False,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=width,
+        num_layers=1,
+        num_heads=4,
+        intermediate_size=64,
+        max_seq_len=CONTEXT,
+        positions="none",
+        norm="rms_norm",
+        lm_head_bias=False,
+    )
     params = init_params(config)
     params = {name: jnp.zeros_like(x) if "out_proj" in name or "fc2" in name else x for name, x in params.items()}
-    chain = tokenizer.encode(RECITED)
-    assert len(set(chain)) == len(chain) == TOKENS - 1
+    chain = tokenizer.encode(recited)
+    assert len(set(chain)) == len(chain) == len(recited.encode())
     successor = dict.fromkeys(range(vocab), chain[0])
     successor.update(zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True))
     head = np.zeros((vocab, width), np.float32)

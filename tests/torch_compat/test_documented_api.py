@@ -94,12 +94,12 @@ def test_generation_follows_weights_that_change_in_place(change: Callable[[Decod
     tokenizer = SimpleCharacterTokenizer(["Hello world"])
     torch.manual_seed(0)
     model = DecoderModel(vocab_size=tokenizer.vocab_size, hidden_size=32, num_layers=2, num_heads=4, max_seq_len=64)
-    live = model.eval().as_jax()
+    shared = model.eval().as_jax()
 
     def texts() -> list[str]:
         return [
             generate(model, tokenizer, "Hello", 8, temperature=0),
-            inference.generate(live, tokenizer, "Hello", 8, temperature=0),
+            inference.generate(shared, tokenizer, "Hello", 8, temperature=0),
         ]
 
     before = texts()

@@ -6,15 +6,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from llm_jax.training.config import Setting, load_train_config
+from llm_jax.training import Setting, load_train_config
 
 WHO, DID, WHAT = ["Tom", "Anna", "The cat", "A dog"], ["saw", "found", "lost"], ["a ball", "the moon", "some bread"]
 
 TINY = [
-    "model.hidden_size=16", "model.num_layers=1", "model.num_heads=2", "model.max_seq_len=16",
-    "model.positions=rotary", "training.batch_size=8", "training.epochs=3", "training.lr=0.01",
-    "training.warmup_epochs=0.5", "logging.log_interval=1", "optimization.num_workers=1",
-]  # fmt: skip
+    *("model.hidden_size=16", "model.num_layers=1", "model.num_heads=2", "model.max_seq_len=16"),
+    *("model.positions=rotary", "training.batch_size=8", "training.epochs=3", "training.lr=0.01"),
+    *("training.warmup_epochs=0.5", "logging.log_interval=1", "optimization.num_workers=1"),
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""A terminal gets a live bar, a pipe gets lines."""
+"""A terminal gets a progress bar, a pipe gets lines."""
 
 import io
 
@@ -8,10 +8,19 @@ from rich.console import Console
 from llm_jax.training.console import RunConsole
 
 RUN = {
-    "event": "run", "start": 0, "epochs": 2, "steps_per_epoch": 10, "examples": 1234, "held_out": 56,
-    "unit": "tokens", "parameters": 7890, "dtype": "float32", "device": "cpu", "baseline_name": "entropy",
+    "event": "run",
+    "start": 0,
+    "epochs": 2,
+    "steps_per_epoch": 10,
+    "examples": 1234,
+    "held_out": 56,
+    "unit": "tokens",
+    "parameters": 7890,
+    "dtype": "float32",
+    "device": "cpu",
+    "baseline_name": "entropy",
     "baseline": 3.2,
-}  # fmt: skip
+}
 STEP = {"event": "step", "step": 10, "epoch": 1, "loss": 2.3456, "lr": 1e-3, "grad_norm": 0.5, "per_second": 4321.0}
 EPOCH = {"event": "epoch", "step": 10, "epoch": 1, "train_loss": 2.5, "validation_loss": 0.0}
 

@@ -10,29 +10,30 @@ import torch
 
 from llm_jax.config import ModelConfig
 from llm_jax.model import forward, init_params
-from llm_jax.training.optimizer import adamw, matrices
+from llm_jax.training import adamw, initial_state, make_train_step, next_token_loss
+from llm_jax.training.optimizer import matrices
 from llm_jax.training.precision import GROW_AFTER, LossScale
-from llm_jax.training.step import initial_state, make_train_step
-from llm_jax.training.tasks.losses import next_token_loss, squared_error
+from llm_jax.training.step import make_eval_step
+from llm_jax.training.tasks import squared_error
 
 TINY = ModelConfig(
     vocab_size=17, hidden_size=16, num_layers=1, num_heads=2, max_seq_len=12, positions="rotary", dropout=0.0
 )
 
 
-def decoder_loss(params, batch, *, dtype, dropout_key, config=TINY):
-    logits = forward(config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-    return next_token_loss(logits, batch["targets"], batch["weights"])
+def decoder_loss(trainable, frozen, batch, *, dtype, dropout_key, config=TINY):
+    logits = forward(config, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+    return *next_token_loss(logits, batch["targets"], batch["weights"]), {}
 
 
-def random_batch(rows, seed=0):
-    tokens = np.random.default_rng(seed).integers(0, 17, (rows, 13)).astype(np.int32)
-    weights = np.ones((rows, 12), np.float32)
+def random_batch(size, seed=0):
+    tokens = np.random.default_rng(seed).integers(0, 17, (size, 13)).astype(np.int32)
+    weights = np.ones((size, 12), np.float32)
     weights[0, 7:] = 0
     return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
 
 
-def parts(batch, count):
+def micro_batches(batch, count):
     return {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
 
 
@@ -55,7 +56,7 @@ def test_squared_error_is_torch_mse():
 
 
 def test_a_new_model_guesses_uniformly():
-    total, count = decoder_loss(init_params(TINY), random_batch(8), dtype=jnp.dtype("float32"), dropout_key=None)
+    total, count, _ = decoder_loss(init_params(TINY), {}, random_batch(8), dtype=jnp.dtype("float32"), dropout_key=None)
     assert total / count == pytest.approx(np.log(17), rel=0.02)
 
 
@@ -81,25 +82,25 @@ def test_adamw_and_clipping_are_torch_s(clip):
     gradients = [{name: random.normal(size=s).astype(np.float32) for name, s in shapes.items()} for _ in range(5)]
     expected = torch_adamw(params, gradients, lr=0.01, clip=clip)
 
-    def linear(params, batch, *, dtype, dropout_key):  # its gradient is the batch
-        return sum(jnp.sum(params[name] * batch[name][0]) for name in params), jnp.float32(1)
+    def linear(params, frozen, batch, *, dtype, dropout_key):  # its gradient is the batch
+        return sum(jnp.sum(params[name] * batch[name][0]) for name in params), jnp.float32(1), {}
 
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=clip)
     state = initial_state(params, optimizer, jnp.dtype("float32"))
     step = make_train_step(linear, optimizer, dtype=jnp.dtype("float32"), seed=0)
     for i, gradient in enumerate(gradients):
         batch = {name: value[None, None] for name, value in gradient.items()}
-        state, metrics = step(state, {**batch, "weights": np.ones((1, 1), np.float32)}, i, 0.01)
+        state, metrics = step(state, {}, {**batch, "weights": np.ones((1, 1), np.float32)}, i, 0.01)
         norm = np.sqrt(sum(np.square(g).sum() for g in gradient.values()))
         assert metrics.grad_norm == pytest.approx(norm, rel=1e-5), "reported before clipping"
     for name, value in expected.items():
-        np.testing.assert_allclose(state.params[name], value, rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(state.trainable[name], value, rtol=2e-6, atol=1e-6)
 
 
 def test_weight_decay_spares_biases_and_norms():
-    decayed = {name for name, yes in matrices(init_params(ModelConfig(
-        vocab_size=8, hidden_size=8, num_layers=1, num_heads=2, use_moe=True, num_experts=2, top_k=1
-    ))).items() if yes}  # fmt: skip
+    shape = {"vocab_size": 8, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
+    params = init_params(ModelConfig(**shape, use_moe=True, num_experts=2, top_k=1))
+    decayed = {name for name, decays in matrices(params).items() if decays}
     assert "transformer_blocks.0.mlp.experts.fc1.weight" in decayed
     assert not {name for name in decayed if name.endswith("bias") or "norm" in name}
 
@@ -116,19 +117,38 @@ def run_steps(count, *, batch, config=TINY, dtype="float32", clip=1.0, seed=0):
     state = initial_state(init_params(config), optimizer, jnp.dtype(dtype))
     losses = []
     for i in range(count):
-        state, metrics = step(state, batch, i, 3e-3)
+        state, metrics = step(state, {}, batch, i, 3e-3)
         losses.append(metrics.loss.item())
     return state, losses
 
 
-def test_accumulated_parts_equal_the_big_batch():
-    """Also where padding is spread unevenly over the parts, and with clipping at work."""
+def test_accumulated_micro_batches_equal_the_big_batch():
+    """Also where padding is spread unevenly over them, and with clipping at work."""
     batch = random_batch(8)
-    whole, whole_losses = run_steps(3, batch=parts(batch, 1), clip=0.1)
-    pieces, piece_losses = run_steps(3, batch=parts(batch, 4), clip=0.1)
+    whole, whole_losses = run_steps(3, batch=micro_batches(batch, 1), clip=0.1)
+    pieces, piece_losses = run_steps(3, batch=micro_batches(batch, 4), clip=0.1)
     np.testing.assert_allclose(piece_losses, whole_losses, rtol=1e-5)
-    for name, value in whole.params.items():
-        np.testing.assert_allclose(pieces.params[name], value, rtol=1e-4, atol=2e-5)
+    for name, value in whole.trainable.items():
+        np.testing.assert_allclose(pieces.trainable[name], value, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_further_sums_of_a_loss_become_means(count):
+    """Over the micro-batches of a step as over a batch of validation."""
+
+    def loss_and_correct(trainable, frozen, batch, *, dtype, dropout_key):
+        logits = forward(TINY, trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        correct = (logits.argmax(-1) == batch["targets"]) * batch["weights"]
+        return *next_token_loss(logits, batch["targets"], batch["weights"]), {"accuracy": correct.sum()}
+
+    batch, dtype = random_batch(8), jnp.dtype("float32")
+    optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=1.0)
+    state = initial_state(init_params(TINY), optimizer, dtype)
+    loss, weight, aux = make_eval_step(loss_and_correct, dtype=dtype)(state.trainable, {}, batch)
+    step = make_train_step(loss_and_correct, optimizer, dtype=dtype, seed=0)
+    _, metrics = step(state, {}, micro_batches(batch, count), 0, 1e-3)
+    assert metrics.loss.item() == pytest.approx(loss.item() / weight.item(), rel=1e-5)
+    assert metrics.aux["accuracy"].item() == pytest.approx(aux["accuracy"].item() / weight.item()) != 0
 
 
 def test_it_learns_the_next_token_not_the_present_one():
@@ -136,44 +156,44 @@ def test_it_learns_the_next_token_not_the_present_one():
     start = np.arange(8)[:, None]
     tokens = ((start + np.arange(13)) % 17).astype(np.int32)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((8, 12), np.float32)}
-    state, losses = run_steps(150, batch=parts(batch, 1))
+    state, losses = run_steps(150, batch=micro_batches(batch, 1))
     assert losses[-1] < 0.1
-    predicted = forward(TINY, state.params, jnp.asarray([[3, 4, 5, 6]])).argmax(-1)
+    predicted = forward(TINY, state.trainable, jnp.asarray([[3, 4, 5, 6]])).argmax(-1)
     assert predicted.tolist() == [[4, 5, 6, 7]]
 
 
 def test_dropout_depends_on_seed_and_step_alone():
     config = ModelConfig(**{**TINY.to_dict(), "dropout": 0.5})
-    batch = parts(random_batch(4), 1)
+    batch = micro_batches(random_batch(4), 1)
     first, again, other = (run_steps(3, batch=batch, config=config, seed=s)[1] for s in (1, 1, 2))
     assert first == again != other
 
 
 def test_remat_changes_nothing_but_memory():
     config = ModelConfig(**{**TINY.to_dict(), "gradient_checkpointing": True})
-    batch = parts(random_batch(4), 1)
+    batch = micro_batches(random_batch(4), 1)
     np.testing.assert_allclose(run_steps(3, batch=batch, config=config)[1], run_steps(3, batch=batch)[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sixteen_bits_follow_float32(dtype):
-    batch = parts(random_batch(8), 1)
+    batch = micro_batches(random_batch(8), 1)
     state, losses = run_steps(20, batch=batch, dtype=dtype)
     np.testing.assert_allclose(losses, run_steps(20, batch=batch)[1], rtol=0.02)
-    assert {value.dtype for value in state.params.values()} == {jnp.dtype("float32")}
+    assert {value.dtype for value in state.trainable.values()} == {jnp.dtype("float32")}
 
 
 def test_an_overflowing_float16_step_is_skipped_and_halves_the_scale():
-    def overflowing(params, batch, *, dtype, dropout_key):
-        return jnp.sum(params["w.weight"].astype(dtype) * dtype.type(6e4)).astype(jnp.float32), jnp.float32(1)
+    def overflowing(params, frozen, batch, *, dtype, dropout_key):
+        return jnp.sum(params["w.weight"].astype(dtype) * dtype.type(6e4)).astype(jnp.float32), jnp.float32(1), {}
 
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=1.0)
     state = initial_state({"w.weight": jnp.ones((2, 2))}, optimizer, jnp.dtype("float16"))
     before = state.loss_scale.scale.item()
     step = make_train_step(overflowing, optimizer, dtype=jnp.dtype("float16"), seed=0)
-    state, metrics = step(state, {"weights": np.ones((1, 1), np.float32)}, 0, 0.1)
+    state, metrics = step(state, {}, {"weights": np.ones((1, 1), np.float32)}, 0, 0.1)
     assert not metrics.applied
-    assert state.params["w.weight"].tolist() == [[1, 1], [1, 1]]
+    assert state.trainable["w.weight"].tolist() == [[1, 1], [1, 1]]
     assert state.loss_scale.scale == before / 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from llm_jax.checkpoint import TrainCheckpointer, load_model
+from llm_jax.training import train
 from llm_jax.training.metrics import read_metrics
-from llm_jax.training.train import train
 
 REPOSITORY = Path(__file__).parents[2]
 RESUME = "checkpoint.resume_from_checkpoint=auto"
 # Everything that has a state: dropout keys, data order, plateau and patience, step saves between epochs.
 STATEFUL = [
-    "model.dropout=0.2", "training.scheduler_type=plateau", "training.plateau_patience=0", "training.lr=0.03",
-    "training.early_stopping_patience=50", "checkpoint.save_interval_steps=7", "checkpoint.keep_last_n=2",
+    *("model.dropout=0.2", "training.scheduler_type=plateau", "training.plateau_patience=0", "training.lr=0.03"),
+    *("training.early_stopping_patience=50", "checkpoint.save_interval_steps=7", "checkpoint.keep_last_n=2"),
     "optimization.gradient_accumulation_steps=2",
-]  # fmt: skip
+]
 
 
 def train_in_a_process(flags, *, task="lm"):
@@ -122,7 +122,7 @@ def test_resuming_a_finished_run_changes_nothing(config):
 
 def test_a_fresh_run_replaces_the_old_one(config, capsys):
     train("lm", config("training.epochs=2"))
-    outcome = train("lm", config("training.epochs=1"))
+    result = train("lm", config("training.epochs=1"))
     assert "Replacing the earlier run" in capsys.readouterr().out
-    assert TrainCheckpointer(outcome.run.state).latest_step() == outcome.total_steps
-    assert json.loads(outcome.run.metrics.read_text().splitlines()[-1])["epoch"] == 1
+    assert TrainCheckpointer(result.run.state).latest_step() == result.total_steps
+    assert json.loads(result.run.metrics.read_text().splitlines()[-1])["epoch"] == 1

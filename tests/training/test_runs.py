@@ -9,22 +9,20 @@ import pytest
 from llm_jax.checkpoint import load_model
 from llm_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from llm_jax.model import param_shapes
-from llm_jax.training.config import load_train_config
+from llm_jax.training import load_train_config, train
 from llm_jax.training.metrics import read_metrics
-from llm_jax.training.tasks.language_model import LanguageModelTask
-from llm_jax.training.tasks.regression import load_mlp
-from llm_jax.training.train import train
+from llm_jax.training.tasks import LanguageModelTask, load_mlp
 
 
-def epochs_of(outcome):
-    return [record for record in read_metrics(outcome.run.metrics) if record["event"] == "epoch"]
+def epochs_of(result):
+    return [record for record in read_metrics(result.run.metrics) if record["event"] == "epoch"]
 
 
 def test_a_language_run_leaves_a_directory_that_describes_itself(config, flags):
-    outcome = train("lm", config("data.tokenizer_type=bpe", "data.vocab_size=270"))
-    run = outcome.run
-    assert outcome.progress.step == outcome.total_steps > 0
-    assert outcome.progress.best.best < 0.6 * outcome.baseline
+    result = train("lm", config("data.tokenizer_type=bpe", "data.vocab_size=270"))
+    run = result.run
+    assert result.progress.step == result.total_steps > 0
+    assert result.progress.best.best < 0.6 * result.baseline
     for directory in (run.path, run.best, run.last):
         loaded = load_model(directory)
         assert {name: v.shape for name, v in loaded.model.params.items()} == {
@@ -35,47 +33,46 @@ def test_a_language_run_leaves_a_directory_that_describes_itself(config, flags):
     assert run.plot.read_bytes().startswith(b"\x89PNG")
     assert list((run.path.parent / "logs").glob("events.out.tfevents*"))
     assert load_train_config(run.config, environ={}) == config("data.tokenizer_type=bpe", "data.vocab_size=270")
-    losses = [record["validation_loss"] for record in epochs_of(outcome)]
+    losses = [record["validation_loss"] for record in epochs_of(result)]
     assert len(losses) == 3
-    assert losses[-1] == outcome.progress.last_loss
+    assert losses[-1] == result.progress.last_loss
 
 
 def test_regression_learns_the_line(config):
-    outcome = train("regression", config("training.num_samples=2000", "training.epochs=5", "training.batch_size=32"))
-    assert 0.008 < outcome.progress.best.best < 0.013, "the noise leaves 0.01"
-    model, params = load_mlp(outcome.run.best)
+    result = train("regression", config("training.num_samples=2000", "training.epochs=5", "training.batch_size=32"))
+    assert 0.008 < result.progress.best.best < 0.013, "the noise leaves 0.01"
+    model, params = load_mlp(result.run.best)
     x = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
     np.testing.assert_allclose(model(params, x, np.dtype("float32")), x, atol=0.1)
 
 
 def test_a_mixture_of_experts_trains(config):
-    outcome = train("lm", config("model.use_moe=true", "model.num_experts=4", "model.top_k=2"))
-    assert outcome.progress.best.best < 0.7 * outcome.baseline
-    assert load_model(outcome.run.best).model.config.num_experts == 4
+    result = train("lm", config("model.use_moe=true", "model.num_experts=4", "model.top_k=2"))
+    assert result.progress.best.best < 0.7 * result.baseline
+    assert load_model(result.run.best).model.config.num_experts == 4
 
 
 def test_early_stopping_ends_the_run_and_a_resumed_one_stays_ended(config):
     settings = ["training.early_stopping_patience=2", "training.early_stopping_min_delta=100", "training.epochs=50"]
-    outcome = train("lm", config(*settings))
-    assert len(epochs_of(outcome)) == 3, "one that improves on nothing, then two that do not improve enough"
+    result = train("lm", config(*settings))
+    assert len(epochs_of(result)) == 3, "one that improves on nothing, then two that do not improve enough"
     again = train("lm", config(*settings, "checkpoint.resume_from_checkpoint=auto"))
-    assert again.progress == outcome.progress
+    assert again.progress == result.progress
 
 
 def test_plateau_lowers_the_learning_rate(config):
-    outcome = train("lm", config(
-        "training.scheduler_type=plateau", "training.plateau_patience=0", "training.lr=3", "training.epochs=6"
-    ))  # fmt: skip
-    rates = [record["lr"] for record in read_metrics(outcome.run.metrics) if record["event"] == "step"]
-    assert outcome.progress.lr_factor < 1
+    settings = ["training.scheduler_type=plateau", "training.plateau_patience=0"]
+    result = train("lm", config(*settings, "training.lr=3", "training.epochs=6"))
+    rates = [record["lr"] for record in read_metrics(result.run.metrics) if record["event"] == "step"]
+    assert result.progress.lr_factor < 1
     assert rates[-1] < max(rates)
 
 
 def test_without_validation_nothing_is_held_out(config):
-    outcome = train("lm", config("training.run_validation=false", "training.epochs=1"))
-    assert epochs_of(outcome)[0]["validation_loss"] is None
-    assert not outcome.run.best.exists()
-    assert load_model(outcome.run.path).path == outcome.run.last
+    result = train("lm", config("training.run_validation=false", "training.epochs=1"))
+    assert epochs_of(result)[0]["validation_loss"] is None
+    assert not result.run.best.exists()
+    assert load_model(result.run.path).path == result.run.last
 
 
 def test_a_diverging_run_says_so_and_keeps_the_last_good_state(config):

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from llm_jax.training.config import TrainingConfig
+from llm_jax.training import TrainingConfig
 from llm_jax.training.progress import Progress
-from llm_jax.training.schedules import Watch, learning_rate
+from llm_jax.training.schedules import BestLoss, learning_rate
 
 
 def rate(step, **settings):
@@ -58,7 +58,7 @@ def test_early_stopping_counts_epochs_without_enough_improvement():
     progress, stopped = Progress(), []
     for loss in [2.0, 1.8, 1.75, 1.6, 1.55, 1.52]:
         progress = progress.epoch_done(config, loss)
-        stopped.append(progress.exhausted(config))
+        stopped.append(progress.stops_early(config))
     assert stopped == [False, False, False, False, False, True]
     assert progress.best.best == 1.52, "best needs no margin"
 
@@ -66,5 +66,5 @@ def test_early_stopping_counts_epochs_without_enough_improvement():
 def test_progress_survives_json():
     import json
 
-    progress = Progress(step=3, epoch_loss=0.1 + 0.2, epoch_weight=7.0, last_loss=None, patience=Watch(1 / 3, 2))
+    progress = Progress(step=3, epoch_loss=0.1 + 0.2, epoch_weight=7.0, last_loss=None, patience=BestLoss(1 / 3, 2))
     assert Progress.from_dict(json.loads(json.dumps(progress.to_dict()))) == progress

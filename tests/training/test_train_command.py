@@ -17,9 +17,13 @@ def run(*arguments, cwd=None, **environ):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     command = [sys.executable, "-m", "cli.train", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd or REPOSITORY, env={**clean, "PYTHONPATH": str(REPOSITORY), **environ},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        command,
+        cwd=cwd or REPOSITORY,
+        env={**clean, "PYTHONPATH": str(REPOSITORY), **environ},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,9 +67,7 @@ def test_regression_works_out_of_the_box(tmp_path):
 
 
 def test_the_environment_reaches_the_run(tmp_path):
-    result = run(
-        "--task", "regression", "--epochs", 1, "--num-samples", 100, cwd=tmp_path, LLM_MODEL__HIDDEN_SIZE="24"
-    )  # fmt: skip
+    result = run("--task", "regression", "--epochs", 1, "--num-samples", 100, cwd=tmp_path, LLM_MODEL__HIDDEN_SIZE="24")
     assert "673 parameters" in result.stdout  # 2 · 24 + 24 · 25 + 25
 
 

@@ -1,11 +1,11 @@
-"""Configuration is strict: what is not understood is refused, with its place and the nearest thing that exists."""
+"""Configuration is strict: what is not understood is refused, with its origin and the nearest thing that exists."""
 
 import dataclasses
 
 import pytest
 
 from llm_jax.errors import ConfigError
-from llm_jax.training.config import SECTIONS, Setting, TrainConfig, load_train_config, write_config
+from llm_jax.training import SECTIONS, Setting, TrainConfig, load_train_config, write_config
 
 
 def load(text="", environ=None, flags=(), *, tmp_path):
@@ -42,10 +42,9 @@ def test_flags_beat_the_environment_which_beats_the_file(tmp_path):
 
 
 def test_text_becomes_the_type_of_its_field(tmp_path):
-    flags = [
-        "model.use_glu=true", "model.num_kv_heads=null", "model.window_layers=[true, false]",
-        "model.rope_scaling={kind: linear, factor: 2}", "training.gradient_clip_val=none", "data.dataset_path=123",
-    ]  # fmt: skip
+    flags = ["model.use_glu=true", "model.num_kv_heads=null", "model.window_layers=[true, false]"]
+    flags += ["model.rope_scaling={kind: linear, factor: 2}", "training.gradient_clip_val=none"]
+    flags += ["data.dataset_path=123"]
     config = load("training: {lr: 1e-4}\nmodel:\n", {}, flags, tmp_path=tmp_path)
     assert config.training.lr == 1e-4, "YAML reads 1e-4 as text"
     assert config.model.use_glu is True

@@ -1,4 +1,4 @@
-"""Whether what an engine keeps all its life fits into memory, found out before it is asked for."""
+"""Check of free memory before the caches are allocated."""
 
 from pathlib import Path
 from typing import Any
@@ -7,16 +7,16 @@ import jax
 
 from llm_jax.errors import ConfigError
 
-GB = 1e9
+_GB = 1e9
 
 
-def check_room(shapes: Any, what: str, remedy: str, *, devices: int = 1) -> None:
-    """Refuses arrays that memory has no room for. Silent where nobody says how much is free.
+def check_memory(shapes: Any, what: str, remedy: str, *, devices: int = 1) -> None:
+    """Refuses arrays that do not fit into free memory. Does nothing where that is unknown.
 
     Args:
         shapes: a tree of arrays or their shapes.
         what, remedy: for the message.
-        devices: how many share them.
+        devices: how many share the arrays.
 
     Raises:
         ConfigError: they do not fit.
@@ -24,7 +24,7 @@ def check_room(shapes: Any, what: str, remedy: str, *, devices: int = 1) -> None
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     free = _free_bytes(devices)
     if free is not None and needed > free:
-        raise ConfigError(f"{what} takes {needed / GB:.1f} GB, and {free / GB:.1f} GB of memory are free; {remedy}.")
+        raise ConfigError(f"{what} takes {needed / _GB:.1f} GB, and {free / _GB:.1f} GB of memory are free; {remedy}.")
 
 
 def _free_bytes(devices: int) -> int | None:

@@ -1,8 +1,8 @@
 """The engine's compiled programs: pure functions of its device state.
 
-`advance` runs the model and stops before its head; `choose` makes tokens of what it gives. So the head and the
-sampler are compiled once for each size of the batch, not once more for each number of tokens. Caches and settings
-are donated all along, so that they are updated in place. Shapes are static (`Buckets`).
+`forward_chunks` runs the model up to its head; `sample_tokens` is the head and the sampler. So these two are compiled
+once per batch size and not once more per number of tokens. The cache and the sampling state are donated throughout, and
+thus updated in place. Shapes are static (`Buckets`).
 """
 
 from dataclasses import dataclass
@@ -14,126 +14,122 @@ from jax import Array
 from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
-from llm_jax.inference.engine.batch import Asked, Feed
-from llm_jax.inference.engine.request import SamplingParams
-from llm_jax.inference.engine.sampling import Choice, RowSettings, count, row_settings, sample
-from llm_jax.inference.engine.shares import LAST
-from llm_jax.model import KVCache, Params, constrain_whole, forward_hidden, merge
+from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
+from llm_jax.inference.engine.sampling import SampledTokens, sample
+from llm_jax.inference.engine.sampling_state import SamplingState
+from llm_jax.inference.engine.step_plan import LAST_TOKEN
+from llm_jax.model import KVCache, Params, forward_hidden, merge
+from llm_jax.parallel import replicate
 
-Carry = tuple[RowSettings, Array, Array]  # through the positions of a run: rows, alive, emitted
+_Carry = tuple[SamplingState, Array, Array]  # from one position to the next: state, which slots go on, counts
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepResult:
-    """What a step generated.
+    """The tokens that a forward pass led to.
 
     Attributes:
-        choices: arrays [P, B, …]: P positions of B rows.
-        emitted_B: int32, how many positions are real for each row: one, or more where guesses were right.
+        sampled: arrays [P, B, …]: P positions of B slots.
+        count_B: int32, how many positions are valid: one, and one more for each accepted draft token; 0 where the slot
+            is not active.
     """
 
-    choices: Choice
-    emitted_B: Array
+    sampled: SampledTokens
+    count_B: Array
 
 
-def empty_rows(count: int, vocab_size: int) -> RowSettings:
-    """Settings of rows that nobody has."""
-    row = row_settings(SamplingParams(temperature=0.0), (), 0, vocab_size)
-    return jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), count, axis=0), row)
+@partial(jax.jit, donate_argnames="state")
+def assign_slot(state: SamplingState, slot: Array, request: SamplingState) -> SamplingState:
+    """Sets one slot to the state of a new request (a batch of one)."""
+    return jax.tree.map(lambda x, new: x.at[slot].set(new[0]), state, request)
 
 
-@partial(jax.jit, donate_argnames="rows")
-def admit(rows: RowSettings, row: Array, settings: RowSettings) -> RowSettings:
-    """Gives a row to a request with these settings (a batch of one)."""
-    return jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one[0]), rows, settings)
-
-
-@partial(jax.jit, donate_argnames=("cache", "rows"))
-def move_row(cache: KVCache, rows: RowSettings, source: Array, target: Array) -> tuple[KVCache, RowSettings]:
-    """Copies everything of one slot over another, so that the occupied slots stand together."""
-    return cache.move_slot(source, target), jax.tree.map(lambda x: x.at[target].set(x[source]), rows)
+@partial(jax.jit, donate_argnames=("cache", "state"))
+def move_slot(cache: KVCache, state: SamplingState, source: Array, target: Array) -> tuple[KVCache, SamplingState]:
+    """Copies everything of one slot over another, to compact the batch."""
+    return cache.move_slot(source, target), jax.tree.map(lambda x: x.at[target].set(x[source]), state)
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="cache")
-def advance(
+def forward_chunks(
     config: ModelConfig,
     params: Params,
     cache: KVCache,
-    last_B: Array,
-    feed: Feed,
+    last_token_B: Array,
+    inputs: ModelInputs,
     *,
     dtype: jnp.dtype,
     context: int,
     mesh: Mesh | None = None,
 ) -> tuple[KVCache, Array]:
-    """Runs the model over pieces of prompts, the tokens that rows generated last, and guesses of what follows.
+    """Runs the model, without its head, over chunks of prompts, last sampled tokens and draft tokens.
 
-    Padding and wrong guesses leave keys and values behind a row's live tokens, where its next ones overwrite them
-    before anything attends to them.
+    Padding and rejected draft tokens leave keys and values behind a slot's cached length, where its next tokens
+    overwrite them before anything attends to them.
 
     Args:
-        cache: what rows hold; how many tokens that is, `feed` says.
-        last_B: int32, the token that each row generated last.
-        context: static, at least what any row holds afterwards.
+        last_token_B: int32, the token that each slot sampled last.
+        context: static, at least each sequence's length afterwards.
 
     Returns:
-        hidden states [K, R, D] of the tokens that `feed` asks for.
+        The cache, and hidden states [P, R, D] of the positions to sample.
     """
-    layout = feed.layout
-    token_BT = jnp.where(feed.token_BT == LAST, last_B[layout.sequences(feed.token_BT.shape)], feed.token_BT)
-    hidden_BTD, grown = forward_hidden(
+    layout = inputs.layout
+    token_BT = inputs.token_BT
+    token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_B[layout.sequences(token_BT.shape)], token_BT)
+    hidden_BTD, cache_after = forward_hidden(
         config, params, token_BT, cache=cache, layout=layout, context=context, dtype=dtype
-    )  # fmt: skip
-    assert grown is not None
-    hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[feed.out_PR]
-    return grown, constrain_whole(hidden_PRD, mesh)
+    )
+    assert cache_after is not None
+    hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[inputs.sampled_PR]
+    return cache_after, replicate(hidden_PRD, mesh)
 
 
-@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="rows")
-def choose(
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
+def sample_tokens(
     config: ModelConfig,
     params: Params,
-    rows: RowSettings,
+    state: SamplingState,
     hidden_PRD: Array,
-    asked: Asked,
+    inputs: SamplingInputs,
     *,
     mesh: Mesh | None = None,
-) -> tuple[RowSettings, StepResult]:
-    """The tokens that follow: the model's head and the sampler.
+) -> tuple[SamplingState, StepResult]:
+    """Samples the tokens that follow: the model's head and the sampler.
 
-    At every position the token is chosen exactly as plain decoding would choose it: with the row's own noise for
-    that position. A guess is right when it equals the choice, and then the position behind it counts too. So
-    guessing changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192, with
-    the noise held fixed instead of a rejection step).
+    At every position the token is sampled exactly as plain decoding would sample it: with the slot's own noise for that
+    position. A draft token is accepted when it equals the sampled one, and then the position behind it counts too. So
+    speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192, with
+    the noise fixed instead of a rejection step).
 
     Args:
-        params: those of the head will do.
-        hidden_PRD: what `advance` gave; of its rows the first B, as many as `asked` has, are looked at.
+        params: those of the head suffice.
+        hidden_PRD: from `forward_chunks`; the first B of its R sequences are sampled.
     """
-    first, B = asked.first, len(asked.active_B)
+    first_slot, B = inputs.first_slot, len(inputs.active_B)
     logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
 
-    def own(x: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(x, first, B)
+    def of_pass(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, first_slot, B)
 
-    def choose_one(carry: Carry, position: tuple[Array, Array, Array]) -> tuple[Carry, Choice]:
-        rows, alive_B, emitted_B = carry
-        logits_BV, guess_B, is_guessed_B = position
-        choice = sample(logits_BV, jax.tree.map(own, rows), alive_B, asked.allowed_BV, asked.is_masked)
-        rows = count(rows, first + jnp.arange(B), choice.token_B, alive_B)
-        emitted_B += alive_B
-        alive_B &= is_guessed_B & (choice.token_B == guess_B)
-        return (rows, alive_B, emitted_B), choice
+    def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, SampledTokens]:
+        state, active_B, count_B = carry
+        logits_BV, draft_B, is_drafted_B = position
+        sampled = sample(logits_BV, jax.tree.map(of_pass, state), active_B, inputs.allowed_BV, inputs.is_masked)
+        state = state.with_tokens(first_slot + jnp.arange(B), sampled.token_B, active_B)
+        count_B += active_B
+        active_B &= is_drafted_B & (sampled.token_B == draft_B)
+        return (state, active_B, count_B), sampled
 
-    # Behind the last guess stands one more position, whose choice nothing has guessed.
-    guess_PB = jnp.pad(asked.drafts_BK, ((0, 0), (0, 1))).T
-    is_guessed_PB = jnp.arange(len(guess_PB))[:, None] < asked.draft_count_B
-    carry: Carry = (rows, asked.active_B, jnp.zeros(B, jnp.int32))
-    if len(guess_PB) == 1:
-        carry, choice = choose_one(carry, (logits_PBV[0], guess_PB[0], is_guessed_PB[0]))
-        choices = jax.tree.map(lambda x: x[None], choice)
+    # The position behind the last draft token has no draft to compare with.
+    draft_PB = jnp.pad(inputs.draft_BU, ((0, 0), (0, 1))).T
+    is_drafted_PB = jnp.arange(len(draft_PB))[:, None] < inputs.draft_count_B
+    carry: _Carry = (state, inputs.active_B, jnp.zeros(B, jnp.int32))
+    if len(draft_PB) == 1:
+        carry, sampled = sample_position(carry, (logits_PBV[0], draft_PB[0], is_drafted_PB[0]))
+        sampled = jax.tree.map(lambda x: x[None], sampled)
     else:
-        carry, choices = jax.lax.scan(choose_one, carry, (logits_PBV, guess_PB, is_guessed_PB))
-    rows, _, emitted_B = carry
-    return constrain_whole((rows, StepResult(choices, emitted_B)), mesh)
+        carry, sampled = jax.lax.scan(sample_position, carry, (logits_PBV, draft_PB, is_drafted_PB))
+    state, _, count_B = carry
+    return replicate((state, StepResult(sampled, count_B)), mesh)

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out of it."""
+"""Requests and token events: the engine's input and output."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,21 @@ FinishReason = Literal["stop", "length"]
 MAX_LOGPROBS = 20  # OpenAI's bound on top_logprobs
 
 
+class ContextLengthExceeded(RequestError):
+    """The prompt and the tokens to generate do not fit the context together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How one request wants its tokens chosen.
+    """Sampling settings of one request.
 
-    The order is the field's usual one: penalties and bias, temperature, top-k, top-p, min-p, then a draw.
+    They apply in this order: penalties and bias, temperature, top-k, top-p, min-p, then a draw.
+
+    >>> SamplingParams(temperature=0.8, top_p=0.95).max_new_tokens
+    50
+    >>> SamplingParams(temperature=-1)
+    Traceback (most recent call last):
+    llm_jax.errors.RequestError: temperature is -1; it must be 0 (greedy) or above.
 
     Attributes:
         max_new_tokens: at least 1.
@@ -30,8 +40,11 @@ class SamplingParams:
         presence_penalty, frequency_penalty: OpenAI's additive rule over generated tokens, -2 to 2.
         logit_bias: added to the logits of these ids, -100 to 100.
         seed: the same seed gives the same tokens. None draws a fresh one.
-        stop_ids: generation ends when one of these is chosen.
-        logprobs: report the chosen token's log-probability and this many alternatives, 0 to 20. None reports none.
+        stop_ids: generation ends when one of these is sampled.
+        logprobs: report the sampled token's log-probability and this many alternatives, 0 to 20. None reports none.
+
+    Raises:
+        RequestError: a setting is out of range.
     """
 
     max_new_tokens: int = 50
@@ -74,13 +87,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to continue, and how.
+    """A prompt to continue, and how.
 
     Attributes:
         prompt_ids: at least one.
-        mask: called with the ids generated so far before each choice; gives the allowed tokens as bool [V], or
-            None for all (grammars).
-        salt: computed prompts are shared between requests of the same salt only (one per tenant).
+        mask: a grammar. Called with the ids generated so far before each token is sampled; returns the allowed tokens
+            as bool [V], or None for all.
+        salt: the prefix cache is shared between requests of the same salt only (one per tenant).
     """
 
     prompt_ids: tuple[int, ...]
@@ -89,22 +102,31 @@ class Request:
     salt: str = ""
 
     def check(self, vocab_size: int, max_len: int) -> None:
-        """Raises RequestError if a model of this vocabulary and context cannot run the request."""
-        prompt, sampling = self.prompt_ids, self.sampling
-        if not prompt:
-            raise RequestError("The prompt has no tokens; give at least one.", "prompt")
-        if len(prompt) + sampling.max_new_tokens > max_len:
-            raise RequestError(
-                f"The prompt has {len(prompt)} tokens and max_new_tokens is {sampling.max_new_tokens}; together they "
-                f"must fit the context of {max_len}.",
+        """Decides whether a model of this vocabulary and context can run the request.
+
+        Raises:
+            ContextLengthExceeded: prompt and max_new_tokens exceed `max_len`.
+            RequestError: the prompt is empty, or a token id is outside the vocabulary.
+        """
+        length, new = len(self.prompt_ids), self.sampling.max_new_tokens
+        if new >= max_len:
+            raise ContextLengthExceeded(
+                f"max_new_tokens is {new}; a context of {max_len} tokens takes at most {max_len - 1} beside a prompt.",
                 "max_new_tokens",
             )
-        for name, ids in (("prompt", prompt), ("logit_bias", sampling.logit_bias or ())):
-            outside = next((i for i in ids if not 0 <= i < vocab_size), None)
-            if outside is not None:
-                raise RequestError(
-                    f"{name} holds token id {outside}; ids of this model are 0 to {vocab_size - 1}.", name
-                )  # fmt: skip
+        if length + new > max_len:
+            raise ContextLengthExceeded(
+                f"The prompt has {length} tokens and max_new_tokens is {new}; together they must fit the context of "
+                f"{max_len}, and {length} tokens and {new} more do not. Shorten it or ask for fewer.",
+                "prompt",
+            )
+        if not length:
+            raise RequestError("The prompt has no tokens; give at least one.", "prompt")
+        for name, ids in (("prompt", self.prompt_ids), ("logit_bias", self.sampling.logit_bias or ())):
+            unknown = next((i for i in ids if not 0 <= i < vocab_size), None)
+            if unknown is not None:
+                message = f"{name} holds token id {unknown}; ids of this model are 0 to {vocab_size - 1}."
+                raise RequestError(message, name)
 
 
 @dataclass(frozen=True)
@@ -112,7 +134,7 @@ class TokenEvent:
     """One generated token.
 
     Attributes:
-        logprob, top_logprobs: None and () unless the request wants them; alternatives are (id, log-probability).
+        logprob, top_logprobs: None and () unless the request asks for them; alternatives are (id, log-probability).
         finish: set on a request's last token: "stop" at a stop id, "length" at max_new_tokens.
     """
 

@@ -1,6 +1,6 @@
-"""The device side of the engine: what lies on the device, and the programs that are sent to it.
+"""The device side of the engine: its arrays, and the programs that are dispatched to it.
 
-Sending does not wait: each method returns arrays that the device is still working on.
+Dispatch does not wait: each method returns arrays that the device is still computing.
 """
 
 import os
@@ -15,29 +15,32 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from llm_jax.inference.engine.batch import Asked, Feed
-from llm_jax.inference.engine.buckets import Buckets
-from llm_jax.inference.engine.memory import check_room
-from llm_jax.inference.engine.prefix_cache import BLOCK, PrefixCache
-from llm_jax.inference.engine.programs import StepResult, admit, advance, choose, empty_rows, move_row
+from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
+from llm_jax.inference.engine.memory import check_memory
+from llm_jax.inference.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from llm_jax.inference.engine.programs import StepResult, assign_slot, forward_chunks, move_slot, sample_tokens
 from llm_jax.inference.engine.request import Request, SamplingParams
-from llm_jax.inference.engine.sampling import RowSettings, row_settings
-from llm_jax.inference.engine.shares import Run
+from llm_jax.inference.engine.sampling_state import SamplingState
+from llm_jax.inference.engine.step_plan import Buckets, ForwardPass
 from llm_jax.kernels import Level, WeightDtype
-from llm_jax.model import KVCache, Model, allocate_cache, cache_devices, everywhere, head_params
+from llm_jax.model import KVCache, Model, allocate_cache, cache_devices, head_params
+from llm_jax.parallel import replicated
 
-Call = partial[Any]  # of a jitted function
+_Call = partial[Any]  # of a jitted function with its arguments
 
 
 class Runner:
-    """Parameters, rows and kept prompt blocks of one engine.
+    """Parameters, KV cache, sampling state and prefix cache of one engine.
 
     Args:
-        model: its parameters as the programs take them, and where they should lie.
-        dtype: what to compute in. cache_dtype: what keys and values are cached in.
+        model: its parameters as the programs take them, on the devices where they stay.
+        dtype: compute dtype. cache_dtype: dtype of cached keys and values.
         level: which kernels read and write the cache.
-        prefix_blocks: how many blocks of prompts to keep; 0 keeps none.
-        mesh: the devices that it all is spread over, where these are several.
+        prefix_blocks: blocks of the prefix cache; 0 turns it off.
+        mesh: the devices that all arrays are spread over; None on one device.
+
+    Raises:
+        ConfigError: the caches do not fit into free memory.
     """
 
     def __init__(
@@ -59,53 +62,56 @@ class Runner:
         self._level = level
         self._prefix_blocks = prefix_blocks
         self._mesh = mesh
-        self._everything: dict[int, Array] = {}  # rows -> a mask that allows all tokens
+        self._unmasked: dict[int, Array] = {}  # batch -> the mask that allows all tokens
 
         def caches() -> list[KVCache]:
-            return [self._empty_rows(), self._empty_cache(prefix_blocks, BLOCK)]
+            return [self._slots_cache(), self._blocks_cache()]
 
-        check_room(
+        check_memory(
             jax.eval_shape(caches),
-            f"The KV cache of {buckets.max_batch} rows of {buckets.max_len} tokens, with {prefix_blocks * BLOCK} kept,",
-            "lower max_batch, the context (max_len), or what is kept of prompts",
+            f"The KV cache of {buckets.max_batch} slots of {buckets.max_len} tokens, with a prefix cache of "
+            f"{prefix_blocks * BLOCK_SIZE},",
+            "lower max_batch, the context (max_len), or the prefix cache",
             devices=cache_devices(model.config, mesh),
         )
         self._cache: KVCache
-        self._rows: RowSettings
-        self.prefixes: PrefixCache
-        self._start_empty()
+        self._state: SamplingState
+        self.prefix_cache: PrefixCache
+        self._allocate()
 
     def reset(self) -> None:
-        """Empty rows and no kept blocks, as at the start."""
-        for array in jax.tree.leaves((self._cache, self._rows)):  # there may not be room for a second one
+        """Empties all slots and the prefix cache."""
+        for array in jax.tree.leaves((self._cache, self._state)):  # memory may not suffice for a second one
             array.delete()
-        self._start_empty()
+        self._allocate()
 
-    def seat(self, row: int, request: Request, seed: int, block_keys: Sequence[bytes]) -> int:
-        """Gives a row to a request; says how many tokens of its prompt were kept from earlier ones."""
-        self._cache, held = self.prefixes.load(self._cache, row, block_keys)
-        settings = row_settings(request.sampling, request.prompt_ids, seed, self._model.config.vocab_size)
-        self._rows = admit(self._rows, np.int32(row), settings)
-        return held
+    def assign_slot(self, slot: int, request: Request, seed: int, block_keys: Sequence[bytes]) -> int:
+        """Sets up a slot for a request; returns how many tokens of its prompt the prefix cache had."""
+        self._cache, cached = self.prefix_cache.load(self._cache, slot, block_keys)
+        new = SamplingState.of(request.sampling, request.prompt_ids, seed, self._model.config.vocab_size)
+        self._state = assign_slot(self._state, np.int32(slot), new)
+        return cached
 
-    def move(self, source: int, target: int) -> None:
-        self._cache, self._rows = self._move(source, target)()
+    def move_slot(self, source: int, target: int) -> None:
+        """Copies everything of one slot over another."""
+        self._cache, self._state = self._move_call(source, target)()
 
-    def keep_block(self, row: int, index: int, key: bytes) -> None:
-        """Keeps one block of a row's prompt for later requests."""
-        self.prefixes.save(self._cache, row, index, key)
+    def save_block(self, slot: int, index: int, key: bytes) -> None:
+        """Stores one block of a slot's prompt in the prefix cache."""
+        self.prefix_cache.save(self._cache, slot, index, key)
 
-    def run(self, run: Run) -> Array | StepResult:
-        """Sends a run of the model, and the choice of the tokens that are asked for.
+    def dispatch(self, forward_pass: ForwardPass) -> Array | StepResult:
+        """Dispatches a forward pass and the sampling behind it.
 
         Returns:
-            What was chosen; hidden states where nothing is asked for.
+            The sampled tokens; hidden states where no chunk is sampled.
         """
-        self._cache, hidden_PRD = self._advance(run)()
-        asked = [share.row - run.first for share in run.shares if share.is_asked]
-        if not asked:
+        self._cache, hidden_PRD = self._forward_call(forward_pass)()
+        sampled = [chunk.slot - forward_pass.first_slot for chunk in forward_pass.chunks if chunk.is_sampled]
+        if not sampled:
             return hidden_PRD
-        self._rows, result = self._choose(run, self._buckets.asked(run.shape, max(asked) + 1), hidden_PRD)()
+        batch = self._buckets.sampled(forward_pass.shape, max(sampled) + 1)
+        self._state, result = self._sample_call(forward_pass, batch, hidden_PRD)()
         return result
 
     def compile(self) -> None:
@@ -113,54 +119,65 @@ class Runner:
         calls = list(self._all_calls())
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda call: call.func.lower(*call.args, **call.keywords).compile(), calls))
-        self._cache = self.prefixes.warmup(self._cache)
+        self._cache = self.prefix_cache.warmup(self._cache)
 
-    def _all_calls(self) -> Iterator[Call]:
+    def _all_calls(self) -> Iterator[_Call]:
         buckets, config = self._buckets, self._model.config
-        shapes = {shape._replace(context=buckets.program_context(shape.context)) for shape in buckets.all_shapes()}
+        shapes = {shape._replace(context=buckets.compiled_context(shape.context)) for shape in buckets.all_shapes()}
         for shape in shapes:
-            yield self._advance(Run(shape))
+            yield self._forward_call(ForwardPass(shape))
         for shape in {shape._replace(length=1, context=0) for shape in shapes}:
-            hidden = self._whole(jnp.zeros((1 + shape.draft, shape.rows, config.hidden_size), self._dtype))
-            for rows in {buckets.asked(shape, n) for n in buckets.all_batches()}:
-                yield self._choose(Run(shape), rows, hidden)
-        yield self._move(0, 0)
-        nothing = row_settings(SamplingParams(temperature=0.0), (), 0, config.vocab_size)
-        yield partial(admit, self._rows, np.int32(0), nothing)
-
-    def _empty_cache(self, rows: int, length: int, chunk: int | None = None) -> KVCache:
-        return allocate_cache(
-            self._model.config, rows, length, self._cache_dtype, chunk=chunk, level=self._level, mesh=self._mesh
+            hidden = self._replicated(jnp.zeros((1 + shape.draft, shape.sequences, config.hidden_size), self._dtype))
+            for batch in {buckets.sampled(shape, n) for n in buckets.all_batches()}:
+                yield self._sample_call(ForwardPass(shape), batch, hidden)
+        yield self._move_call(0, 0)
+        yield partial(
+            assign_slot, self._state, np.int32(0), SamplingState.of(SamplingParams(), (), 0, config.vocab_size)
         )
 
-    def _empty_rows(self) -> KVCache:
-        buckets = self._buckets
-        return self._empty_cache(buckets.max_batch, buckets.max_len, buckets.longest)
-
-    def _whole(self, tree: Any) -> Any:
-        return tree if self._mesh is None else jax.device_put(tree, everywhere(self._mesh))
-
-    def _start_empty(self) -> None:
-        self._cache = self._empty_rows()
-        self._rows = self._whole(empty_rows(self._buckets.max_batch, self._model.config.vocab_size))
-        self._cache.use_huge_pages()
-        self.prefixes = PrefixCache(self._empty_cache(self._prefix_blocks, BLOCK))
-
-    def _advance(self, run: Run) -> Call:
+    def _forward_call(self, forward_pass: ForwardPass) -> _Call:
         return partial(
-            advance, self._model.config, self._model.params, self._cache, self._rows.last_B, Feed.of(run),
-            dtype=self._dtype, context=self._buckets.program_context(run.shape.context), mesh=self._mesh,
-        )  # fmt: skip
+            forward_chunks,
+            self._model.config,
+            self._model.params,
+            self._cache,
+            self._state.last_token_B,
+            ModelInputs.of(forward_pass),
+            dtype=self._dtype,
+            context=self._buckets.compiled_context(forward_pass.shape.context),
+            mesh=self._mesh,
+        )
 
-    def _move(self, source: int, target: int) -> Call:
-        return partial(move_row, self._cache, self._rows, np.int32(source), np.int32(target))
+    def _sample_call(self, forward_pass: ForwardPass, batch: int, hidden_PRD: Array) -> _Call:
+        inputs = SamplingInputs.of(forward_pass, batch, self._unmasked_BV(batch))
+        return partial(sample_tokens, self._model.config, self._head, self._state, hidden_PRD, inputs, mesh=self._mesh)
 
-    def _choose(self, run: Run, rows: int, hidden_PRD: Array) -> Call:
-        asked = Asked.of(run, rows, self._all_tokens(rows))
-        return partial(choose, self._model.config, self._head, self._rows, hidden_PRD, asked, mesh=self._mesh)
+    def _move_call(self, source: int, target: int) -> _Call:
+        return partial(move_slot, self._cache, self._state, np.int32(source), np.int32(target))
 
-    def _all_tokens(self, rows: int) -> Array:
-        """A mask that allows everything, made once."""
-        if rows not in self._everything:
-            self._everything[rows] = jnp.ones((rows, self._model.config.vocab_size), bool)
-        return self._everything[rows]
+    def _unmasked_BV(self, batch: int) -> Array:
+        """The mask that allows all tokens, made once per batch size."""
+        if batch not in self._unmasked:
+            self._unmasked[batch] = jnp.ones((batch, self._model.config.vocab_size), bool)
+        return self._unmasked[batch]
+
+    def _allocate(self) -> None:
+        self._cache = self._slots_cache()
+        self._state = self._replicated(SamplingState.empty(self._buckets.max_batch, self._model.config.vocab_size))
+        self._cache.use_huge_pages()
+        self.prefix_cache = PrefixCache(self._blocks_cache())
+
+    def _slots_cache(self) -> KVCache:
+        buckets = self._buckets
+        return self._empty_cache(buckets.max_batch, buckets.max_len, buckets.max_chunk)
+
+    def _blocks_cache(self) -> KVCache:
+        return self._empty_cache(self._prefix_blocks, BLOCK_SIZE)
+
+    def _empty_cache(self, slots: int, length: int, chunk: int | None = None) -> KVCache:
+        return allocate_cache(
+            self._model.config, slots, length, self._cache_dtype, chunk=chunk, level=self._level, mesh=self._mesh
+        )
+
+    def _replicated(self, tree: Any) -> Any:
+        return tree if self._mesh is None else jax.device_put(tree, replicated(self._mesh))

@@ -1,8 +1,8 @@
-"""Who has a row of the batch and who waits for one. Knows nothing of the device.
+"""Admission and first-come-first-served scheduling of requests onto batch slots. Independent of the device.
 
-The rule of memory: a row has room for `max_len` tokens from the start on, and no request is let in whose prompt and
-completion could outgrow that. So a request that has a row always finishes; nothing is ever put off half-way. The rule
-of order: first come, first served, for rows and for prompts alike.
+Memory: a slot of the KV cache holds `max_len` tokens from the start on, and a request whose prompt and completion
+could exceed that is refused. So an admitted request always finishes; none is preempted. Order: first come, first
+served, for slots and for prefill alike.
 """
 
 import secrets
@@ -11,53 +11,54 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_jax.inference.engine.lookup import PromptLookup
+from llm_jax.inference.engine.prompt_lookup import PromptLookup
 from llm_jax.inference.engine.request import FinishReason, OnEvent, Request
 
 
 @dataclass(eq=False)
-class Job:
-    """A request on its way through the engine.
+class SequenceState:
+    """One request's sequence, its prompt and what is generated, from submission to its end.
 
     Attributes:
-        on_admit: is told how many tokens of the prompt need not be computed.
-        row: its place in the batch, -1 before it has one.
-        tokens: the prompt and what has arrived of the completion.
-        held: tokens that its row holds, counting steps that are still under way.
-        asked: tokens asked of the device so far, counting the same.
-        is_prefilled: the device has, or is about to have, the whole prompt.
-        block_keys: names of the prompt's blocks; the first `saved` of them are in the prefix cache.
-        is_over: finished, failed or cancelled; tokens under way for it are dropped.
+        on_admit: called with the number of prompt tokens that the prefix cache had.
+        slot: its batch slot, -1 while it waits.
+        tokens: the prompt and the collected tokens of the completion.
+        cached: length in the KV cache, in-flight steps included.
+        sampled: tokens that the device has sampled or is about to, in-flight steps included.
+        is_prefilled: the whole prompt has been dispatched.
+        block_keys: prefix-cache keys of the prompt's blocks; the first `saved_blocks` of them are stored.
+        has_ended: finished, failed or cancelled; its tokens in flight are dropped.
     """
 
     request: Request
     on_event: OnEvent
     on_admit: Callable[[int], None]
-    ticket: int = -1
-    row: int = -1
-    held: int = 0
-    asked: int = 0
+    request_id: int = -1
+    slot: int = -1
+    cached: int = 0
+    sampled: int = 0
     is_prefilled: bool = False
     block_keys: list[bytes] = field(default_factory=list)
-    saved: int = 0
-    is_over: bool = False
+    saved_blocks: int = 0
+    has_ended: bool = False
 
     def __post_init__(self) -> None:
         seed = self.request.sampling.seed
         self.seed = secrets.randbits(63) if seed is None else seed
         self.tokens = list(self.request.prompt_ids)
-        self.lookup = PromptLookup(self.tokens)
+        self.prompt_lookup = PromptLookup(self.tokens)
 
     @property
     def generated(self) -> list[int]:
         return self.tokens[len(self.request.prompt_ids) :]
 
     @property
-    def wants_more(self) -> bool:
-        return not self.is_over and self.asked < self.request.sampling.max_new_tokens
+    def is_decoding(self) -> bool:
+        """Its next token can be sampled in the next step."""
+        return self.is_prefilled and not self.has_ended and self.sampled < self.request.sampling.max_new_tokens
 
-    def take(self, token: int) -> FinishReason | None:
-        """Notes a token that arrived; says whether the request ends with it."""
+    def append(self, token: int) -> FinishReason | None:
+        """Adds a collected token; returns the reason if the request finishes with it."""
         self.tokens.append(token)
         sampling = self.request.sampling
         if token in sampling.stop_ids:
@@ -67,85 +68,93 @@ class Job:
 
 
 class Scheduler:
-    """Rows and the line for them. Thread-safe.
+    """The batch slots and the queue for them. Thread-safe.
 
     Attributes:
-        rows: the job in each row.
-        waiting: jobs without a row, oldest first.
-        changed: the lock; notified when a job arrives.
+        slots: the sequence in each slot.
+        waiting: the queue, oldest first.
+        changed: the lock; notified when a request arrives.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.rows: list[Job | None] = [None] * rows
-        self.waiting: deque[Job] = deque()
+    def __init__(self, slots: int) -> None:
+        self.slots: list[SequenceState | None] = [None] * slots
+        self.waiting: deque[SequenceState] = deque()
         self.changed = threading.Condition()
-        self._by_ticket: dict[int, Job] = {}
-        self._next_ticket = 0
+        self._by_id: dict[int, SequenceState] = {}
+        self._next_id = 0
 
     @property
-    def running(self) -> list[Job]:
-        return [job for job in self.rows if job is not None]
+    def running(self) -> list[SequenceState]:
+        """In order of their slots."""
+        return [sequence for sequence in self.slots if sequence is not None]
 
     @property
     def has_work(self) -> bool:
-        return bool(self._by_ticket)
+        return bool(self._by_id)
 
-    def submit(self, job: Job) -> int:
-        """Puts a job in line; gives its ticket."""
+    def submit(self, sequence: SequenceState) -> int:
+        """Appends a sequence to the queue; returns its request id."""
         with self.changed:
-            job.ticket = self._next_ticket
-            self._next_ticket += 1
-            self._by_ticket[job.ticket] = job
-            self.waiting.append(job)
+            sequence.request_id = self._next_id
+            self._next_id += 1
+            self._by_id[sequence.request_id] = sequence
+            self.waiting.append(sequence)
             self.changed.notify_all()
-        return job.ticket
+        return sequence.request_id
 
-    def cancel(self, ticket: int) -> None:
-        """Ends a job wherever it is; a ticket whose job has ended already means nothing."""
+    def cancel(self, request_id: int) -> None:
+        """Ends a waiting or running request; does nothing if it has ended already."""
         with self.changed:
-            job = self._by_ticket.get(ticket)
-            if job is not None:
-                self.end(job)
+            sequence = self._by_id.get(request_id)
+            if sequence is not None:
+                self.end(sequence)
 
-    def end(self, job: Job) -> bool:
-        """Frees what a job has; False where that was done before."""
+    def end(self, sequence: SequenceState) -> bool:
+        """Frees a sequence's slot, or removes it from the queue. False if it had ended before."""
         with self.changed:
-            if job.is_over:
+            if sequence.has_ended:
                 return False
-            job.is_over = True
-            del self._by_ticket[job.ticket]
-            if job.row < 0:
-                self.waiting.remove(job)
+            sequence.has_ended = True
+            del self._by_id[sequence.request_id]
+            if sequence.slot < 0:
+                self.waiting.remove(sequence)
             else:
-                self.rows[job.row] = None
+                self.slots[sequence.slot] = None
             return True
 
-    def admit(self) -> list[Job]:
-        """Gives the lowest free rows to the jobs that have waited longest."""
+    def admit(self) -> list[SequenceState]:
+        """Assigns the lowest free slots to the sequences that have waited longest; returns these."""
         admitted = []
         with self.changed:
-            for row, job in enumerate(self.rows):
-                if job is None and self.waiting:
-                    self.rows[row] = newcomer = self.waiting.popleft()
-                    newcomer.row = row
-                    admitted.append(newcomer)
+            for slot, occupant in enumerate(self.slots):
+                if occupant is None and self.waiting:
+                    self.slots[slot] = sequence = self.waiting.popleft()
+                    sequence.slot = slot
+                    admitted.append(sequence)
         return admitted
 
-    def close_ranks(self, bucket: Callable[[int], int]) -> tuple[int, int] | None:
-        """Moves the last job into a gap, (from, to), where its row alone keeps the batch in a larger bucket."""
+    def compact(self, batch_size: Callable[[int], int]) -> tuple[int, int] | None:
+        """Moves the last sequence into the lowest free slot where that makes the decode batch smaller.
+
+        Args:
+            batch_size: the batch that is computed for so many slots (`Buckets.batch`).
+
+        Returns:
+            The slots that it moved from and to; None if it stays.
+        """
         with self.changed:
             running = self.running
-            if not running or bucket(len(running)) == bucket(running[-1].row + 1):
+            if not running or batch_size(len(running)) == batch_size(running[-1].slot + 1):
                 return None
-            job = running[-1]
-            source, target = job.row, self.rows.index(None)
-            self.rows[source], self.rows[target], job.row = None, job, target
+            last = running[-1]
+            source, target = last.slot, self.slots.index(None)
+            self.slots[source], self.slots[target], last.slot = None, last, target
             return source, target
 
-    def prompts(self) -> list[Job]:
-        """The jobs whose prompts are not computed yet, oldest first."""
-        return sorted((job for job in self.running if not job.is_prefilled), key=lambda job: job.ticket)
+    def prefilling(self) -> list[SequenceState]:
+        """The sequences whose prompt is not completely dispatched, oldest first."""
+        return sorted((s for s in self.running if not s.is_prefilled), key=lambda s: s.request_id)
 
-    def ready(self) -> list[Job]:
-        """The jobs that take part in the next decode step."""
-        return [job for job in self.running if job.is_prefilled and job.wants_more]
+    def decoding(self) -> list[SequenceState]:
+        """The sequences whose next token the next step samples."""
+        return [sequence for sequence in self.running if sequence.is_decoding]

@@ -1,19 +1,26 @@
-"""What an engine tells about itself."""
+"""Figures that an engine reports about itself."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX also sends it for a program in its persistent cache
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine is doing, and what it has done so far.
+    """The load of an engine now, and its counters since it was made.
 
     Attributes:
-        running, waiting: requests. slots: how many can run.
-        kv_tokens, kv_capacity: tokens held by running requests, and room for them.
-        prefix_blocks, prefix_free: kept blocks of prompts, and room for more before the oldest make way.
-        prefix_queries, prefix_hits: tokens of prompts, and how many of them need not be computed.
-        drafted, accepted: guessed tokens, and how many of them were right.
-        compilations: by XLA, in this process, since its first engine was made.
+        running, waiting: requests in a batch slot, and in the queue.
+        slots: batch slots, the most requests that can run at a time.
+        kv_tokens, kv_capacity: tokens in the KV cache of running requests, and the most that fit.
+        prefix_blocks, prefix_free: stored and free blocks of the prefix cache. When none is free, the least recently
+            used one is replaced.
+        prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache, and found there.
+        drafted, accepted: draft tokens of speculative decoding, and how many of them were accepted.
+        compilations: XLA compilations in this process since its first engine was made.
     """
 
     running: int
@@ -28,3 +35,20 @@ class EngineStats:
     drafted: int
     accepted: int
     compilations: int
+
+
+def compilations() -> int:
+    """XLA compilations in this process since the first call."""
+    return len(_compile_events())
+
+
+@lru_cache(maxsize=1)  # once per process: a JAX listener cannot be removed
+def _compile_events() -> list[str]:
+    events: list[str] = []
+
+    def record(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(record)
+    return events

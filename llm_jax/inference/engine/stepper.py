@@ -1,27 +1,49 @@
-"""One step of the engine: what is sent to the device, and what comes back from it."""
+"""One step of the engine: admit, compact, collect if needed, plan, dispatch, collect."""
 
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import jax
 import numpy as np
+from jax import Array
 
-from llm_jax.inference.engine.buckets import Buckets, Shape
-from llm_jax.inference.engine.flights import Flights
-from llm_jax.inference.engine.prefix_cache import BLOCK, block_keys
+from llm_jax.inference.engine.prefix_cache import BLOCK_SIZE
+from llm_jax.inference.engine.programs import StepResult
 from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
-from llm_jax.inference.engine.sampling import Choice
-from llm_jax.inference.engine.scheduler import Job, Scheduler
-from llm_jax.inference.engine.shares import LAST, Share, rehearsal, runs
+from llm_jax.inference.engine.sampling import SampledTokens
+from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
+from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, PassShape, plan_step
+from llm_jax.inference.engine.token_budget import TokenBudget
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A dispatched forward pass whose result is not collected yet.
+
+    Attributes:
+        sampled: the sequences that get a token, each with its index in the result.
+    """
+
+    shape: PassShape
+    dispatched_at: float
+    result: Array | StepResult
+    sampled: Sequence[tuple[SequenceState, int]]
 
 
 class Stepper:
-    """Moves the scheduler's jobs along on the runner's device, in one thread.
+    """Runs the scheduler's requests on the runner's device, step by step, in one thread.
+
+    Steps are pipelined: while the device computes one, the host dispatches the next, whose input tokens it does not
+    need to know.
 
     Args:
-        use_cache: False computes each job's whole text anew for each token.
+        use_cache: False computes each sequence anew for each token.
 
     Attributes:
-        prefix_queries, prefix_hits, drafted, accepted: tokens so far, as in `EngineStats`.
+        prefix_queries, prefix_hits, drafted, accepted: counters, see `EngineStats`.
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, buckets: Buckets, *, use_cache: bool) -> None:
@@ -29,160 +51,168 @@ class Stepper:
         self._runner = runner
         self._buckets = buckets
         self._use_cache = use_cache
-        self._flights = Flights()
+        self._budget = TokenBudget(buckets)
+        self._in_flight: deque[_InFlight] = deque()  # oldest first
+        self._collected_at = 0.0
         self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = 0
 
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work or bool(self._in_flight)
+
     def step(self) -> bool:
-        """Sends the next work to the device and hands out what it finished. False when nothing is left to do."""
+        """Dispatches the next step and collects the tokens of the one before. False when nothing is left to do.
+
+        An exception ends every running request, which gets it as its last event; the engine stays usable.
+        """
         try:
-            for job in self._scheduler.admit():
-                self._seat(job)
-            self._close_ranks()
-            if self._may_guess() or not self._runs_ahead():
-                self._land(keep=0)  # guesses and grammars start from the last token
-            under_way = self._send()
-            self._land(keep=under_way if self._runs_ahead() else 0)
+            self._admit()
+            self._compact()
+            if self._has_draft() or not self._can_pipeline():
+                self._collect(remaining=0)  # drafts and grammars depend on the last token
+            decoding, prefilling = self._plan_chunks()
+            passes = plan_step(self._buckets, [*decoding.values()], [*prefilling.values()])
+            self._dispatch(passes, decoding | prefilling)
+            # Behind draft tokens, the next chunk starts where the last accepted one is.
+            is_drafted = any(chunk.draft_count for chunk in decoding.values())
+            self._collect(remaining=0 if is_drafted or not self._can_pipeline() else len(passes))
         except Exception as error:
             self._fail(error)
         return self.has_work
 
-    @property
-    def has_work(self) -> bool:
-        return self._scheduler.has_work or bool(self._flights)
-
     def warmup(self) -> None:
-        """Compiles every program that a job can need, and times it."""
+        """Compiles every program that a request can need, and measures its time."""
         self._runner.compile()
         for shape in self._buckets.all_shapes():
-            self._flights.send(shape, self._runner.run(rehearsal(shape)))
-            self._land(keep=0)
+            self._dispatch_pass(ForwardPass.filled(shape))
+            self._collect(remaining=0)
 
-    def _seat(self, job: Job) -> None:
-        """Sets up a job's row, with what the prefix cache has of its prompt."""
-        request = job.request
-        if self._runner.prefixes.blocks:
-            job.block_keys = block_keys(request.prompt_ids, request.salt)
-        job.held = self._runner.seat(job.row, request, job.seed, job.block_keys)
-        job.saved = job.held // BLOCK
-        self.prefix_queries += len(request.prompt_ids)
-        self.prefix_hits += job.held
-        job.on_admit(job.held)
+    def _admit(self) -> None:
+        """Sets up a slot for each newly admitted request, with what the prefix cache has of its prompt."""
+        for sequence in self._scheduler.admit():
+            request = sequence.request
+            sequence.block_keys = self._runner.prefix_cache.block_keys(request.prompt_ids, request.salt)
+            sequence.cached = self._runner.assign_slot(sequence.slot, request, sequence.seed, sequence.block_keys)
+            sequence.saved_blocks = sequence.cached // BLOCK_SIZE
+            self.prefix_queries += len(request.prompt_ids)
+            self.prefix_hits += sequence.cached
+            sequence.on_admit(sequence.cached)
 
-    def _close_ranks(self) -> None:
-        moved = self._scheduler.close_ranks(self._buckets.batch)
-        if moved is not None:
-            self._runner.move(*moved)
+    def _compact(self) -> None:
+        """Moves a sequence to a lower slot where that makes the decode batch smaller."""
+        move = self._scheduler.compact(self._buckets.batch)
+        if move is not None:
+            self._runner.move_slot(*move)
 
-    def _send(self) -> int:
-        """Sends what every job does next; says how many flights may stay under way."""
-        decoding = {job: self._next(job) for job in (self._scheduler.ready() if self._use_cache else ())}
-        prompts = self._pieces(list(decoding.values()))
-        jobs = {share.row: job for job, share in (*decoding.items(), *prompts.items())}
-        made = runs(self._buckets, [*decoding.values()], [*prompts.values()])
-        for run in made:
-            awaited = [(jobs[share.row], share.row - run.first) for share in run.shares if share.is_asked]
-            self._flights.send(run.shape, self._runner.run(run), awaited)
-        for job, share in (*decoding.items(), *prompts.items()):
-            job.held += len(share.tokens) - share.guesses
-            job.asked += share.is_asked
-        for job, share in prompts.items():
-            job.is_prefilled = share.is_asked
-            while job.saved < len(job.block_keys) and (job.saved + 1) * BLOCK <= job.held:
-                self._runner.keep_block(job.row, job.saved, job.block_keys[job.saved])
-                job.saved += 1
-        has_guesses = any(share.guesses for share in decoding.values())
-        return 0 if has_guesses else len(made)  # how far guesses got is known only when they land
-
-    def _next(self, job: Job) -> Share:
-        """The step of a job that is past its prompt: its last token, and guesses where its text repeats."""
-        guess: list[int] = []
-        if self._may_guess() and self._runs_ahead():
-            guess = job.lookup.draft(min(self._buckets.draft, self._buckets.max_len - job.held - 1))
-            self.drafted += len(guess)
-        return Share(job.row, job.held, [LAST, *guess], len(guess), allowed_V=self._mask(job))
-
-    def _pieces(self, decoding: Sequence[Share]) -> dict[Job, Share]:
-        """How far each prompt gets in this step: the oldest first, as many tokens as suit the streams beside it."""
-        prompts = self._scheduler.prompts()
-        if not prompts:
-            return {}
-        room = self._room(decoding, prompts)
-        pieces = {}
-        for job in prompts:
-            tokens = job.tokens[job.held : job.held + room]
-            is_last = job.held + len(tokens) == len(job.tokens)
-            mask = self._mask(job) if is_last else None
-            pieces[job] = Share(job.row, job.held, tokens, is_asked=is_last, allowed_V=mask)
-            room -= len(tokens)
-        return pieces
-
-    def _room(self, decoding: Sequence[Share], prompts: Sequence[Job]) -> int:
-        """How many tokens of prompts this step should carry."""
-
-        def shapes(prompts: Sequence[Share]) -> list[Shape]:
-            return [run.shape for run in runs(self._buckets, decoding, prompts)]
-
-        row, start = prompts[0].row, prompts[0].held  # the others are taken to cost the same
-        rooms = self._buckets.rooms(sum(len(share.tokens) for share in decoding))
-        steps = {n: shapes([Share(row, start, range(n))]) for n in rooms}
-        return self._flights.pace.room(steps, shapes([]), sum(len(job.tokens) - job.held for job in prompts))
-
-    def _may_guess(self) -> bool:
+    def _has_draft(self) -> bool:
+        """Prompt lookup offers draft tokens for the only running sequence."""
         running = self._scheduler.running
-        is_alone = all(job.row == 0 for job in running)  # with more rows the processor is busy enough without
-        return self._buckets.draft > 0 and is_alone and any(job.lookup.draft(1) for job in running)
+        is_alone = all(sequence.slot == 0 for sequence in running)  # a larger batch keeps the processor busy without
+        return self._buckets.draft > 0 and is_alone and any(sequence.prompt_lookup.draft(1) for sequence in running)
 
-    def _runs_ahead(self) -> bool:
-        """Whether the next step can be sent before this one's tokens are known."""
-        return self._use_cache and all(job.request.mask is None for job in self._scheduler.running)
+    def _can_pipeline(self) -> bool:
+        """The next step can be dispatched before this one's tokens are known."""
+        return self._use_cache and all(sequence.request.mask is None for sequence in self._scheduler.running)
 
-    def _mask(self, job: Job) -> np.ndarray | None:
-        """What a job's grammar allows next. One that fails ends its own job alone."""
+    def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
+        """The chunks of the sequences that decode, and of those that prefill."""
+        with_draft = self._has_draft() and self._can_pipeline()
+        sequences = self._scheduler.decoding() if self._use_cache else []
+        decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
+        prefilling = self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
+        for chunks in (decoding, prefilling):
+            for sequence, chunk in chunks.items():
+                if chunk.is_sampled and sequence.request.mask is not None:
+                    chunks[sequence] = replace(chunk, allowed_V=self._allowed_tokens(sequence))
+        return decoding, prefilling
+
+    def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
+        """The last token of a sequence, and draft tokens where its text repeats."""
+        draft: list[int] = []
+        if with_draft:
+            free = self._buckets.max_len - sequence.cached - 1
+            draft = sequence.prompt_lookup.draft(min(self._buckets.draft, free))
+            self.drafted += len(draft)
+        return Chunk(sequence.slot, sequence.cached, [LAST_TOKEN, *draft], len(draft))
+
+    def _allowed_tokens(self, sequence: SequenceState) -> np.ndarray | None:
+        """The tokens that a grammar allows next, bool [V]; None for all. A grammar that fails ends its own request."""
+        assert sequence.request.mask is not None
         try:
-            return None if job.request.mask is None else job.request.mask(job.generated)
+            return sequence.request.mask(sequence.generated)
         except Exception as error:
-            self._end(job, error)
+            self._end(sequence, error)
             return None
 
-    def _land(self, keep: int) -> None:
-        """Waits for the oldest steps, until `keep` are left under way, and hands out their tokens."""
-        for result, awaited in self._flights.land(keep):
-            for job, index in awaited:
-                guessed = int(result.emitted_B[index]) - 1
-                job.held += guessed
-                job.asked += guessed
-                self.accepted += guessed
-                for position in range(1 + guessed):
-                    if not job.is_over:
-                        self._hand_out(job, result.choices, (position, index))
+    def _dispatch(self, passes: Sequence[ForwardPass], chunks: Mapping[SequenceState, Chunk]) -> None:
+        """Dispatches the forward passes of a step; its sequences advance by their chunks."""
+        by_slot = {chunk.slot: sequence for sequence, chunk in chunks.items()}
+        for forward_pass in passes:
+            first = forward_pass.first_slot
+            sampled = [(by_slot[c.slot], c.slot - first) for c in forward_pass.chunks if c.is_sampled]
+            self._dispatch_pass(forward_pass, sampled)
+        for sequence, chunk in chunks.items():
+            sequence.cached += len(chunk.tokens) - chunk.draft_count
+            sequence.sampled += chunk.is_sampled
+            if not sequence.is_prefilled:
+                sequence.is_prefilled = chunk.is_sampled
+                self._save_blocks(sequence)
 
-    def _hand_out(self, job: Job, choices: Choice, at: tuple[int, int]) -> None:
-        """Tells a job's listener of a token, and ends the job where it must."""
-        token = int(choices.token_B[at])
-        finish = job.take(token)
+    def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[tuple[SequenceState, int]] = ()) -> None:
+        result = self._runner.dispatch(forward_pass)
+        self._in_flight.append(_InFlight(forward_pass.shape, time.perf_counter(), result, sampled))
+
+    def _save_blocks(self, sequence: SequenceState) -> None:
+        """Stores the blocks of a prompt that are complete in its slot, for later requests."""
+        while sequence.saved_blocks < min(len(sequence.block_keys), sequence.cached // BLOCK_SIZE):
+            index = sequence.saved_blocks
+            self._runner.save_block(sequence.slot, index, sequence.block_keys[index])
+            sequence.saved_blocks += 1
+
+    def _collect(self, *, remaining: int) -> None:
+        """Waits for the oldest passes until `remaining` are in flight, and hands out their tokens."""
+        while len(self._in_flight) > remaining:
+            oldest = self._in_flight.popleft()
+            result = jax.tree.map(np.asarray, oldest.result)
+            now = time.perf_counter()
+            self._budget.record(oldest.shape, now - max(self._collected_at, oldest.dispatched_at))
+            self._collected_at = now
+            for sequence, index in oldest.sampled:
+                accepted = int(result.count_B[index]) - 1
+                sequence.cached += accepted
+                sequence.sampled += accepted
+                self.accepted += accepted
+                for position in range(1 + accepted):
+                    if not sequence.has_ended:
+                        self._hand_out(sequence, result.sampled, (position, index))
+
+    def _hand_out(self, sequence: SequenceState, sampled: SampledTokens, at: tuple[int, int]) -> None:
+        """Adds a token to its sequence and sends its event; ends the request with its last token."""
+        token = int(sampled.token_B[at])
+        finish = sequence.append(token)
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
-        wanted = job.request.sampling.logprobs
-        if wanted is not None:
-            logprob = float(choices.logprob_B[at])
-            pairs = zip(choices.top_BA[at].tolist(), choices.top_logprob_BA[at].tolist(), strict=True)
-            top = tuple(pairs)[:wanted]
+        alternatives = sequence.request.sampling.logprobs
+        if alternatives is not None:
+            logprob = float(sampled.logprob_B[at])
+            pairs = zip(sampled.top_BA[at].tolist(), sampled.top_logprob_BA[at].tolist(), strict=True)
+            top = tuple(pairs)[:alternatives]
         if not self._use_cache:
-            job.held, job.is_prefilled = 0, False  # from the start again
+            sequence.cached, sequence.is_prefilled = 0, False  # compute it from the start again
         event = TokenEvent(token, logprob, top, finish)
         if finish is None:
-            job.on_event(event)
+            sequence.on_event(event)
         else:
-            self._end(job, event)
+            self._end(sequence, event)
 
-    def _end(self, job: Job, last: TokenEvent | Exception) -> None:
-        """Frees a job's place, then tells its listener, unless it was cancelled meanwhile."""
-        if self._scheduler.end(job):
-            job.on_event(last)
+    def _end(self, sequence: SequenceState, last: TokenEvent | Exception) -> None:
+        """Frees a sequence's slot, then sends its last event, unless it was cancelled meanwhile."""
+        if self._scheduler.end(sequence):
+            sequence.on_event(last)
 
     def _fail(self, error: Exception) -> None:
-        """A step broke: its donated state is gone. Every running request hears why, and the engine starts clean."""
-        self._flights.clear()
+        """Ends every running request and empties the device state: a failed step leaves donated arrays deleted."""
+        self._in_flight.clear()
         self._runner.reset()
-        for job in self._scheduler.running:
-            self._end(job, error)
+        for sequence in self._scheduler.running:
+            self._end(sequence, error)

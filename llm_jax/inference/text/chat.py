@@ -1,30 +1,35 @@
-"""A conversation: the model answers with all that was said before in mind."""
+"""A conversation: each answer continues all messages before it."""
 
 from collections.abc import Generator, Sequence
 
+from llm_jax import tokenizers  # as a module: its chat templates are imported when used, and need jinja2
 from llm_jax.errors import LLMError
-from llm_jax.inference.engine.engine import Engine
-from llm_jax.inference.engine.request import SamplingParams
-from llm_jax.inference.text.generate import round_up, run_requests
-from llm_jax.inference.text.stream import ContextLengthExceeded, TextPiece, prepare_request
+from llm_jax.inference.engine import ContextLengthExceeded, Engine, Request, SamplingParams
+from llm_jax.inference.text.generate import cache_length, run_requests
+from llm_jax.inference.text.stream import TextPiece, prepare_request
 from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
-from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
 
 
 class Conversation:
-    """Messages that grow turn by turn. When they outgrow the context, the oldest are forgotten, the system message not.
+    """Messages that grow turn by turn. When they exceed the context, the oldest turns are dropped; the system message
+    stays.
+
+    Args:
+        system: content of the system message.
+        stop: strings that an answer ends before.
+        dtype: weight dtype.
 
     Attributes:
         messages: dicts with role and content, as the chat template takes them.
-        engine: made for the first answer and kept, with what it computed of the prompts before, so that a turn costs
-            what is new in it. A conversation that outgrows it gets one of twice the size it needs.
+        engine: made for the first answer and reused, so that its prefix cache has what earlier turns computed. A
+            conversation that outgrows it gets one of twice the size it needs.
     """
 
     def __init__(
         self,
         model: Model,
-        tokenizer: Tokenizer,
+        tokenizer: tokenizers.Tokenizer,
         sampling: SamplingParams,
         *,
         system: str | None = None,
@@ -33,64 +38,60 @@ class Conversation:
     ) -> None:
         self._model, self._tokenizer, self._sampling, self._dtype = model, tokenizer, sampling, dtype
         self._system = [] if system is None else [{"role": "system", "content": system}]
-        ending, self._prefix = answer_bounds(tokenizer)
+        ending, self._prefix = tokenizers.answer_bounds(tokenizer)
         self._stop = (*ending, *stop)
         self.messages: list[dict[str, str]] = list(self._system)
         self.engine: Engine | None = None
 
     def clear(self) -> None:
-        """Forgets all but the system message."""
+        """Drops all messages but the system message."""
         self.messages = list(self._system)
 
     def answer(self, message: str) -> Generator[TextPiece, None, None]:
-        """The answer, piece by piece. One that is broken off is remembered as far as it went.
+        """The answer, piece by piece. One that is broken off stays in the messages as far as it went.
 
         Raises:
-            ContextLengthExceeded: this message alone leaves no room for an answer.
+            ContextLengthExceeded: this message alone does not fit the context beside an answer.
             RequestError: the chat template refuses the messages, or a setting is out of range.
             UnknownToken: the tokenizer does not know a character of the message.
         """
         self.messages.append({"role": "user", "content": message})
         try:
-            prompt = self._fitting_prompt()
-            request = prepare_request(self._model.config, self._tokenizer, prompt, self._sampling, truncate=False)
+            request = self._fitting_request()
             engine = self._engine_for(len(request.prompt_ids) + self._sampling.max_new_tokens)
         except LLMError:
-            self.messages.pop()  # as if it had not been said
+            self.messages.pop()  # the messages are as before
             raise
-        said = ""
+        answer = ""
         try:
-            for _, piece in run_requests(engine, self._tokenizer, [request], self._stop):
-                text = piece.text.removeprefix(self._prefix) if not said else piece.text
-                said += text
-                yield TextPiece(text, piece.tokens, piece.finish_reason)
+            for _, piece in run_requests(engine, self._tokenizer, [request], self._stop, prefix=self._prefix):
+                answer += piece.text
+                yield piece
         except KeyboardInterrupt:
-            self.engine = None  # it may have been in the middle of a step
+            self.engine = None  # it may have been interrupted within a step
             raise
         finally:
-            self.messages.append({"role": "assistant", "content": said})
+            self.messages.append({"role": "assistant", "content": answer})
 
     def _engine_for(self, tokens: int) -> Engine:
         if self.engine is None or self.engine.max_len < tokens:
-            self.engine = None  # there may not be room for two
-            room = min(round_up(2 * tokens), self._model.config.max_seq_len)
-            self.engine = Engine(self._model, max_batch=1, max_len=room, dtype=self._dtype, prefix_tokens=room)
+            self.engine = None  # memory may not suffice for two
+            length = min(cache_length(2 * tokens), self._model.config.max_seq_len)
+            self.engine = Engine(self._model, max_batch=1, max_len=length, dtype=self._dtype, prefix_tokens=length)
         return self.engine
 
-    def _fitting_prompt(self) -> str:
-        room = self._model.config.max_seq_len - self._sampling.max_new_tokens
+    def _fitting_request(self) -> Request:
+        """The request for an answer to the messages; the oldest turns are dropped until it fits."""
         oldest = len(self._system)
-        kept = list(self.messages)
+        messages = list(self.messages)
         while True:
-            prompt = render_chat(self._tokenizer, kept)
-            length = len(self._tokenizer.encode(prompt))
-            if length <= room:
-                self.messages = kept
-                return prompt
-            if len(kept) == oldest + 1:
-                raise ContextLengthExceeded(
-                    f"The message has {length} tokens with the chat format, and this model's context leaves {room} "
-                    f"beside an answer of {self._sampling.max_new_tokens}. Shorten it or ask for fewer.",
-                    "prompt",
-                )
-            del kept[oldest : oldest + 2]  # a question and its answer
+            prompt = tokenizers.render_chat(self._tokenizer, messages)
+            try:
+                request = prepare_request(self._model.config, self._tokenizer, prompt, self._sampling, truncate=False)
+            except ContextLengthExceeded:
+                if len(messages) == oldest + 1:
+                    raise
+                del messages[oldest : oldest + 2]  # a question and its answer
+            else:
+                self.messages = messages
+                return request

@@ -4,19 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypedDict, Unpack
 
-from llm_jax.inference.engine.engine import Engine
-from llm_jax.inference.engine.request import Request, SamplingParams, TokenEvent
+from llm_jax.inference.engine import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.inference.text.stream import TextPiece, TextStream, prepare_request
 from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
-MAX_ROWS = 16  # prompts that run at a time; the rest follow as rows become free
-CONTEXT_STEP = 256  # caches are sized in multiples of this, so that calls of similar length share compiled programs
+_MAX_BATCH = 16  # prompts that run at a time: more cost memory and gain little speed; the rest wait for a slot
+_CONTEXT_STEP = 256  # caches are sized in multiples of this, so that calls of similar length share compiled programs
 
 
-class Extras(TypedDict, total=False):
-    """The less common settings of `SamplingParams`, taken as keywords."""
+class _SamplingKeywords(TypedDict, total=False):
+    """The less common settings of `SamplingParams`."""
 
     min_p: float | None
     frequency_penalty: float
@@ -37,9 +36,14 @@ def generate(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
-    **extras: Unpack[Extras],
+    **others: Unpack[_SamplingKeywords],
 ) -> str:
     """The prompt and its continuation.
+
+    >>> from llm_jax import checkpoint, demo
+    >>> loaded = checkpoint.load_model(demo.PATH)
+    >>> generate(loaded.model, loaded.tokenizer, "Once upon a", max_new_tokens=1, temperature=0)
+    'Once upon a time'
 
     A prompt longer than `max_seq_len - max_new_tokens` keeps its right end for the model; the returned string
     still starts with the whole prompt. Generation ends at the tokenizer's end-of-text, before a stop string, or
@@ -49,10 +53,20 @@ def generate(
         RequestError: a setting is out of range, or the prompt cannot be continued.
         UnknownToken: the tokenizer does not know a character of the prompt.
     """
-    return batch_generate(
-        model, tokenizer, [prompt], max_new_tokens, temperature, top_k, top_p, repetition_penalty,
-        stop=stop, use_cache=use_cache, **extras,
-    )[0]  # fmt: skip
+    [text] = batch_generate(
+        model,
+        tokenizer,
+        [prompt],
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        repetition_penalty,
+        stop=stop,
+        use_cache=use_cache,
+        **others,
+    )
+    return text
 
 
 def batch_generate(
@@ -67,13 +81,23 @@ def batch_generate(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
-    **extras: Unpack[Extras],
+    **others: Unpack[_SamplingKeywords],
 ) -> list[str]:
-    """`generate` for several prompts at once; each row equals what that prompt gives alone with the same seed."""
+    """`generate` for several prompts at once; each text equals what its prompt gives alone with the same seed.
+
+    >>> from llm_jax import checkpoint, demo
+    >>> loaded = checkpoint.load_model(demo.PATH)
+    >>> batch_generate(loaded.model, loaded.tokenizer, ["Once upon a", "The"], max_new_tokens=1, temperature=0)[0]
+    'Once upon a time'
+    """
     sampling = SamplingParams(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        repetition_penalty=repetition_penalty, **extras,
-    )  # fmt: skip
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        **others,
+    )
     texts = list(prompts)
     for index, piece in continue_prompts(model, tokenizer, prompts, sampling, stop=stop, use_cache=use_cache):
         texts[index] += piece.text
@@ -92,13 +116,23 @@ def stream_generate(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
-    **extras: Unpack[Extras],
+    **others: Unpack[_SamplingKeywords],
 ) -> Iterator[str]:
-    """Like `generate`, but yields the new text alone, piece by piece, whole characters only."""
+    """Like `generate`, but yields the new text alone, piece by piece, whole characters only.
+
+    >>> from llm_jax import checkpoint, demo
+    >>> loaded = checkpoint.load_model(demo.PATH)
+    >>> list(stream_generate(loaded.model, loaded.tokenizer, "Once upon a", max_new_tokens=1, temperature=0))
+    [' time']
+    """
     sampling = SamplingParams(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        repetition_penalty=repetition_penalty, **extras,
-    )  # fmt: skip
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        **others,
+    )
     pieces = continue_prompts(model, tokenizer, [prompt], sampling, stop=stop, use_cache=use_cache)
     return (piece.text for _, piece in pieces if piece.text)
 
@@ -113,17 +147,22 @@ def continue_prompts(
     use_cache: bool = True,
     dtype: WeightDtype = "float32",
 ) -> Iterator[tuple[int, TextPiece]]:
-    """Yields (index of the prompt, its next piece) as the engine makes them; a piece's text may be empty.
+    """Yields (index of the prompt, its next piece) as they come; a piece's text may be empty.
 
-    What the other three functions rest on. Every prompt is checked before any runs. `dtype` is what the engine keeps
-    weights in.
+    The other three functions are built on this one. Every prompt is checked before any runs.
+
+    Args:
+        dtype: weight dtype.
+
+    Raises:
+        RequestError, UnknownToken: see `prepare_request`.
     """
     requests = [prepare_request(model.config, tokenizer, prompt, sampling, truncate=True) for prompt in prompts]
     longest = max((len(request.prompt_ids) for request in requests), default=0) + sampling.max_new_tokens
     engine = Engine(
         model,
-        max_batch=min(len(prompts), MAX_ROWS) or 1,
-        max_len=round_up(longest),
+        max_batch=min(len(prompts), _MAX_BATCH) or 1,
+        max_len=cache_length(longest),
         dtype=dtype,
         use_cache=use_cache,
     )
@@ -131,31 +170,31 @@ def continue_prompts(
 
 
 def run_requests(
-    engine: Engine, tokenizer: Tokenizer, requests: Sequence[Request], stop: Sequence[str]
+    engine: Engine, tokenizer: Tokenizer, requests: Sequence[Request], stop: Sequence[str], *, prefix: str = ""
 ) -> Iterator[tuple[int, TextPiece]]:
-    """Yields (index of the request, its next piece). What still runs when the iteration is broken off is cancelled."""
-    arrived: list[tuple[int, TokenEvent | Exception]] = []
-    streams = [TextStream(tokenizer, stop, prompt_ids=request.prompt_ids) for request in requests]
+    """Yields (index of the request, its next piece). Requests that still run when the iteration ends are cancelled."""
+    events: list[tuple[int, TokenEvent | Exception]] = []
+    streams = [TextStream(tokenizer, stop, prompt_ids=request.prompt_ids, prefix=prefix) for request in requests]
 
-    def hear(index: int, event: TokenEvent | Exception) -> None:
-        arrived.append((index, event))
+    def on_event(index: int, event: TokenEvent | Exception) -> None:
+        events.append((index, event))
 
-    tickets = [engine.submit(request, partial(hear, index)) for index, request in enumerate(requests)]
+    request_ids = [engine.submit(request, partial(on_event, index)) for index, request in enumerate(requests)]
     try:
-        while engine.step() or arrived:
-            for index, event in arrived:
+        while engine.step() or events:
+            for index, event in events:
                 if isinstance(event, Exception):
                     raise event
                 piece = streams[index].push(event)
                 if piece.finish_reason == "stop" and event.finish is None:
-                    engine.cancel(tickets[index])
+                    engine.cancel(request_ids[index])
                 yield index, piece
-            arrived.clear()
+            events.clear()
     finally:
-        for ticket in tickets:
-            engine.cancel(ticket)
+        for request_id in request_ids:
+            engine.cancel(request_id)
 
 
-def round_up(tokens: int) -> int:
-    """The size of a cache that holds so many tokens."""
-    return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
+def cache_length(tokens: int) -> int:
+    """The length of a cache for so many tokens, rounded up."""
+    return -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP

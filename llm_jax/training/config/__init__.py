@@ -1,4 +1,4 @@
-"""How a training run is configured: the dataclasses, and the one strict way to them."""
+"""Configuration of a training run: the dataclasses, and their strict loader."""
 
 from llm_jax.training.config.load import SECTIONS, Setting, load_train_config, write_config
 from llm_jax.training.config.schema import (

@@ -1,7 +1,7 @@
-"""The one strict way from a YAML file, the environment and the command line to a `TrainConfig`.
+"""The strict loader of a `TrainConfig` from a YAML file, the environment and the command line.
 
-A later source wins: file, then environment (`LLM_SECTION__FIELD`), then command line. A section or field that does
-not exist is an error that names the nearest one that does, and where the stranger stood.
+A later source wins: file, then environment (`LLM_SECTION__FIELD`), then command line. An unknown section or field is an
+error that names its origin and the nearest one that exists.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One value somebody set: `section.field = value`, and where it stood."""
+    """One value that is set, `section.field = value`, and its origin: a line of a file, a variable or a flag."""
 
     section: str
     field: str
@@ -91,8 +91,8 @@ def _read_yaml(path: Path) -> list[Setting]:
         raise ConfigError(f"{path}: cannot be read as a configuration file ({error}).") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: not YAML ({getattr(error, 'problem', None) or error}).") from None
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error}).") from None
     if root is None:
         return []
 
@@ -153,7 +153,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _build(section: str, cls: type[Any], settings: Mapping[str, Setting]) -> Any:
-    """An instance of a section; an error of its own checks gains the place where the value stood."""
+    """An instance of a section; an error of its own checks gains the origin of the value."""
     hints = typing.get_type_hints(cls)
     values = {name: _coerce(hints[name], setting) for name, setting in settings.items()}
     try:
@@ -164,7 +164,7 @@ def _build(section: str, cls: type[Any], settings: Mapping[str, Setting]) -> Any
 
 
 def _coerce(hint: Any, setting: Setting) -> Any:
-    """The value as the field's type. Text, from the environment and flags, is read as YAML where text will not do."""
+    """The value as the field's type. Text, from the environment and flags, is read as YAML for other types."""
     import yaml
     from pydantic import TypeAdapter, ValidationError
 

@@ -1,6 +1,6 @@
-"""What can be set about a training run: one frozen dataclass per section of the YAML file.
+"""The settings of a training run: one frozen dataclass per section of the YAML file.
 
-`load_config.load_train_config` fills these from a file, the environment and the command line.
+`load_train_config` fills these from a file, the environment and the command line.
 """
 
 from dataclasses import dataclass, field
@@ -74,21 +74,20 @@ class TrainingConfig:
         require(clip is None or clip > 0, self, "gradient_clip_val", "above 0, or null for no clipping")
         require(patience is None or patience >= 1, self, "early_stopping_patience", "at least 1, or null")
         require(patience is None or self.run_validation, self, "early_stopping_patience", "null without run_validation")
-        require(
-            self.scheduler_type != "plateau" or self.run_validation, self, "scheduler_type",
-            "cosine or step without run_validation: plateau watches the validation loss",
-        )  # fmt: skip
+        schedulable = self.scheduler_type != "plateau" or self.run_validation
+        allowed = "cosine or step without run_validation: plateau watches the validation loss"
+        require(schedulable, self, "scheduler_type", allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """How the step is computed; none of it changes what is learnt, beyond rounding."""
+    """How the step is computed; these change the result by rounding alone."""
 
     use_compile: bool = True  # false: operation by operation, to debug; very slow
     use_amp: bool = False  # compute in amp_dtype; parameters and optimiser stay in float32
     amp_dtype: Literal["auto", "float16", "bfloat16"] = "auto"  # auto: bfloat16, but float16 on GPUs before Ampere
     num_workers: int = 4  # threads that prepare batches; 0: none
-    prefetch_factor: int = 2  # batches each of them keeps ready
+    prefetch_factor: int = 2  # batches that each of them prepares ahead
     gradient_accumulation_steps: int = 1  # batches of training.batch_size per optimiser step
 
     def __post_init__(self) -> None:
@@ -99,12 +98,12 @@ class OptimizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Where the run is kept, how often it is saved, and whether it continues an earlier one."""
+    """Where and how often the run is saved, and whether it resumes an earlier one."""
 
     checkpoint_dir: str = "checkpoints"
     resume_from_checkpoint: str | None = None  # "auto": checkpoint_dir, if it holds a run; or a run directory
     save_interval: int = 1  # epochs
-    save_interval_steps: int | None = None  # optimiser steps, besides
+    save_interval_steps: int | None = None  # optimiser steps, in addition
     keep_last_n: int = 5
     save_best: bool = True
 
@@ -117,7 +116,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """What is reported, and where TensorBoard finds it."""
+    """What is reported, and the directory for TensorBoard."""
 
     log_interval: int = 10  # optimiser steps
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -129,7 +128,7 @@ class LoggingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """One process per node; they meet at master_addr:master_port."""
+    """One process per node; node 0 listens at master_addr:master_port."""
 
     num_nodes: int = 1
     node_rank: int = 0

@@ -1,1 +1,8 @@
 """What can be trained: data, parameters and a loss each."""
+
+from llm_jax.training.tasks.language_model import LanguageModelTask
+from llm_jax.training.tasks.losses import next_token_loss, squared_error
+from llm_jax.training.tasks.regression import RegressionTask, load_mlp
+from llm_jax.training.tasks.task import Task
+
+__all__ = ["LanguageModelTask", "RegressionTask", "Task", "load_mlp", "next_token_loss", "squared_error"]

@@ -9,19 +9,19 @@ from jax import Array
 
 from llm_jax.checkpoint import save_model
 from llm_jax.config import ModelConfig
-from llm_jax.data import TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
+from llm_jax.data import Batch, TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
 from llm_jax.errors import ConfigError
 from llm_jax.model import Model, Params, forward, init_params
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import TrainConfig
-from llm_jax.training.step import Batch
+from llm_jax.training.step import LossSums
 from llm_jax.training.tasks.losses import next_token_loss
 from llm_jax.training.tasks.tokenizer import make_tokenizer
 
 
 @dataclass(frozen=True)
 class LanguageModelTask:
-    """A decoder and its text."""
+    """A decoder and its text. Every parameter is trainable."""
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -33,7 +33,7 @@ class LanguageModelTask:
 
     @classmethod
     def build(cls, config: TrainConfig, tokenizer: Tokenizer | None = None) -> "LanguageModelTask":
-        """Read the text, split it, make the tokenizer (unless a run that goes on brings its own), cut the windows.
+        """Read the text, split it, make the tokenizer (a resumed run passes its own), cut the windows.
 
         Raises:
             ConfigError: no text is named, or model.vocab_size is too small for the tokenizer.
@@ -46,7 +46,7 @@ class LanguageModelTask:
         tokens, T = tokenize(tokenizer, train), config.window
         validation = None
         if held_out:
-            # A short held-out text is one short window; the padding weighs nothing.
+            # A held-out text shorter than T is one shorter window.
             stream = tokenize(tokenizer, held_out)
             validation = windows(
                 stream, max(1, min(T, len(stream) - 1)), overlap=0, pad=tokenizer.pad_token_id, name="held-out"
@@ -67,12 +67,17 @@ class LanguageModelTask:
     def baseline(self) -> tuple[str, float]:
         return "unigram entropy of the corpus", self.entropy
 
-    def init(self, seed: int) -> Params:
+    def init_trainable(self, seed: int) -> Params:
         return init_params(self.config, seed)
 
-    def loss(self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None) -> tuple[Array, Array]:
-        logits = forward(self.config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-        return next_token_loss(logits, batch["targets"], batch["weights"])
+    def init_frozen(self, seed: int) -> Params:
+        return {}
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> LossSums:
+        logits_BTV = forward(self.config, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        return *next_token_loss(logits_BTV, batch["targets"], batch["weights"]), {}
 
     def save(self, directory: Path, params: Params) -> None:
         save_model(directory, Model(self.config, params), self.tokenizer)

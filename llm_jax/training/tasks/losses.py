@@ -7,9 +7,9 @@ from jax import Array
 
 def next_token_loss(logits_BTV: Array, targets_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
     """Cross-entropy in nats, in float32. Targets are the inputs shifted by one; weight 0 leaves a position out."""
-    logits = logits_BTV.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets_BT[..., None], axis=-1)[..., 0]
-    loss_BT = jax.nn.logsumexp(logits, axis=-1) - chosen
+    logits_BTV = logits_BTV.astype(jnp.float32)
+    target_logits_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    loss_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - target_logits_BT
     return jnp.sum(loss_BT * weights_BT), jnp.sum(weights_BT)
 
 

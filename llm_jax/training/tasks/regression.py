@@ -1,9 +1,8 @@
-"""The synthetic regression: an MLP on y = x + 0.1 · noise. The smallest thing that goes through the whole loop."""
+"""The synthetic regression: an MLP on y = x + 0.1 · noise. The smallest task for the whole loop."""
 
 import dataclasses
 import itertools
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import numpy as np
 from jax import Array
 from safetensors.numpy import load_file, save_file
 
-from llm_jax.data import NoisyLine
-from llm_jax.data.synthetic import NOISE
+from llm_jax.atomic import atomic_directory
+from llm_jax.data import NOISE, Batch, NoisyLine
 from llm_jax.errors import CheckpointError
+from llm_jax.kernels import ACTIVATIONS
 from llm_jax.model import Params
-from llm_jax.model.layers import ACTIVATIONS
 from llm_jax.training.config import TrainConfig
-from llm_jax.training.step import Batch
+from llm_jax.training.step import LossSums
 from llm_jax.training.tasks.losses import squared_error
 
 
@@ -53,7 +52,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class RegressionTask:
-    """An MLP and its samples; the last ones validate."""
+    """An MLP and its samples; the last ones are for validation. Every parameter is trainable."""
 
     model: MLP
     train: NoisyLine
@@ -83,27 +82,31 @@ class RegressionTask:
     def baseline(self) -> tuple[str, float]:
         return "variance of the noise", NOISE**2
 
-    def init(self, seed: int) -> Params:
+    def init_trainable(self, seed: int) -> Params:
         return self.model.init(seed)
 
-    def loss(self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None) -> tuple[Array, Array]:
-        return squared_error(self.model(params, batch["inputs"], dtype), batch["targets"], batch["weights"])
+    def init_frozen(self, seed: int) -> Params:
+        return {}
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> LossSums:
+        predicted_BO = self.model(frozen | trainable, batch["inputs"], dtype)
+        return *squared_error(predicted_BO, batch["targets"], batch["weights"]), {}
 
     def save(self, directory: Path, params: Params) -> None:
-        """config.json and model.safetensors; each file is replaced whole."""
-        directory.mkdir(parents=True, exist_ok=True)
-        weights, config = directory / "model.safetensors", directory / "config.json"
-        save_file({name: np.asarray(value) for name, value in params.items()}, f"{weights}.tmp", {"format": "np"})
-        os.replace(f"{weights}.tmp", weights)
-        Path(f"{config}.tmp").write_text(json.dumps(self.architecture, indent=2) + "\n", encoding="utf-8")
-        os.replace(f"{config}.tmp", config)
+        """config.json and model.safetensors, whole or not at all."""
+        with atomic_directory(directory) as new:
+            weights = {name: np.asarray(value) for name, value in params.items()}
+            save_file(weights, new / "model.safetensors", {"format": "np"})
+            (new / "config.json").write_text(json.dumps(self.architecture, indent=2) + "\n", encoding="utf-8")
 
 
 def load_mlp(directory: str | Path) -> tuple[MLP, Params]:
-    """What RegressionTask.save wrote.
+    """The model in a directory that RegressionTask.save wrote.
 
     Raises:
-        CheckpointError: it is not there, or is something else.
+        CheckpointError: the directory is missing, damaged, or holds something else.
     """
     try:
         config = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))

@@ -1,25 +1,23 @@
-"""What the loop needs to know about what it trains."""
+"""The interface between the loop and what it trains."""
 
 from pathlib import Path
 from typing import Protocol
 
-import jax.numpy as jnp
-from jax import Array
-
 from llm_jax.data import Source
 from llm_jax.model import Params
-from llm_jax.training.step import Batch
+from llm_jax.training.step import Loss
 
 
 class Task(Protocol):
     """Data, parameters and a loss.
 
     Attributes:
-        train, validation: examples; validation is None where none is held out.
-        architecture: plain values that must be equal for a run to be continued.
+        train, validation: examples; validation is None without held-out ones.
+        architecture: plain values that must be equal for a run to be resumed.
         baseline: (name, loss) of a model that learnt nothing, or of a perfect one; drawn into the loss plot.
         unit: what the loss is averaged over: "tokens" or "samples".
         beta2: AdamW's, unless set.
+        loss: of the trainable and the frozen parameters.
     """
 
     @property
@@ -34,13 +32,17 @@ class Task(Protocol):
     def unit(self) -> str: ...
     @property
     def beta2(self) -> float: ...
+    @property
+    def loss(self) -> Loss: ...
 
-    def init(self, seed: int) -> Params: ...
+    def init_trainable(self, seed: int) -> Params:
+        """The parameters that training changes, before the first step."""
+        ...
 
-    def loss(
-        self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
-    ) -> tuple[Array, Array]: ...
+    def init_frozen(self, seed: int) -> Params:
+        """The parameters that the loss reads and training does not change; {} where all are trainable."""
+        ...
 
     def save(self, directory: Path, params: Params) -> None:
-        """Write a directory that describes itself: weights, architecture, tokenizer."""
+        """Write a directory that describes itself: all parameters, architecture, tokenizer."""
         ...

@@ -1,8 +1,8 @@
-"""The tokenizer that a configuration asks for."""
+"""The tokenizer of a language model: loaded, or made from the training text."""
 
 from collections.abc import Sequence
 
-from llm_jax.data.text import SEPARATOR
+from llm_jax.data import SEPARATOR
 from llm_jax.errors import ConfigError
 from llm_jax.tokenizers import (
     DEFAULT_CHAT_TEMPLATE,
@@ -16,10 +16,10 @@ from llm_jax.training.config import DataConfig
 
 
 def make_tokenizer(config: DataConfig, train: Sequence[str], held_out: Sequence[str]) -> Tokenizer:
-    """Load it from tokenizer_path, or make it from the text.
+    """Load the tokenizer at tokenizer_path, or make one from the text.
 
-    BPE merges are learnt from the training documents alone. A character vocabulary takes in the held-out ones too:
-    which characters exist tells nothing about what follows what, and an unknown one could not be encoded at all.
+    BPE merges are learnt from the training documents alone. A character vocabulary includes the held-out ones too:
+    which characters exist says nothing about which follows which, and an unknown one could not be encoded at all.
 
     Raises:
         ConfigError: tokenizer_type is "hf" and tokenizer_path is not set.

@@ -1,4 +1,4 @@
-"""Compiles the native library: `python -m llm_jax.kernels.build`.
+"""Compiles the native library: `python -m llm_jax.kernels.cpu.build`.
 
 One shared library serves every x86-64 processor: each level's file is compiled with its own flags, and a level is
 chosen at run time.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_jax.kernels.library import COMMON, FLAGS, SOURCES, directories, file_name, find
+from llm_jax.kernels.cpu.library import COMMON, FLAGS, SOURCES, directories, file_name, find
 
 
 class BuildError(Exception):

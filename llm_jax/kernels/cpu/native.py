@@ -2,27 +2,18 @@
 
 import ctypes
 import os
-from enum import IntEnum
 from functools import lru_cache
 
 import jax
 import numpy as np
 from jax import Array
 
-from llm_jax.kernels.library import find
-
-
-class Level(IntEnum):
-    """Which kernels run: XLA's own, or the native ones for a family of processors (numbers as in src/kernels.h)."""
-
-    XLA = 0
-    AVX2 = 1
-    AVX512 = 2
-    AMX = 3
-
+from llm_jax.kernels.cpu.library import find
+from llm_jax.kernels.level import Level
 
 PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
 PUT, TAKE = "llm_put", "llm_take"
+HUGE_PAGES_FROM = 4 << 20  # bytes: two pages of 2 MB, fewer gain nothing
 
 
 @lru_cache(maxsize=1)
@@ -70,10 +61,10 @@ def use_huge_pages(array: Array) -> None:
     if library is None:
         return
     for piece in (shard.data for shard in array.addressable_shards):
-        if piece.nbytes >= 4 << 20 and piece.platform() == "cpu":
+        if piece.nbytes >= HUGE_PAGES_FROM and piece.platform() == "cpu":
             library.llm_huge_pages(piece.unsafe_buffer_pointer(), piece.nbytes)
 
 
-def nothing(dtype: np.dtype | type = np.float32) -> np.ndarray:
-    """An operand that is not there."""
+def absent(dtype: np.dtype | type = np.float32) -> np.ndarray:
+    """Empty placeholder for an optional FFI operand."""
     return np.zeros(0, dtype)

@@ -1,4 +1,4 @@
-"""Where the native library lies, and what goes into it.
+"""The native library's file, and what it is built from.
 
 The file name carries a digest of sources, flags and jaxlib's version: a library built from anything else is never
 loaded. The compiler is left out of it, so that a machine without one can use what another has built.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxlib.version import __version__ as jaxlib_version
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 SOURCES = PACKAGE / "src"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")

@@ -1,6 +1,7 @@
-"""The loaded model as the routes see it: prompts in, generations out, never more than the queue holds."""
+"""A loaded model as the routes see it: prompts in, generations out, no more at a time than its queue takes."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,28 +22,48 @@ from llm_jax.tokenizers import Tokenizer
 from server.chat_format import ChatFormat
 from server.errors import ApiError, InvalidRequest, QueueFull
 from server.generation import Deadlines, Generation
-from server.metrics import Metrics
+from server.observers import Observer
 from server.schemas.base import DEFAULT_MAX_TOKENS, SamplingFields
 from server.settings import Settings
 
 
-class AsyncEngine:
-    """An Engine in its thread, used from the event loop."""
+class ServedModel:
+    """A model under a name, with its tokenizer, its chat format, its limits, and an engine in a thread of its own.
+
+    Attributes:
+        max_len: tokens that a request may have, prompt and completion together.
+        ready_at: when `start` was done, in seconds since 1970.
+    """
 
     def __init__(
-        self, loaded: LoadedModel, tokenizer: Tokenizer, settings: Settings, metrics: Metrics, mesh: Mesh | None = None
+        self,
+        name: str,
+        loaded: LoadedModel,
+        tokenizer: Tokenizer,
+        settings: Settings,
+        *,
+        observers: Sequence[Observer] = (),
+        mesh: Mesh | None = None,
     ) -> None:
+        self.name = name
         self.tokenizer = tokenizer
         self.chat_format = ChatFormat.of(tokenizer)
-        # The plain weights can go once the engine has packed its own.
+        self.ready_at = 0
+        # Not `loaded` itself: its weights can be freed once the engine has packed its own.
         self._config, self._eos_ids = loaded.model.config, loaded.generation.eos_ids
-        self._metrics = metrics
+        self._observers = observers
         self._engine = Engine(
-            loaded.model, max_batch=settings.max_batch, max_len=settings.max_model_len, dtype=settings.dtype,
-            kv_dtype=settings.kv_dtype, prefix_tokens=settings.prefix_cache, speculate=settings.speculate,
+            loaded.model,
+            max_batch=settings.max_batch,
+            max_len=settings.max_model_len,
+            dtype=settings.dtype,
+            kv_dtype=settings.kv_dtype,
+            prefix_tokens=settings.prefix_cache,
+            speculate=settings.speculate,
             mesh=mesh,
-        )  # fmt: skip
-        self._places = settings.max_batch + settings.max_queue
+        )
+        self.max_len = self._engine.max_len
+        self._capacity = settings.max_batch + settings.max_queue  # requests that run or wait
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
         )
@@ -52,13 +73,10 @@ class AsyncEngine:
         """Compiles what requests need and starts the engine's thread. Takes seconds."""
         self._engine.warmup()
         self._engine.start()
+        self.ready_at = int(time.time())
 
     def close(self) -> None:
         self._engine.close()
-
-    @property
-    def max_len(self) -> int:
-        return self._engine.max_len
 
     @property
     def stats(self) -> EngineStats:
@@ -69,8 +87,8 @@ class AsyncEngine:
     ) -> list[Request]:
         """One request for each prompt, such as the engine will take.
 
-        A body that sets no limit of tokens gets the default, or what room there is. What is kept of prompts is
-        shared within a tenant only.
+        A body that sets no limit of tokens gets the default, or as many as the context still takes. The prefix
+        cache is shared within a tenant only.
 
         Raises:
             InvalidRequest: a prompt or a setting is not one that this model can serve.
@@ -83,7 +101,6 @@ class AsyncEngine:
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
             sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._eos_ids, **body.sampling())
             request = prepare_request(self._config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len)
-            self._engine.validate(request)
         except RequestError as error:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
@@ -95,22 +112,24 @@ class AsyncEngine:
 
         Args:
             stop: strings before which a text ends.
-            prefix: is taken off the beginning of a text that has it.
+            prefix: removed from the beginning of a text that has it.
 
         Raises:
-            QueueFull: there are not that many places.
+            InvalidRequest: there are more requests than the queue can ever take.
+            QueueFull: it cannot take that many now.
         """
-        if len(requests) > self._places:
-            raise InvalidRequest(f"{len(requests)} prompts are more than the {self._places} that this server queues.")
-        taken = sum(generation.unfinished for generation in self._generations)
-        if taken + len(requests) > self._places:
-            self._metrics.rejections.labels("queue_full").inc()
-            raise QueueFull(f"All {self._places} places are taken; try again in a moment.")
-        generation = Generation(self._engine, self._deadlines, on_close=self._generations.discard)
+        if len(requests) > self._capacity:
+            raise InvalidRequest(f"{len(requests)} prompts are more than the {self._capacity} that this server queues.")
+        unfinished = sum(generation.unfinished for generation in self._generations)
+        if unfinished + len(requests) > self._capacity:
+            for observer in self._observers:
+                observer.on_rejected("queue_full")
+            raise QueueFull(f"{unfinished} of {self._capacity} requests run or wait already; try again in a moment.")
+        generation = Generation(self._engine, self._deadlines, self._observers, on_close=self._generations.discard)
         self._generations.add(generation)
         for request in requests:
-            text = TextStream(self.tokenizer, stop, prompt_ids=request.prompt_ids)
-            generation.submit(request, text, prefix, self._metrics)
+            text = TextStream(self.tokenizer, stop, prompt_ids=request.prompt_ids, prefix=prefix)
+            generation.submit(request, text)
         return generation
 
     def abort(self, error: ApiError) -> None:

@@ -1,0 +1,16 @@
+"""Examples, batches, and what a data set is."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+Example = dict[str, np.ndarray]  # "inputs", "targets" and "weights", of the same shapes in every example
+Batch = dict[str, Any]  # examples stacked to [B, …]: NumPy arrays from `Batches`, JAX arrays inside a step
+
+
+class Source(Protocol):
+    """Random access to examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...

@@ -1,0 +1,72 @@
+"""Products with packed weights by the native kernels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from llm_jax.kernels.cpu.native import PACK, PRODUCT, absent, load
+from llm_jax.kernels.level import Level
+from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix
+from llm_jax.kernels.xla.functions import ACTIVATIONS, Norm
+
+TILE = 16  # rows and columns of a tile, as in src/kernels.h
+ROW_TILE_BYTES = 64  # of one row of x in a tile
+SCALE_BYTES = 4  # of a row of x
+
+
+def pack_tiles(weight_OI: Array, gate_OI: Array | None = None) -> Array:
+    """The tiles of a matrix, or of a gated pair, whose panels come in turn. Call it inside jit."""
+    (O, I), word = weight_OI.shape, 4 // weight_OI.dtype.itemsize
+    matrices = [weight_OI] if gate_OI is None else [weight_OI, gate_OI]
+    if I % word:
+        matrices = [jnp.pad(x, ((0, 0), (0, -I % word))) for x in matrices]
+    load()
+    shape = (len(matrices) * -(-O // TILE), -(-I // (TILE * word)), TILE, TILE, word)
+    call = jax.ffi.ffi_call(PACK, jax.ShapeDtypeStruct(shape, weight_OI.dtype))
+    tiles: Array = call(matrices[0], absent(weight_OI.dtype) if gate_OI is None else matrices[1])
+    return tiles
+
+
+def matmul(
+    x_MI: Array,
+    packed: PackedMatrix,
+    bias: Array | None,
+    norm: Norm | None,
+    activation: str,
+    residual_MO: Array | None,
+    out_dtype: jnp.dtype,
+) -> Array:
+    """See `llm_jax.kernels.matmul`."""
+    load()
+    M, O = x_MI.shape[0], packed.shape[0]
+    chunks = packed.tiles.shape[1]
+    if bias is not None:
+        bias = jnp.pad(bias.astype(jnp.float32), [(0, 0)] * (bias.ndim - 1) + [(0, -O % TILE)])
+        if packed.gated:
+            bias = bias.reshape(2, -1, TILE).swapaxes(0, 1).reshape(-1)
+    # bfloat16 rows of x are widened to float32 for the levels that multiply in float32.
+    widened = packed.dtype == "bfloat16" and packed.level != Level.AMX
+    row_bytes = chunks * ROW_TILE_BYTES * (2 if widened else 1)
+    workspace_bytes = -(-M // TILE) * TILE * (row_bytes + SCALE_BYTES)  # rows of x in tiles, and their scales
+    call = jax.ffi.ffi_call(
+        PRODUCT,
+        (jax.ShapeDtypeStruct((M, O), out_dtype), jax.ShapeDtypeStruct((workspace_bytes,), jnp.uint8)),
+    )
+    y_MO, _ = call(
+        x_MI,
+        packed.tiles,
+        absent() if packed.scale is None else packed.scale,
+        absent(np.int32) if packed.column_sum is None else packed.column_sum,
+        absent() if bias is None else bias,
+        absent() if norm is None else norm.weight.astype(jnp.float32),
+        absent() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
+        absent() if residual_MO is None else residual_MO,
+        level=np.int64(packed.level),
+        kind=np.int64(WEIGHT_DTYPES.index(packed.dtype)),
+        activation=np.int64(list(ACTIVATIONS).index(activation)),
+        norm=np.int64(0 if norm is None else 2 if norm.centred else 1),
+        gated=packed.gated,
+        epsilon=np.float32(0.0 if norm is None else norm.epsilon),
+    )
+    return y_MO

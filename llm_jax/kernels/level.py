@@ -1,0 +1,12 @@
+"""Which kernels run."""
+
+from enum import IntEnum
+
+
+class Level(IntEnum):
+    """XLA's own kernels, or the native ones for a family of processors (numbers as in src/kernels.h)."""
+
+    XLA = 0
+    AVX2 = 1
+    AVX512 = 2
+    AMX = 3

@@ -1,0 +1,71 @@
+"""Packs weights, once, when a model is loaded."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from llm_jax.kernels import cpu
+from llm_jax.kernels.level import Level
+from llm_jax.kernels.packed import PackedMatrix, WeightDtype
+
+
+def pack(weight_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
+    """Packs a matrix in torch's layout [out, in].
+
+    Args:
+        dtype: what the values are stored in. int8 is symmetric with one scale per output.
+        level: which kernels will read it; the best of this machine unless given.
+    """
+    return _packed(weight_OI, None, dtype, level)
+
+
+def pack_gated(weight_OI: Array, gate_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
+    """Packs the two matrices of a gated linear unit (arXiv:2002.05202): y = act(x Wᵀ) · (x Vᵀ), W first."""
+    return _packed(weight_OI, gate_OI, dtype, level)
+
+
+def _packed(weight_OI: Array, gate_OI: Array | None, dtype: WeightDtype, level: Level | None) -> PackedMatrix:
+    level = cpu.best_level() if level is None else level
+    O, I = weight_OI.shape
+    tiles, scale, column_sum = _lay_out(jnp.asarray(weight_OI), gate_OI, dtype, level)
+    cpu.use_huge_pages(tiles)
+    return PackedMatrix(tiles, scale, column_sum, dtype, level, (O, I), gate_OI is not None)
+
+
+@partial(jax.jit, static_argnames=("dtype", "level"))
+def _lay_out(
+    weight_OI: Array, gate_OI: Array | None, dtype: WeightDtype, level: Level
+) -> tuple[Array, Array | None, Array | None]:
+    """Tiles, scales and column sums, the latter two in the order of the packed rows."""
+    matrices = [weight_OI] if gate_OI is None else [weight_OI, gate_OI]
+    scale = column_sum = None
+    if dtype == "int8":
+        values, scales = zip(*map(_quantise, matrices), strict=True)
+        scale = _in_order(scales, level)
+        if level == Level.AVX512:
+            column_sum = _in_order([x.astype(jnp.int32).sum(-1) for x in values], level)
+        matrices = list(values)
+    matrices = [x.astype(dtype) for x in matrices]
+    if level == Level.XLA:
+        rows_OI = jnp.concatenate(matrices)
+        return (rows_OI.T if dtype == "float32" else rows_OI), scale, column_sum
+    return cpu.pack_tiles(*matrices), scale, column_sum
+
+
+def _quantise(weight_OI: Array) -> tuple[Array, Array]:
+    """int8 values and float32 scales [O]: weight ≈ values · scale, within half a scale."""
+    weight_OI = weight_OI.astype(jnp.float32)
+    scale_O = jnp.abs(weight_OI).max(-1) / 127
+    inverse_O = jnp.where(scale_O > 0, 1 / scale_O, 0)
+    return jnp.round(weight_OI * inverse_O[:, None]).astype(jnp.int8), scale_O
+
+
+def _in_order(vectors: Sequence[Array], level: Level) -> Array:
+    """What belongs to each packed row: natively the panels of a pair in turn, so that one call has both sums."""
+    if level == Level.XLA:
+        return jnp.concatenate(vectors)
+    panels = [jnp.pad(x, (0, -x.shape[0] % cpu.TILE)).reshape(-1, cpu.TILE) for x in vectors]
+    return jnp.stack(panels, axis=1).reshape(-1)

@@ -1,0 +1,26 @@
+"""Kernels in plain JAX, which XLA compiles for any device."""
+
+from llm_jax.kernels.xla.attention import attention, cached_attention
+from llm_jax.kernels.xla.functions import (
+    ACTIVATIONS,
+    ActivationName,
+    Norm,
+    dropout,
+    normalise,
+    rotate,
+    softcap,
+)
+from llm_jax.kernels.xla.matmul import matmul
+
+__all__ = [
+    "ACTIVATIONS",
+    "ActivationName",
+    "Norm",
+    "attention",
+    "cached_attention",
+    "dropout",
+    "matmul",
+    "normalise",
+    "rotate",
+    "softcap",
+]

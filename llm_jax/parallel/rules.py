@@ -1,0 +1,53 @@
+"""Which mesh axis a dimension is cut on: rules from logical axis names to mesh axes.
+
+Arrays name their dimensions by what they count ("heads", "embed" …); only this table knows which of them are cut. A
+dimension that the mesh axis does not divide is whole on every device.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),  # model width
+    "heads": ("model",),
+    "ffn": ("model",),
+    "vocab": ("model",),
+    "expert": (),
+}
+
+
+def sharding(mesh: Mesh, axes: Sequence[str | None], counts: Sequence[int]) -> NamedSharding:
+    """The sharding of an array.
+
+    Args:
+        axes: the logical name of each dimension; None for one that is never cut.
+        counts: how many units each dimension has that must not be cut themselves, such as heads.
+    """
+
+    def cut(axis: str | None, count: int) -> tuple[str, ...] | None:
+        mesh_axes = tuple(name for name in RULES[axis] if mesh.shape[name] > 1) if axis else ()
+        parts = math.prod(mesh.shape[name] for name in mesh_axes)
+        return mesh_axes if mesh_axes and count % parts == 0 else None
+
+    return NamedSharding(mesh, PartitionSpec(*map(cut, axes, counts)))
+
+
+def parts(placed: NamedSharding) -> int:
+    """Into how many parts an array is cut."""
+    names = [name for axes in placed.spec if axes for name in ((axes,) if isinstance(axes, str) else axes)]
+    return math.prod(placed.mesh.shape[name] for name in names)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Constrains arrays to be whole on every device, so that what takes them is compiled once. Call it inside jit."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, replicated(mesh))

@@ -1,0 +1,40 @@
+"""Two real processes, one run."""
+
+import socket
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from llm_jax.parallel import join_processes
+
+join_processes(sys.argv[1], 2, int(sys.argv[2]))
+gathered = multihost_utils.process_allgather(jnp.float32(10 + jax.process_index()))
+print(jax.process_count(), len(jax.devices()), gathered.tolist())
+"""
+
+
+def test_processes_see_each_others_devices_and_exchange_arrays() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(index)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert out.splitlines()[-1:] == ["2 2 [10.0, 11.0]"], err[-2000:]
+
+
+def test_a_missing_coordinator_is_refused_with_what_is_missing() -> None:
+    program = "from llm_jax.parallel import join_processes; join_processes(None, 2, 5)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "ConfigError: The processes of this run cannot be joined: coordinator_address" in done.stderr
