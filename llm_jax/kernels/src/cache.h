@@ -11,8 +11,8 @@ constexpr int64_t kMaxHead = 512;  // largest head size
 constexpr float kLowest = -1e30f;  // below any score, and finite: the difference of two is 0, not NaN
 
 // The index of a position in the cache. With a window the cache is a ring buffer if it has the capacity for the window
-// and the new tokens, so that these overwrite only keys outside their windows. `ring` of llm_jax/kernels/cached.py is
-// the same rule.
+// and the new tokens, so that these overwrite only keys outside their windows. `_is_ring` of
+// llm_jax/kernels/cache_format.py is the same rule.
 inline int64_t cache_index(const Attention& a, int64_t position) {
   const bool ring = a.window > 0 && a.S % kChunk == 0 && a.S >= a.window + a.max_new_tokens - 1;
   return ring ? position % a.S : position;
