@@ -21,10 +21,9 @@ from benchmarks.report import add_line
 from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
 from llm_jax.config import ModelConfig
+from llm_jax.data import Batch
 from llm_jax.model import Params, forward, init_params
-from llm_jax.training.optimizer import adamw
-from llm_jax.training.step import Batch, initial_state, make_train_step
-from llm_jax.training.tasks.losses import next_token_loss
+from llm_jax.training import LossSums, adamw, initial_state, make_train_step, next_token_loss
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SECTION = "gpu"
@@ -122,9 +121,11 @@ def training_rate(config: ModelConfig, batch: int, length: int, rounds: int) -> 
 
 
 def _training_rate(config: ModelConfig, batch: int, length: int, rounds: int) -> float:
-    def loss(params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None) -> tuple[Array, Array]:
-        logits = forward(config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-        return next_token_loss(logits, batch["targets"], batch["weights"])
+    def loss(
+        trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> LossSums:
+        logits = forward(config, trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        return *next_token_loss(logits, batch["targets"], batch["weights"]), {}
 
     dtype = jnp.dtype(jnp.bfloat16)
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=1.0)
@@ -139,7 +140,7 @@ def _training_rate(config: ModelConfig, batch: int, length: int, rounds: int) ->
     best = float("inf")
     for number in range(1 + rounds):
         start = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, examples, number, 1e-4))
+        state, metrics = jax.block_until_ready(step(state, {}, examples, number, 1e-4))
         if number > 0:
             best = min(best, time.perf_counter() - start)
     if not jnp.isfinite(metrics.loss):
