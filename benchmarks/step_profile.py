@@ -19,11 +19,12 @@ from benchmarks.engines.llm_jax import TIMED
 PARTS = ("products", "attention", "sampling", "rest", "host")
 # (file, function) -> the part that its operations count as; of nested functions the innermost listed one decides.
 PART_OF_SOURCE = {
-    ("kernels/product.py", ""): "products",
+    ("kernels/cpu/matmul.py", ""): "products",
+    ("kernels/xla/matmul.py", ""): "products",
     ("model/layers.py", "Linear.__call__"): "products",
-    ("kernels/attention.py", ""): "attention",
-    ("kernels/cached.py", ""): "attention",
-    ("model/attention.py", "SelfAttention.attend"): "attention",
+    ("kernels/cpu/attention.py", ""): "attention",
+    ("kernels/xla/attention.py", ""): "attention",
+    ("kernels/cache_format.py", ""): "attention",
     ("model/cache.py", ""): "attention",
     ("inference/engine/sampling.py", ""): "sampling",
 }

@@ -1,4 +1,4 @@
-// AMX tiles for bfloat16 and int8 (Sapphire Rapids and later); the rest stays with AVX-512.
+// AMX tiles for bfloat16 and int8 (Sapphire Rapids and later); everything else by AVX-512.
 #include <immintrin.h>
 
 #include "attend_amx.h"
@@ -7,22 +7,22 @@ namespace llm {
 namespace {
 
 struct Traits {
-  static constexpr bool kNarrowRows = true;
+  static constexpr bool kBFloat16Rows = true;
   static constexpr int kOffset = 0;
 };
 
-// The intrinsics paste register numbers into the assembly, so that no template can pass them on.
+// A macro, because the intrinsics need register numbers as literals.
 #define DOT(sums, rows, weights)                 \
   do {                                           \
-    if constexpr (kind == kInt8) {               \
+    if constexpr (dtype == kInt8) {               \
       _tile_dpbssd(sums, rows, weights);         \
     } else {                                     \
       _tile_dpbf16ps(sums, rows, weights);       \
     }                                            \
   } while (false)
 
-// Registers 0-3 hold sums, 4-5 rows, 6-7 weights. `rows` of the first two kinds, so that a lone row costs a
-// sixteenth of a tile's time.
+// Registers 0-3: sums, 4-5: rows, 6-7: weights. Sums and rows have `rows` rows, so that a single row takes a sixteenth
+// of the time of a tile.
 void configure(int rows) {
   const Shape few{rows, 64}, all{16, 64};
   configure({few, few, few, few, few, few, all, all});
@@ -35,80 +35,81 @@ void clear() {
   _tile_zero(3);
 }
 
-// One tile of rows times up to four panels. The weights are read once, from memory.
-template <Kind kind, int P>
+// One tile of rows times up to four panels. The weights are read once from memory.
+template <DType dtype, int Panels>
 void one_by(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, float* sums) {
   clear();
   for (int64_t c = 0; c < chunks; ++c) {
-    _tile_loadd(4, x + c * 1024, 64);
-    _tile_loadd(6, w + c * 1024, 64);
+    _tile_loadd(4, x + c * kTileBytes, 64);
+    _tile_loadd(6, w + c * kTileBytes, 64);
     DOT(0, 4, 6);
-    if constexpr (P > 1) {
-      _tile_loadd(7, w + panel_bytes + c * 1024, 64);
+    if constexpr (Panels > 1) {
+      _tile_loadd(7, w + panel_bytes + c * kTileBytes, 64);
       DOT(1, 4, 7);
     }
-    if constexpr (P > 2) {
-      _tile_loadd(6, w + 2 * panel_bytes + c * 1024, 64);
+    if constexpr (Panels > 2) {
+      _tile_loadd(6, w + 2 * panel_bytes + c * kTileBytes, 64);
       DOT(2, 4, 6);
     }
-    if constexpr (P > 3) {
-      _tile_loadd(7, w + 3 * panel_bytes + c * 1024, 64);
+    if constexpr (Panels > 3) {
+      _tile_loadd(7, w + 3 * panel_bytes + c * kTileBytes, 64);
       DOT(3, 4, 7);
     }
   }
-  _tile_stored(0, sums, P * 64);
-  if constexpr (P > 1) _tile_stored(1, sums + 16, P * 64);
-  if constexpr (P > 2) _tile_stored(2, sums + 32, P * 64);
-  if constexpr (P > 3) _tile_stored(3, sums + 48, P * 64);
+  _tile_stored(0, sums, Panels * 64);
+  if constexpr (Panels > 1) _tile_stored(1, sums + 16, Panels * 64);
+  if constexpr (Panels > 2) _tile_stored(2, sums + 32, Panels * 64);
+  if constexpr (Panels > 3) _tile_stored(3, sums + 48, Panels * 64);
 }
 
-// Two tiles of rows times two panels: each loaded tile is used twice. The last rows ask for the next two panels.
-template <Kind kind>
+// Two tiles of rows times two panels: each loaded tile is used twice. The last rows prefetch the next two panels.
+template <DType dtype>
 void two_by_two(const uint8_t* x, const uint8_t* w, int64_t panel_bytes, int64_t chunks, bool is_last, float* sums) {
   clear();
   for (int64_t c = 0; c < chunks; ++c) {
     if (is_last)
-      for (int64_t line = c * 1024; line < (c + 1) * 1024; line += 64)
-        for (int64_t q = 2; q < 4; ++q) __builtin_prefetch(w + q * panel_bytes + line, 0, 2);
-    _tile_loadd(4, x + c * 1024, 64);
-    _tile_loadd(6, w + c * 1024, 64);
+      for (int64_t line = c * kTileBytes; line < (c + 1) * kTileBytes; line += kCacheLine)
+        for (int64_t q = 2; q < 4; ++q) __builtin_prefetch(w + q * panel_bytes + line, 0, kPrefetchL2);
+    _tile_loadd(4, x + c * kTileBytes, 64);
+    _tile_loadd(6, w + c * kTileBytes, 64);
     DOT(0, 4, 6);
-    _tile_loadd(7, w + panel_bytes + c * 1024, 64);
+    _tile_loadd(7, w + panel_bytes + c * kTileBytes, 64);
     DOT(1, 4, 7);
-    _tile_loadd(5, x + (chunks + c) * 1024, 64);
+    _tile_loadd(5, x + (chunks + c) * kTileBytes, 64);
     DOT(2, 5, 6);
     DOT(3, 5, 7);
   }
+  // Sums are [32 rows][32 columns].
   _tile_stored(0, sums, 128);
   _tile_stored(1, sums + 16, 128);
   _tile_stored(2, sums + 512, 128);
   _tile_stored(3, sums + 528, 128);
 }
 
-template <Kind kind>
+template <DType dtype>
 void multiply(const Product& p, int64_t panel, int64_t count) {
-  alignas(64) float sums[kTile * kMaxPanels * kTile];
-  const int64_t panel_bytes = p.chunks * 1024, tile_bytes = p.chunks * 1024;
+  alignas(64) float sums[kTile * kPanelsAtOnce * kTile];
+  const int64_t panel_bytes = p.chunks * kTileBytes, tile_bytes = p.chunks * kTileBytes;
   const bool few = p.M <= kTile;
   configure(few ? int(p.M) : kTile);
-  // Few rows want many panels at a time (one pass over memory); many rows want two, which stay in the nearest cache.
-  for (const int64_t step = few ? 4 : 2; count > 0; panel += step, count -= step) {
+  // Few rows: many panels at a time, for one pass over memory. Many rows: two, which stay in the L1 cache.
+  for (const int64_t step = few ? kPanelsAtOnce : 2; count > 0; panel += step, count -= step) {
     const uint8_t* w = p.weight + panel * panel_bytes;
     const int64_t width = count < step ? count : step;
     for (int64_t m = 0; m < p.M;) {
       const uint8_t* x = p.rows + m / kTile * tile_bytes;
       const int64_t left = p.M - m;
       if (left > kTile && width == 2) {
-        two_by_two<kind>(x, w, panel_bytes, p.chunks, left <= 32, sums);
+        two_by_two<dtype>(x, w, panel_bytes, p.chunks, left <= 32, sums);
         finish<Traits>(p, m, left < 32 ? left : 32, panel, 2, sums, 32);
         m += 32;
         continue;
       }
       switch (width) {
-        case 1: one_by<kind, 1>(x, w, panel_bytes, p.chunks, sums); break;
-        case 2: one_by<kind, 2>(x, w, panel_bytes, p.chunks, sums); break;
-        case 3: one_by<kind, 3>(x, w, panel_bytes, p.chunks, sums); break;
-        default: one_by<kind, 4>(x, w, panel_bytes, p.chunks, sums);
+        case 1: one_by<dtype, 1>(x, w, panel_bytes, p.chunks, sums); break;
+        case 2: one_by<dtype, 2>(x, w, panel_bytes, p.chunks, sums); break;
+        case 3: one_by<dtype, 3>(x, w, panel_bytes, p.chunks, sums); break;
+        default: one_by<dtype, 4>(x, w, panel_bytes, p.chunks, sums);
       }
       finish<Traits>(p, m, left < kTile ? left : kTile, panel, width, sums, width * kTile);
       m += kTile;
@@ -118,20 +119,20 @@ void multiply(const Product& p, int64_t panel, int64_t count) {
 }
 
 void prepare_any(const Product& p, int64_t tile) {
-  p.kind == kFloat32 ? kAvx512.prepare(p, tile) : prepare<Traits>(p, tile);
+  p.dtype == kFloat32 ? kAvx512.prepare(p, tile) : prepare<Traits>(p, tile);
 }
 
 void multiply_any(const Product& p, int64_t panel, int64_t count) {
-  switch (p.kind) {
+  switch (p.dtype) {
     case kFloat32: return kAvx512.multiply(p, panel, count);
     case kBFloat16: return multiply<kBFloat16>(p, panel, count);
     case kInt8: return multiply<kInt8>(p, panel, count);
   }
 }
 
-void attend_any(const Attention& a, int64_t row, int64_t kv_head, int64_t first, int64_t count) {
-  const bool fits = a.keys.kind == kBFloat16 && a.H % kDeep == 0;
-  fits ? attend(a, row, kv_head, first, count) : kAvx512.attend(a, row, kv_head, first, count);
+void attend_any(const Attention& a, int64_t sequence, int64_t kv_head, int64_t first, int64_t count) {
+  const bool has_tiles = a.keys.dtype == kBFloat16 && a.H % kTileDepth == 0;
+  has_tiles ? attend(a, sequence, kv_head, first, count) : kAvx512.attend(a, sequence, kv_head, first, count);
 }
 
 }  // namespace

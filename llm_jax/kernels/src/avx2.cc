@@ -9,35 +9,37 @@ namespace {
 
 struct Lanes {
   static constexpr int kQueries = 1;
-  struct F {
+  struct Vec {
     __m256 low, high;
   };
-  static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-  static F broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-  static F load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+  static Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static Vec broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static Vec load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
   static __m256 widen(const uint16_t* x) {
     __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
   }
-  static F load(const uint16_t* x) { return {widen(x), widen(x + 8)}; }
+  static Vec load(const uint16_t* x) { return {widen(x), widen(x + 8)}; }
   static __m256 widen(const int8_t* x) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
   }
-  static F load(const int8_t* x) { return {widen(x), widen(x + 8)}; }
-  static void store(float* to, F x) {
+  static Vec load(const int8_t* x) { return {widen(x), widen(x + 8)}; }
+  static void store(float* to, Vec x) {
     _mm256_storeu_ps(to, x.low);
     _mm256_storeu_ps(to + 8, x.high);
   }
-  static F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
-  static __m256 half(F x) { return _mm256_add_ps(x.low, x.high); }
-  static void sums(F a, F b, F c, F d, float* to) {
+  static Vec fma(Vec a, Vec b, Vec c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static __m256 half(Vec x) { return _mm256_add_ps(x.low, x.high); }
+  static void sums(Vec a, Vec b, Vec c, Vec d, float* to) {
     const __m256 lanes = _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
     _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1)));
   }
 };
 
 struct FloatSums {
-  using Sum = Lanes::F;
+  using Sum = Lanes::Vec;
   static Sum zero() { return Lanes::zero(); }
   static Sum load(const void* from) { return Lanes::load(static_cast<const float*>(from)); }
   static void store(void* to, Sum x) { Lanes::store(static_cast<float*>(to), x); }
@@ -75,7 +77,7 @@ struct BFloat16 : FloatSums {
   }
 };
 
-// vpmaddubsw wants an unsigned and a signed factor: |w| and x with w's sign. With both in ±127 its 16-bit sums of
+// vpmaddubsw multiplies an unsigned and a signed factor: |w| and x with w's sign. With both in ±127 its 16-bit sums of
 // two products cannot saturate (2 · 127² < 2^15).
 struct Int8 {
   struct Sum {
@@ -108,7 +110,7 @@ struct Traits {
   using Float32 = llm::Float32;
   using BFloat16 = llm::BFloat16;
   using Int8 = llm::Int8;
-  static constexpr bool kNarrowRows = false;
+  static constexpr bool kBFloat16Rows = false;
   static constexpr int kOffset = 0;
   static constexpr int kFewRows = 1;
   static constexpr int kManyRows = 2;

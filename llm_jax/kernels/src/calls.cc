@@ -1,4 +1,4 @@
-// The two calls that XLA makes: a product with packed weights, and attention of new tokens over the cache.
+// The two FFI calls: a product with packed weights, and attention of new tokens over the KV cache.
 #include <cstring>
 #include <vector>
 
@@ -16,16 +16,17 @@ const Level& level_of(int64_t level) {
 }
 
 Floats floats(const ffi::AnyBuffer& buffer) {
-  const bool any = buffer.element_count() > 0;
-  return {any ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
+  const bool is_given = buffer.element_count() > 0;  // an absent optional operand is an empty placeholder
+  return {is_given ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
 }
 
 Cache cache(const ffi::AnyBuffer& buffer) {
   const ffi::DataType type = buffer.element_type();
-  return {buffer.untyped_data(), type == ffi::DataType::S8 ? kInt8 : type == ffi::DataType::BF16 ? kBFloat16 : kFloat32};
+  const DType dtype = type == ffi::DataType::S8 ? kInt8 : type == ffi::DataType::BF16 ? kBFloat16 : kFloat32;
+  return {buffer.untyped_data(), dtype};
 }
 
-// Optional operands come as empty arrays.
+// Null for an empty placeholder of an optional operand.
 template <ffi::DataType type>
 auto pointer(ffi::Buffer<type>& buffer) {
   return buffer.element_count() > 0 ? buffer.typed_data() : nullptr;
@@ -36,13 +37,13 @@ using S32 = ffi::Buffer<ffi::DataType::S32>;
 
 ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles, F32 scale, S32 column_sum, F32 bias,
                    F32 norm_weight, F32 norm_bias, ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> y,
-                   ffi::Result<ffi::AnyBuffer> workspace, int64_t level, int64_t kind, int64_t activation,
+                   ffi::Result<ffi::AnyBuffer> workspace, int64_t level, int64_t dtype, int64_t activation,
                    int64_t norm, bool gated, float epsilon) {
   const auto shape = tiles.dimensions();  // [panels, chunks, 16, 16, values per 4 bytes]
   Product p{};
-  p.M = x.dimensions()[0], p.K = x.dimensions()[1], p.N = y->dimensions()[1];
+  p.M = x.dimensions()[0], p.I = x.dimensions()[1], p.O = y->dimensions()[1];
   p.panels = shape[0], p.chunks = shape[1];
-  p.kind = Kind(kind), p.activation = Activation(activation), p.norm = Norm(norm);
+  p.dtype = DType(dtype), p.activation = Activation(activation), p.norm = Norm(norm);
   p.gated = gated, p.epsilon = epsilon;
   p.x = floats(x), p.y = floats(*y), p.residual = floats(residual);
   p.weight = static_cast<const uint8_t*>(tiles.untyped_data());
@@ -52,52 +53,51 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   p.rows = static_cast<uint8_t*>(workspace->untyped_data());
   p.row_scale = reinterpret_cast<float*>(p.rows + workspace->element_count() - row_tiles * kTile * sizeof(float));
 
-  const Level& run = level_of(level);
+  const Level& kernels = level_of(level);
   if (row_tiles == 1) {
-    run.prepare(p, 0);
+    kernels.prepare(p, 0);
   } else {
-    parallel(pool, row_tiles, [&](int64_t tile) { run.prepare(p, tile); });
+    parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); });
   }
-  constexpr int64_t kGroup = 4;  // panels of a piece
-  parallel(pool, (p.panels + kGroup - 1) / kGroup, [&](int64_t piece) {
-    const int64_t first = piece * kGroup;
-    run.multiply(p, first, first + kGroup < p.panels ? kGroup : p.panels - first);
+  parallel(pool, (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce, [&](int64_t task) {
+    const int64_t first = task * kPanelsAtOnce;
+    kernels.multiply(p, first, first + kPanelsAtOnce < p.panels ? kPanelsAtOnce : p.panels - first);
   });
   return ffi::Error::Success();
 }
 
-// Queries of one row that share a key head.
-struct Piece {
-  int64_t row, head, first, count;
+// Queries of one sequence that share a key/value head.
+struct Task {
+  int64_t sequence, kv_head, first, count;
 };
 
-// All rows' queries in pieces of at most kQueryRows, smaller ones where there would not be one for every thread.
-std::vector<Piece> pieces_of(const Attention& a, int64_t threads) {
+// The queries of all sequences in tasks of at most kQueryRows, or of fewer if there would be fewer tasks than threads.
+std::vector<Task> tasks_of(const Attention& a, int64_t threads) {
   const int64_t G = a.N / a.K;
   int64_t heads = 0;
-  for (int64_t b = 0; b < a.B; ++b) heads += a.live[b] > 0 ? a.K : 0;
-  std::vector<Piece> pieces;
-  for (int64_t b = 0; b < a.B; ++b) {
-    const int64_t queries = a.live[b] * G, wanted = heads < threads ? (threads + heads - 1) / heads : 1;
-    const int64_t even = (queries + wanted - 1) / wanted, size = even < kQueryRows ? even : kQueryRows;
+  for (int64_t r = 0; r < a.R; ++r) heads += a.new_tokens[r] > 0 ? a.K : 0;
+  std::vector<Task> tasks;
+  for (int64_t r = 0; r < a.R; ++r) {
+    const int64_t queries = a.new_tokens[r] * G, parts = heads < threads ? (threads + heads - 1) / heads : 1;
+    const int64_t even = (queries + parts - 1) / parts, size = even < kQueryRows ? even : kQueryRows;
     for (int64_t head = 0; head < a.K && queries > 0; ++head)
       for (int64_t first = 0; first < queries; first += size)
-        pieces.push_back({b, head, first, first + size < queries ? size : queries - first});
+        tasks.push_back({r, head, first, first + size < queries ? size : queries - first});
   }
-  return pieces;
+  return tasks;
 }
 
-// What does not count gives zeros.
-void silence(const Attention& a) {
-  const int64_t bytes = a.N * a.H * (a.out.narrow ? sizeof(uint16_t) : sizeof(float));
-  for (int64_t b = 0; b < a.B; ++b) {
-    const int64_t first = a.starts[b] + a.live[b];
-    std::memset(static_cast<char*>(a.out.data) + first * bytes, 0, (a.starts[b + 1] - first) * bytes);
+// Padding tokens have zeros as output.
+void zero_padding(const Attention& a) {
+  const int64_t bytes = a.N * a.H * (a.out.is_bfloat16 ? sizeof(uint16_t) : sizeof(float));
+  for (int64_t r = 0; r < a.R; ++r) {
+    const int64_t first = a.starts[r] + a.new_tokens[r];
+    std::memset(static_cast<char*>(a.out.data) + first * bytes, 0, (a.starts[r + 1] - first) * bytes);
   }
 }
 
 ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 starts,
-                     S32 lengths, S32 live, S32 first_row, F32 slopes, F32 cosine, F32 sine,
+                     S32 lengths, S32 new_tokens, S32 first_slot, F32 slopes, F32 cosine, F32 sine,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
                      ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
                      float softcap) {
@@ -105,28 +105,28 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
     return ffi::Error::Internal("the cache must be updated in place");
   const auto shape = keys.dimensions();
   Attention a{};
-  a.B = lengths.element_count(), a.longest = out->dimensions()[1], a.N = out->dimensions()[2];
+  a.R = lengths.element_count(), a.max_new_tokens = out->dimensions()[1], a.N = out->dimensions()[2];
   a.K = shape[1], a.S = shape[2], a.H = out->dimensions()[3];
   a.window = window, a.scale = scale, a.softcap = softcap;
   a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
   a.qkv = floats(qkv), a.out = floats(*out), a.keys = cache(keys), a.values = cache(values);
-  const int64_t skipped = first_row.typed_data()[0] * int64_t(keys.size_bytes()) / shape[0];
+  const int64_t skipped = first_slot.typed_data()[0] * int64_t(keys.size_bytes()) / shape[0];
   a.keys.data = static_cast<char*>(a.keys.data) + skipped, a.values.data = static_cast<char*>(a.values.data) + skipped;
-  a.starts = starts.typed_data(), a.lengths = lengths.typed_data(), a.live = live.typed_data(), a.slopes = pointer(slopes);
-  a.cosine = pointer(cosine), a.sine = pointer(sine);
-  const Level& run = level_of(level);
-  silence(a);
-  const std::vector<Piece> pieces = pieces_of(a, pool.num_threads());
-  // What is one piece writes for itself; where there are more, all must have been written before the first attends.
-  std::vector<Piece> cut;
-  const auto is_whole = [&](const Piece& piece) { return piece.count == a.live[piece.row] * (a.N / a.K); };
-  for (const Piece& piece : pieces)
-    if (piece.first == 0 && !is_whole(piece)) cut.push_back(piece);
-  parallel(pool, int64_t(cut.size()), [&](int64_t i) { run.write(a, cut[i].row, cut[i].head); });
-  parallel(pool, int64_t(pieces.size()), [&](int64_t i) {
-    const Piece& piece = pieces[i];
-    if (is_whole(piece)) run.write(a, piece.row, piece.head);
-    run.attend(a, piece.row, piece.head, piece.first, piece.count);
+  a.starts = starts.typed_data(), a.lengths = lengths.typed_data(), a.new_tokens = new_tokens.typed_data();
+  a.slopes = pointer(slopes), a.cosine = pointer(cosine), a.sine = pointer(sine);
+  const Level& kernels = level_of(level);
+  zero_padding(a);
+  const std::vector<Task> tasks = tasks_of(a, pool.num_threads());
+  // A head in a single task writes its keys and values there; a head that is split writes them before any attention.
+  std::vector<Task> split;
+  const auto is_whole = [&](const Task& task) { return task.count == a.new_tokens[task.sequence] * (a.N / a.K); };
+  for (const Task& task : tasks)
+    if (task.first == 0 && !is_whole(task)) split.push_back(task);
+  parallel(pool, int64_t(split.size()), [&](int64_t i) { kernels.write(a, split[i].sequence, split[i].kv_head); });
+  parallel(pool, int64_t(tasks.size()), [&](int64_t i) {
+    const Task& task = tasks[i];
+    if (is_whole(task)) kernels.write(a, task.sequence, task.kv_head);
+    kernels.attend(a, task.sequence, task.kv_head, task.first, task.count);
   });
   return ffi::Error::Success();
 }

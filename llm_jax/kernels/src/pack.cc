@@ -1,4 +1,4 @@
-// Weights into tiles, once, when a model is loaded.
+// Packs weights into tiles, once, when a model is loaded.
 #include "kernels.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -8,8 +8,8 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// Rows [N, words of 4 bytes] into panels of tiles, zero where the matrix ends inside one. A gate's panels come in turn
-// with its partner's.
+// Rows [O, words of 4 bytes] into panels of tiles, padded with zeros. With a gate, panels of the matrix and of the gate
+// alternate.
 ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer gate, ffi::Result<ffi::AnyBuffer> tiles) {
   const int64_t rows = matrix.dimensions()[0], words = int64_t(matrix.size_bytes()) / rows / 4;
   const int64_t panels = tiles->dimensions()[0], chunks = tiles->dimensions()[1];

@@ -1,4 +1,4 @@
-// Pieces of work on XLA's own intra-op threads.
+// A parallel loop on XLA's intra-op threads.
 #pragma once
 
 #include <immintrin.h>
@@ -12,15 +12,16 @@
 
 namespace llm {
 
-// Runs piece(0) … piece(count - 1), each once, and returns when all have run. Each thread goes through a range of its
-// own, so that what it reads follows on what it has read, and then helps with the others'. The caller takes pieces
-// too, so that nothing waits for a pool that is busy; a task that starts after the last piece is taken only lets go of
-// the job.
-template <typename Piece>
-void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Piece& piece) {
+constexpr int64_t kSpins = 4096;  // waits of a few cycles before the caller yields its core
+
+// Runs task(0) … task(count - 1), each once, and returns when all have run. Each thread runs a contiguous range of
+// tasks, for sequential reads, and then steals from the ranges of others. The caller runs tasks too, so that it never
+// waits for a busy pool; a worker that starts after the last task was taken only releases its reference to the job.
+template <typename Task>
+void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
   const int64_t threads = count < pool.num_threads() ? count : pool.num_threads();
   if (threads <= 1) {
-    for (int64_t i = 0; i < count; ++i) piece(i);
+    for (int64_t i = 0; i < count; ++i) task(i);
     return;
   }
   struct alignas(64) Range {
@@ -37,11 +38,11 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Piece& piece) {
     job->ranges[t].next = count * t / threads;
     job->ranges[t].end = count * (t + 1) / threads;
   }
-  auto work = [job, threads, &piece](int64_t first) {
+  auto work = [job, threads, &task](int64_t first) {
     for (int64_t t = 0; t < threads; ++t) {
       Range& range = job->ranges[(first + t) % threads];
       for (int64_t i; (i = range.next.fetch_add(1)) < range.end;) {
-        piece(i);
+        task(i);
         job->done.fetch_add(1, std::memory_order_release);
       }
     }
@@ -49,7 +50,7 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Piece& piece) {
   for (int64_t t = 1; t < threads; ++t) pool.Schedule([work, t] { work(t); });
   work(0);
   for (int64_t spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins)
-    spins < 4096 ? _mm_pause() : std::this_thread::yield();
+    spins < kSpins ? _mm_pause() : std::this_thread::yield();
 }
 
 }  // namespace llm

@@ -1,4 +1,4 @@
-// What surrounds the multiplication: rows of x into tiles before it, sums into y after it. Plain loops that the
+// Before and after the multiplication: rows of x are packed into tiles, and sums become y. Plain loops that the
 // compiler vectorises; every level includes this file with its own Traits.
 #pragma once
 
@@ -10,7 +10,14 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kMaxPanels = 4;  // panels whose sums are kept in registers at a time
+constexpr float kRounder = 12582912.0f;  // 1.5 · 2^23: x + kRounder has the integer nearest to x in its low bits
+constexpr uint32_t kRounderBits = 0x4b400000u;
+constexpr float kLog2E = 1.44269504f;
+constexpr float kInt8Max = 127.0f;  // int8 values are symmetric: -127 … 127
+constexpr int64_t kStackFloats = 8192;  // longest row that needs no allocation: 32 KB
+constexpr int kLanes = 16;  // partial sums, one per lane of the widest registers
+constexpr int64_t kCacheLine = 64;
+constexpr int kPrefetchL2 = 2;  // locality argument of __builtin_prefetch: into the L2 cache
 
 inline uint32_t bits_of(float x) {
   uint32_t bits;
@@ -24,27 +31,27 @@ inline float float_of(uint32_t bits) {
   return x;
 }
 
-inline uint16_t narrowed(float x) {
+inline uint16_t to_bfloat16(float x) {
   uint32_t bits = bits_of(x);
   uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;  // NaN must not round to infinity
 }
 
-inline float widened(uint16_t x) { return float_of(uint32_t(x) << 16); }
+inline float from_bfloat16(uint16_t x) { return float_of(uint32_t(x) << 16); }
 
 inline void load(const Floats& from, int64_t start, int64_t count, float* to) {
-  if (from.narrow) {
+  if (from.is_bfloat16) {
     const uint16_t* source = static_cast<const uint16_t*>(from.data) + start;
-    for (int64_t i = 0; i < count; ++i) to[i] = widened(source[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = from_bfloat16(source[i]);
   } else {
     std::memcpy(to, static_cast<const float*>(from.data) + start, count * sizeof(float));
   }
 }
 
 inline void store(const float* from, int64_t count, const Floats& to, int64_t start) {
-  if (to.narrow) {
+  if (to.is_bfloat16) {
     uint16_t* target = static_cast<uint16_t*>(to.data) + start;
-    for (int64_t i = 0; i < count; ++i) target[i] = narrowed(from[i]);
+    for (int64_t i = 0; i < count; ++i) target[i] = to_bfloat16(from[i]);
   } else {
     std::memcpy(static_cast<float*>(to.data) + start, from, count * sizeof(float));
   }
@@ -52,10 +59,10 @@ inline void store(const float* from, int64_t count, const Floats& to, int64_t st
 
 // e^x within 2e-7 relative for x <= 88; 0 below -87. Range reduction by powers of two, then a Taylor polynomial.
 inline float exponential(float x) {
-  float safe = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  float power = safe * 1.44269504f + 12582912.0f;  // 1.5 · 2^23: the sum's low bits are the rounded integer
-  float whole = power - 12582912.0f;
-  float r = (safe - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+  float clipped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  float power = clipped * kLog2E + kRounder;
+  float whole = power - kRounder;
+  float r = (clipped - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
   float p = 1.0f / 5040;
   p = p * r + 1.0f / 720;
   p = p * r + 1.0f / 120;
@@ -64,7 +71,7 @@ inline float exponential(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  float scaled = p * float_of((bits_of(power) - 0x4b400000u + 127u) << 23);
+  float scaled = p * float_of((bits_of(power) - kRounderBits + 127u) << 23);
   return x < -87.0f ? 0.0f : scaled;
 }
 
@@ -117,113 +124,116 @@ inline void activate(Activation activation, float* x, int64_t count) {
   }
 }
 
-// Sums in 16 fixed lanes, so that every level and every batch adds in the same order.
+// A sum in kLanes fixed lanes, so that every level and every batch adds in the same order.
 template <typename Term>
 inline float sum(int64_t count, Term term) {
-  float lane[16] = {};
+  float lane[kLanes] = {};
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    for (int j = 0; j < 16; ++j) lane[j] += term(i + j);
+  for (; i + kLanes <= count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lane[j] += term(i + j);
   for (int j = 0; i < count; ++i, ++j) lane[j] += term(i);
-  for (int width = 8; width > 0; width /= 2)
+  for (int width = kLanes / 2; width > 0; width /= 2)
     for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
   return lane[0];
 }
 
+// The largest term, at least `floor`; count is a multiple of kLanes.
 template <typename Term>
 inline float largest(int64_t count, float floor, Term term) {
-  float lane[16];
-  for (int j = 0; j < 16; ++j) lane[j] = floor;
-  for (int64_t i = 0; i + 16 <= count; i += 16)
-    for (int j = 0; j < 16; ++j) lane[j] = term(i + j) > lane[j] ? term(i + j) : lane[j];
-  for (int width = 8; width > 0; width /= 2)
+  float lane[kLanes];
+  for (int j = 0; j < kLanes; ++j) lane[j] = floor;
+  for (int64_t i = 0; i + kLanes <= count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lane[j] = term(i + j) > lane[j] ? term(i + j) : lane[j];
+  for (int width = kLanes / 2; width > 0; width /= 2)
     for (int j = 0; j < width; ++j) lane[j] = lane[j + width] > lane[j] ? lane[j + width] : lane[j];
   return lane[0];
 }
 
+// Into the L1 cache.
 inline void prefetch(const void* data, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i);
+  for (int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(static_cast<const char*>(data) + i);
 }
 
 inline void normalise(const Product& p, float* x) {
   if (p.norm == kNoNorm) return;
-  const int64_t K = p.K;
-  float mean = p.norm == kLayer ? sum(K, [&](int64_t i) { return x[i]; }) / K : 0.0f;
-  float variance = sum(K, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / K;
+  const int64_t I = p.I;
+  float mean = p.norm == kLayer ? sum(I, [&](int64_t i) { return x[i]; }) / I : 0.0f;
+  float variance = sum(I, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / I;
   float inverse = 1.0f / std::sqrt(variance + p.epsilon);
-  for (int64_t i = 0; i < K; ++i) x[i] = (x[i] - mean) * inverse * p.norm_weight[i];
+  for (int64_t i = 0; i < I; ++i) x[i] = (x[i] - mean) * inverse * p.norm_weight[i];
   if (p.norm_bias != nullptr)
-    for (int64_t i = 0; i < K; ++i) x[i] += p.norm_bias[i];
+    for (int64_t i = 0; i < I; ++i) x[i] += p.norm_bias[i];
 }
 
+// Copies a row of float32 to the tiles, `Bytes` to each.
 template <int Bytes>
-void spread(const float* x, int64_t chunks, uint8_t* tiles) {
+void scatter(const float* x, int64_t chunks, uint8_t* tiles) {
   for (int64_t c = 0; c < chunks; ++c) std::memcpy(tiles + c * kTile * Bytes, x + c * (Bytes / 4), Bytes);
 }
 
-// A row's 64-byte (or, where bfloat16 is held as float32, 128-byte) piece of chunk c lies behind that of the row above.
+// Packs 16 rows. In the tile of a chunk, each row has 64 bytes, or 128 where bfloat16 is stored widened to float32.
 template <typename Traits>
 void prepare(const Product& p, int64_t tile) {
-  const int64_t group = 4 / (p.kind == kFloat32 ? 4 : p.kind == kBFloat16 ? 2 : 1);  // values per 4 bytes of weight
-  const int64_t wide = group * kTile;                                               // values per chunk
-  const bool widen = p.kind == kBFloat16 && !Traits::kNarrowRows;
-  const int64_t piece = widen ? 128 : 64;
-  const int64_t padded = p.chunks * wide;
-  alignas(64) float stack[8192];
-  float* x = padded <= 8192 ? stack : new float[padded];
+  const int64_t group = 4 / (p.dtype == kFloat32 ? 4 : p.dtype == kBFloat16 ? 2 : 1);  // values per 4 bytes of weight
+  const int64_t chunk = group * kTile;                                                // values per chunk
+  const bool widen = p.dtype == kBFloat16 && !Traits::kBFloat16Rows;
+  const int64_t row_bytes = widen ? 128 : 64;
+  const int64_t padded = p.chunks * chunk;
+  alignas(64) float stack[kStackFloats];
+  float* x = padded <= kStackFloats ? stack : new float[padded];
   for (int64_t r = 0; r < kTile; ++r) {
-    uint8_t* out = p.rows + tile * p.chunks * kTile * piece + r * piece;
+    uint8_t* out = p.rows + tile * p.chunks * kTile * row_bytes + r * row_bytes;
     const int64_t m = tile * kTile + r;
     if (m >= p.M) {
-      if (p.M <= kTile) break;  // a lone tile is never read beyond its rows
-      for (int64_t c = 0; c < p.chunks; ++c) std::memset(out + c * kTile * piece, 0, piece);
+      if (p.M <= kTile) break;  // a single tile is not read beyond its rows
+      for (int64_t c = 0; c < p.chunks; ++c) std::memset(out + c * kTile * row_bytes, 0, row_bytes);
       continue;
     }
-    load(p.x, m * p.K, p.K, x);
+    load(p.x, m * p.I, p.I, x);
     normalise(p, x);
-    std::memset(x + p.K, 0, (padded - p.K) * sizeof(float));
-    if (p.kind == kInt8) {
-      uint32_t largest = 0;  // |x| orders like its bits
+    std::memset(x + p.I, 0, (padded - p.I) * sizeof(float));
+    if (p.dtype == kInt8) {
+      uint32_t largest = 0;  // |x| is ordered as its bits
       for (int64_t i = 0; i < padded; ++i) {
         uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
       }
-      const float amax = float_of(largest), inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
-      p.row_scale[m] = amax / 127.0f;
+      const float amax = float_of(largest), inverse = amax > 0.0f ? kInt8Max / amax : 0.0f;
+      p.row_scale[m] = amax / kInt8Max;
       for (int64_t c = 0; c < p.chunks; ++c) {
         const float* from = x + c * 64;
         uint8_t* to = out + c * kTile * 64;
-        for (int i = 0; i < 64; ++i) to[i] = uint8_t(bits_of(from[i] * inverse + 12582912.0f) + Traits::kOffset);
+        for (int i = 0; i < 64; ++i) to[i] = uint8_t(bits_of(from[i] * inverse + kRounder) + Traits::kOffset);
       }
-    } else if (p.kind == kBFloat16 && !widen) {
+    } else if (p.dtype == kBFloat16 && !widen) {
       for (int64_t c = 0; c < p.chunks; ++c) {
         uint16_t* to = reinterpret_cast<uint16_t*>(out + c * kTile * 64);
-        for (int i = 0; i < 32; ++i) to[i] = narrowed(x[c * 32 + i]);
+        for (int i = 0; i < 32; ++i) to[i] = to_bfloat16(x[c * 32 + i]);
       }
     } else {
       if (widen)
-        for (int64_t i = 0; i < p.K; ++i) x[i] = widened(narrowed(x[i]));
-      widen ? spread<128>(x, p.chunks, out) : spread<64>(x, p.chunks, out);
+        for (int64_t i = 0; i < p.I; ++i) x[i] = from_bfloat16(to_bfloat16(x[i]));
+      widen ? scatter<128>(x, p.chunks, out) : scatter<64>(x, p.chunks, out);
     }
   }
   if (x != stack) delete[] x;
 }
 
-// What a level that wants unsigned rows has added to a sum.
+// The part of a sum that comes from Traits::kOffset, which is added to rows to make them unsigned.
 template <typename Traits>
 int32_t offset(const Product& p, int64_t row) {
   if constexpr (Traits::kOffset != 0) return Traits::kOffset * p.column_sum[row];
   return 0;
 }
 
-// Takes the sums of rows m… and panels panel… (`sums[r][panel][column]`, float32 or int32) to y.
+// Turns the sums of rows from m on and panels from `panel` on (`sums[r][panel][column]`, float32 or int32) into y.
 template <typename Traits>
 void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t panels, const void* sums,
             int64_t row_stride) {
   for (int64_t r = 0; r < rows; ++r) {
-    alignas(64) float y[kMaxPanels * kTile];
+    alignas(64) float y[kPanelsAtOnce * kTile];
     const int64_t width = panels * kTile, first = panel * kTile;
-    if (p.kind == kInt8) {
+    if (p.dtype == kInt8) {
       const int32_t* acc = static_cast<const int32_t*>(sums) + r * row_stride;
       const float row_scale = p.row_scale[m + r];
       for (int64_t i = 0; i < width; ++i)
@@ -233,22 +243,22 @@ void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t pa
     }
     if (p.bias != nullptr)
       for (int64_t i = 0; i < width; ++i) y[i] += p.bias[first + i];
-    int64_t n = first, count = width;
+    int64_t o = first, count = width;
     if (p.gated) {
       for (int64_t i = 0; i < width; i += 2 * kTile) {
         activate(p.activation, y + i, kTile);
         for (int j = 0; j < kTile; ++j) y[i / 2 + j] = y[i + j] * y[i + kTile + j];
       }
-      n /= 2, count /= 2;
+      o /= 2, count /= 2;
     } else {
       activate(p.activation, y, width);
     }
-    count = n + count > p.N ? p.N - n : count;
-    const int64_t at = (m + r) * p.N + n;
+    count = o + count > p.O ? p.O - o : count;
+    const int64_t at = (m + r) * p.O + o;
     if (p.residual.data != nullptr) {
-      alignas(64) float before[kMaxPanels * kTile];
-      load(p.residual, at, count, before);
-      for (int64_t i = 0; i < count; ++i) y[i] += before[i];
+      alignas(64) float residual[kPanelsAtOnce * kTile];
+      load(p.residual, at, count, residual);
+      for (int64_t i = 0; i < count; ++i) y[i] += residual[i];
     }
     store(y, count, p.y, at);
   }

@@ -1,4 +1,4 @@
-// AMX registers ("tiles"), and what brings numbers into their order.
+// AMX registers ("tiles"): their configuration, and a transposition.
 #pragma once
 
 #include <immintrin.h>
@@ -20,7 +20,7 @@ inline void configure(const Shape (&shapes)[8]) {
     uint8_t rows[16] = {};
   } config;
   for (int t = 0; t < 8; ++t) config.columns[t] = shapes[t].bytes, config.rows[t] = shapes[t].rows;
-  asm volatile("" ::: "memory");  // gcc takes the instruction to read the first eight bytes only
+  asm volatile("" ::: "memory");  // gcc assumes that the instruction reads only the first eight bytes
   _tile_loadconfig(&config);
 }
 
