@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 SCALE_BYTES = 4  # a float32
-CHUNK = 64  # keys that the native kernel reads at a time, as in src/cache.h
+CHUNK = 64  # keys that the native kernel reads at a time, as in cpu/src/cache.h
 UNREACHABLE = 1 << 30  # a position that no query reaches
 
 

@@ -1,6 +1,6 @@
 """Weights as the kernels want them.
 
-A native kernel reads tiles (see src/kernels.h): [O / 16, I bytes / 64, 16, 16, values per 4 bytes], zero where the
+A native kernel reads tiles (see cpu/src/kernels.h): [O / 16, I bytes / 64, 16, 16, values per 4 bytes], zero where the
 matrix ends inside a tile. XLA reads plain matrices: [I, O] in float32, [O, I] in bfloat16 and int8, whichever its dot
 is faster on: at one row float32 reads 36 GB/s as [I, O] and 19 as [O, I], the others the other way round (measured on
 2 cores with AVX-512; `python -m benchmarks.kernels` measures the product).
@@ -15,7 +15,7 @@ from jax import Array
 from llm_jax.kernels.level import Level
 
 WeightDtype = Literal["float32", "bfloat16", "int8"]
-WEIGHT_DTYPES: tuple[WeightDtype, ...] = ("float32", "bfloat16", "int8")  # numbered as in src/kernels.h
+WEIGHT_DTYPES: tuple[WeightDtype, ...] = ("float32", "bfloat16", "int8")  # numbered as in cpu/src/kernels.h
 
 
 @jax.tree_util.register_dataclass

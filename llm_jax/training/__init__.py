@@ -15,9 +15,9 @@ from llm_jax.training.config import (
     write_config,
 )
 from llm_jax.training.optimizer import adamw
+from llm_jax.training.run import TrainingResult, train
 from llm_jax.training.step import Loss, LossSums, TrainState, initial_state, make_train_step
 from llm_jax.training.tasks import Task, next_token_loss
-from llm_jax.training.train import TrainingResult, train
 
 __all__ = [
     "SECTIONS",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxlib.version import __version__ as jaxlib_version
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parent
 SOURCES = PACKAGE / "src"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")

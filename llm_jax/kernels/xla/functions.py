@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 ActivationName = Literal["none", "silu", "gelu_tanh", "gelu", "relu", "relu2", "tanh", "sigmoid"]
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of enum Activation in src/kernels.h
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of enum Activation in cpu/src/kernels.h
     "none": lambda x: x,
     "silu": jax.nn.silu,
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
