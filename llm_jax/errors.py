@@ -13,6 +13,8 @@ A message says which value, what is allowed, and what to do next. The command li
 traceback, the server sends it as OpenAI's error body.
 """
 
+from collections.abc import Iterable
+
 
 class LLMError(Exception):
     """Base of the errors that a person can mend; anything else is a bug."""
@@ -63,3 +65,14 @@ class RequestError(LLMError, ValueError):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
+    """The known name spelled most like `name`, for "did you mean"; None where none is as similar as `cutoff` (0 to 1).
+
+    >>> nearest("max_bacth", ["max_batch", "max_queue"])
+    'max_batch'
+    """
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
