@@ -6,7 +6,6 @@ error that names its origin and the nearest one that exists.
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import types
 import typing
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_jax.errors import ConfigError
+from llm_jax.errors import ConfigError, nearest
 from llm_jax.training.config.schema import TrainConfig
 
 SECTIONS: dict[str, type[Any]] = {
@@ -132,24 +131,20 @@ def _read_environment(environ: Mapping[str, str]) -> list[Setting]:
 def _check_section(section: str, origin: str) -> None:
     if section not in SECTIONS:
         raise ConfigError(
-            f"{origin}: there is no section {section!r}. Did you mean {_nearest(section, SECTIONS)!r}? "
+            f"{origin}: there is no section {section!r}. Did you mean {nearest(section, SECTIONS)!r}? "
             f"The sections are {', '.join(SECTIONS)}."
         )
 
 
 def _check_field(cls: type[Any], setting: Setting) -> None:
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = [f.name for f in dataclasses.fields(cls)]
     if setting.field in known:
         return
     elsewhere = [name for name, other in SECTIONS.items() if setting.field in other.__dataclass_fields__]
-    section, field = (elsewhere[0], setting.field) if elsewhere else (setting.section, _nearest(setting.field, known))
+    section, field = (elsewhere[0], setting.field) if elsewhere else (setting.section, nearest(setting.field, known))
     raise ConfigError(
         f"{setting.origin}: section {setting.section} has no field {setting.field!r}. Did you mean {section}.{field}?"
     )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
 
 
 def _build(section: str, cls: type[Any], settings: Mapping[str, Setting]) -> Any:
