@@ -124,7 +124,7 @@ def _training_rate(config: ModelConfig, batch: int, length: int, rounds: int) ->
     def loss(
         trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
     ) -> LossSums:
-        logits = forward(config, trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        logits = forward(config, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
         return *next_token_loss(logits, batch["targets"], batch["weights"]), {}
 
     dtype = jnp.dtype(jnp.bfloat16)

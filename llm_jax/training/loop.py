@@ -21,6 +21,22 @@ from llm_jax.training.step import StepMetrics, TrainState, TrainStep
 from llm_jax.training.validation import Validation
 
 
+class _Speed:
+    """Tokens or samples per second of the steps alone: validating and saving are left out."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._weight, self._start = 0.0, time.perf_counter()
+
+    def add(self, weight: float) -> None:
+        self._weight += weight
+
+    def per_second(self) -> float:
+        return self._weight / (time.perf_counter() - self._start)
+
+
 @dataclass(kw_only=True)
 class Loop:
     """A training run.
@@ -43,7 +59,7 @@ class Loop:
     frozen: Params
     state: TrainState
     progress: Progress
-    _speed: "_Speed" = field(default_factory=lambda: _Speed())
+    _speed: _Speed = field(default_factory=_Speed, init=False)
 
     @property
     def total_steps(self) -> int:
@@ -75,7 +91,7 @@ class Loop:
                 unread = None
                 improved = number % self.batches.per_epoch == 0 and self._end_epoch()
                 ending = stopping or self.finished
-                self.saver.save(self.state, self.progress, improved=improved, ending=ending)
+                self.saver.save(self.state, self.frozen, self.progress, improved=improved, ending=ending)
                 if ending:
                     return
                 self._speed.restart()
@@ -132,19 +148,3 @@ class Loop:
         """Send a record to every sink."""
         for sink in self.sinks:
             sink.write(record)
-
-
-class _Speed:
-    """Tokens or samples per second of the steps alone: validating and saving are left out."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._weight, self._start = 0.0, time.perf_counter()
-
-    def add(self, weight: float) -> None:
-        self._weight += weight
-
-    def per_second(self) -> float:
-        return self._weight / (time.perf_counter() - self._start)

@@ -20,38 +20,19 @@ class Saver:
     """Writes the best model, the last one and the state to resume from into the directory of a run.
 
     Attributes:
-        frozen: parameters that complete the trainable ones to a model.
         identity: plain values that a resumed run must agree with.
     """
 
     task: Task
     run: RunDirectory
     config: CheckpointConfig
-    frozen: Params
     identity: dict[str, Any]
     steps_per_epoch: int
 
-    def due(self, step: int) -> bool:
-        """True at the end of every save_interval epochs, and after every save_interval_steps steps."""
-        intervals = (self.config.save_interval * self.steps_per_epoch, self.config.save_interval_steps)
-        return any(interval is not None and step % interval == 0 for interval in intervals)
-
-    def save(self, state: TrainState, progress: Progress, *, improved: bool, ending: bool) -> None:
-        """Write what is due after `progress.step` steps: the best model where the validation loss improved; the last
-        model and the state at the intervals and at the end of the run.
-        """
-        if improved and self.config.save_best:
-            self._save_model(self.run.best, state)
-        if ending or self.due(progress.step):
-            # The state is written last: once it exists, the models that belong to it do too.
-            self._save_model(self.run.last, state)
-            metadata = {"progress": progress.to_dict(), "identity": self.identity}
-            self._checkpointer.save(progress.step, _to_tree(state), metadata)
-
-    def begin(self, state: TrainState) -> None:
+    def begin(self, state: TrainState, frozen: Params) -> None:
         """Replace an earlier run in the directory by the initial model."""
         self.run.clear()
-        self._save_model(self.run.last, state)
+        self._save_model(self.run.last, state, frozen)
 
     def resume(self, run: RunDirectory, like: TrainState) -> tuple[TrainState, Progress]:
         """The latest saved state of `run`, whose models and metrics are copied into the directory of this run.
@@ -79,8 +60,28 @@ class Saver:
         state = TrainState(tree["params"], tree["optimizer"], tree["loss_scale"])
         return state, Progress.from_dict(metadata["progress"])
 
-    def _save_model(self, directory: Path, state: TrainState) -> None:
-        self.task.save(directory, self.frozen | state.trainable)
+    def due(self, step: int) -> bool:
+        """True at the end of every save_interval epochs, and after every save_interval_steps steps."""
+        intervals = (self.config.save_interval * self.steps_per_epoch, self.config.save_interval_steps)
+        return any(interval is not None and step % interval == 0 for interval in intervals)
+
+    def save(self, state: TrainState, frozen: Params, progress: Progress, *, improved: bool, ending: bool) -> None:
+        """Write what is due after `progress.step` steps.
+
+        Args:
+            improved: the validation loss is the best so far, so that the best model is due.
+            ending: no step follows, so that the last model and the state are due.
+        """
+        if improved and self.config.save_best:
+            self._save_model(self.run.best, state, frozen)
+        if ending or self.due(progress.step):
+            # The state is written last: once it exists, the models that belong to it do too.
+            self._save_model(self.run.last, state, frozen)
+            metadata = {"progress": progress.to_dict(), "identity": self.identity}
+            self._checkpointer.save(progress.step, _to_tree(state), metadata)
+
+    def _save_model(self, directory: Path, state: TrainState, frozen: Params) -> None:
+        self.task.save(directory, frozen | state.trainable)
 
     @cached_property
     def _checkpointer(self) -> TrainCheckpointer:

@@ -51,10 +51,10 @@ def train(task_name: TaskName, config: TrainConfig) -> TrainingResult:
     """Train as configured; models, metrics and state are written to checkpoint.checkpoint_dir.
 
     >>> from tempfile import mkdtemp
-    >>> from llm_jax.training import Setting, load_train_config
-    >>> texts = ["training.num_samples=100", f"checkpoint.checkpoint_dir={mkdtemp()}", "logging.log_level=ERROR"]
-    >>> config = load_train_config(overrides=[Setting.parse(text, "example") for text in texts])
-    >>> train("regression", config).progress.step
+    >>> from llm_jax.training import CheckpointConfig, LoggingConfig, TrainConfig, TrainingConfig
+    >>> training, checkpoint = TrainingConfig(num_samples=100), CheckpointConfig(checkpoint_dir=mkdtemp())
+    >>> logging = LoggingConfig(log_level="ERROR", log_dir=mkdtemp())
+    >>> train("regression", TrainConfig(training=training, checkpoint=checkpoint, logging=logging)).total_steps
     10
 
     Raises:
@@ -105,10 +105,11 @@ def _build_loop(
         task=task,
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
         config=config.checkpoint,
-        frozen=task.init_frozen(seed),
         identity={**task.architecture, "dtype": str(dtype), "seed": seed, "steps per epoch": batches.per_epoch},
         steps_per_epoch=batches.per_epoch,
     )
+
+    frozen = task.init_frozen(seed)
 
     def first_state() -> TrainState:
         return initial_state(task.init_trainable(seed), optimizer, dtype)
@@ -120,7 +121,7 @@ def _build_loop(
         state, progress = first_state(), Progress()
         if saver.run.exists():
             console.say(f"Replacing the earlier run in {saver.run.path} (--resume would continue it).", "WARNING")
-        saver.begin(state)
+        saver.begin(state, frozen)
     write_config(config, saver.run.config)
     return Loop(
         config=config,
@@ -130,7 +131,7 @@ def _build_loop(
         saver=saver,
         sinks=_open_sinks(config, saver.run, progress.step if resumed else None, console, stack),
         stop=stop,
-        frozen=saver.frozen,
+        frozen=frozen,
         state=state,
         progress=progress,
     )

@@ -3,6 +3,7 @@
 FROZEN_MEGABYTES=1024 makes the frozen tree of the memory test a gigabyte.
 """
 
+import importlib
 import os
 import re
 
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.model import forward, init_params
-from llm_jax.training import adamw, initial_state, make_train_step, next_token_loss
+from llm_jax.training import adamw, initial_state, make_train_step, next_token_loss, train
+from llm_jax.training.tasks import LanguageModelTask
 
 FLOAT32 = jnp.dtype("float32")
 LAYERS = 4
@@ -107,3 +110,30 @@ def test_trainable_parameters_learn_as_in_a_step_over_all():
     for name, value in part.trainable.items():
         np.testing.assert_allclose(value, full.trainable[name], rtol=1e-5, atol=1e-6)
     assert all((params[name] == init_params(TINY)[name]).all() for name in frozen)
+
+
+class FeedForwardTask(LanguageModelTask):
+    """Trains the feed-forward layers alone."""
+
+    def init_trainable(self, seed):
+        return {name: value for name, value in init_params(self.config, seed).items() if ".mlp." in name}
+
+    def init_frozen(self, seed):
+        return {name: value for name, value in init_params(self.config, seed).items() if ".mlp." not in name}
+
+
+def test_a_run_saves_frozen_and_trainable_parameters_as_one_model_and_resumes(config, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("llm_jax.training.train"), "LanguageModelTask", FeedForwardTask)
+    constant = ["training.scheduler_type=step", "training.step_epochs=100", "training.warmup_epochs=0"]
+    through = train("lm", config(*constant, "training.epochs=2", directory="through"))
+    train("lm", config(*constant, "training.epochs=1", directory="parts"))
+    resume = "checkpoint.resume_from_checkpoint=auto"
+    parts = train("lm", config(*constant, "training.epochs=2", resume, directory="parts"))
+    weights = [(result.run.last / "model.safetensors").read_bytes() for result in (through, parts)]
+    assert weights[0] == weights[1]
+
+    model = load_model(through.run.last).model
+    initial = init_params(model.config, config().training.seed)
+    assert {name for name in initial if (model.params[name] != initial[name]).any()} == {
+        name for name in initial if ".mlp." in name
+    }

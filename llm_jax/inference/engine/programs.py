@@ -1,8 +1,8 @@
 """The engine's compiled programs: pure functions of its device state.
 
-`forward_chunks` runs the model up to its head; `sample_tokens` is the head and the sampler. So these two are compiled
-once per batch size and not once more per number of tokens. The cache and the sampling state are donated throughout, and
-thus updated in place. Shapes are static (`Buckets`).
+`forward_chunks` runs the model up to its head, `sample_tokens` is the rest: so the head and the sampler are compiled
+once per batch size and not once more per number of tokens. The cache and the sampling state are donated throughout, and thus
+updated in place. Shapes are static (`Buckets`).
 """
 
 from dataclasses import dataclass

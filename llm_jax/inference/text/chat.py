@@ -12,8 +12,7 @@ from llm_jax.model import Model
 
 
 class Conversation:
-    """Messages that grow turn by turn. When they exceed the context, the oldest turns are dropped; the system message
-    stays.
+    """Messages that grow turn by turn. Beyond the context the oldest turns are dropped, never the system message.
 
     Args:
         system: content of the system message.

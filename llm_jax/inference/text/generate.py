@@ -10,7 +10,7 @@ from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
-_MAX_BATCH = 16  # prompts that run at a time: more cost memory and gain little speed; the rest wait for a slot
+_MAX_BATCH = 16  # prompts that run at a time, so that memory is bounded; the others wait for a slot
 _CONTEXT_STEP = 256  # caches are sized in multiples of this, so that calls of similar length share compiled programs
 
 
