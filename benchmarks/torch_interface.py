@@ -1,6 +1,6 @@
-"""Overhead of the PyTorch interface: DecoderModel, and the same computation called from JAX, at the size of GPT-2 small.
+"""Overhead of the PyTorch interface: DecoderModel and the same computation called from JAX, in the size of GPT-2 small.
 
-Prints a table. Zero copy means that the cost of the views does not depend on the size of the weights, and that a call
+Prints a table. Zero copy means that the time of the views does not depend on the size of the weights, and that a call
 allocates no second copy of them.
 """
 
