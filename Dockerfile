@@ -1,5 +1,5 @@
 # The server. CPU by default; --build-arg ACCELERATOR=cuda adds jax's CUDA plugin and its libraries (for a host with an
-# NVIDIA driver and container runtime). torch is not needed to serve, so it is not here.
+# NVIDIA driver and container runtime). Serving does not need torch, so the image does not have it.
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build
@@ -30,7 +30,7 @@ ENV PATH=/opt/llm/bin:$PATH \
     LLM_SERVING_HOST=0.0.0.0 \
     LLM_SERVING_PORT=8000
 EXPOSE 8000
-# The slim image has no curl; python is there anyway. urlopen raises, and so fails the check, on any answer but a 2xx.
+# In Python, since the slim image has no curl. urlopen raises, and so fails the check, on any status other than 2xx.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD python -c "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['LLM_SERVING_PORT'] + '/health', timeout=2)"
 ENTRYPOINT ["llm-serve"]

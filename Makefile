@@ -1,5 +1,5 @@
-# Two commands do all the set-up of a fresh clone:  make quickstart  and  make test.
-# They need python3 (3.11 or later) and make; everything else goes into .venv with the versions of requirements.lock.
+# Two commands set up a fresh clone:  make quickstart  and  make test.
+# They need python3 (3.11 or later) and make; everything else is installed into .venv, as pinned by requirements.lock.
 
 PYTHON ?= python3
 DOCKER ?= docker
@@ -12,13 +12,13 @@ SERVE  ?= 1
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help:  ## list what can be made
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(VENV)/installed  ## make .venv and install the project with everything it can use
+install: $(VENV)/installed  ## create .venv and install the project with all extras
 
-# Quick the second time; made again when a dependency or its version changes.
+# Does nothing the second time, unless a dependency or its version has changed.
 $(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or later is needed (make PYTHON=python3.12 …)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,14 +40,14 @@ test: install lint  ## install, lint, run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: lint
-lint: install  ## ruff, mypy, and the arrows between the packages
+lint: install  ## ruff, mypy, and the layers of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: install  ## let ruff sort the imports and lay out the code
+format: install  ## sort imports and format with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -56,7 +56,7 @@ demo-model: install  ## train the model that ships in llm_jax/demo anew
 	$(BIN)/python scripts/make_demo_model.py
 
 .PHONY: bench
-bench: install  ## compare this engine with transformers and llama.cpp on this machine (BENCH=--help tells how to narrow it)
+bench: install  ## compare this engine with transformers and llama.cpp on this machine (BENCH=--help lists its options)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: image
@@ -72,6 +72,6 @@ compose-down:  ## stop the containers
 	$(DOCKER) compose --profile '*' down
 
 .PHONY: clean
-clean:  ## remove .venv and every cache; what was trained stays
+clean:  ## remove .venv and every cache, but no trained model
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

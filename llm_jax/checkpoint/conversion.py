@@ -38,7 +38,7 @@ def convert(
 
     Args:
         layout: of a model directory, as `write_directory` takes it.
-        dtype: float32, bfloat16, float16, or q8_0 (GGUF only); unless given, weights stay in theirs.
+        dtype: float32, bfloat16, float16, or q8_0 (GGUF only); unless given, weights keep their own.
         written: called with the bytes of each tensor, in its own dtype, once it is written.
 
     Raises:

@@ -163,10 +163,10 @@ def test_engines_choose_the_same_tokens(peer: type[BenchmarkEngine], context: in
             assert engine.prefill(context) > 0
             made.append([tokens[:9] for tokens in engine.decode(3, context, 8).tokens])
             engine.close()
-    ours, theirs = made
-    assert [len(tokens) for tokens in ours] == [9, 9, 9]
-    assert len({tuple(tokens) for tokens in ours}) == 3
-    assert theirs == ours
+    own, peers = made
+    assert [len(tokens) for tokens in own] == [9, 9, 9]
+    assert len({tuple(tokens) for tokens in own}) == 3
+    assert peers == own
 
 
 def test_a_section_is_replaced_and_the_text_around_it_stays(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tiny random models of every family, made by transformers: what tests of families compare with."""
+"""Tiny random models of every family, made by transformers, as references for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ LONGROPE = {
 }  # fmt: skip
 GEMMA = {"head_dim": 12, "query_pre_attn_scalar": 24, "sliding_window": 5}
 
-# model_type and a name for the shape -> what differs from SMALL.
+# (model_type, a name for the shape) -> entries that differ from SMALL.
 SHAPES: dict[tuple[str, str], dict[str, Any]] = {
     ("llama", "plain"): {"num_key_value_heads": 4},
     ("llama", "tied, biases, own head size, llama3 rope"): {
@@ -87,7 +87,7 @@ SHAPES: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def make(model_type: str, changes: dict[str, Any], seed: int = 0) -> PreTrainedModel:
-    """A model whose every weight matters: larger than at initialisation, norms and biases random too."""
+    """A model in which every weight affects the logits: larger than at initialisation, norms and biases random too."""
     names = SMALL | NO_SPECIAL_IDS | changes
     if model_type == "gpt2":
         renamed = {"max_position_embeddings": "n_positions", "hidden_size": "n_embd", "num_hidden_layers": "n_layer"}

@@ -1,4 +1,4 @@
-"""Torch files with the documented names, written by another implementation, give what that implementation gave."""
+"""Torch files with the names of DecoderModel, written by another implementation, give the logits of that one."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def rewrite(path: Path, change: Any) -> None:
     torch.save(state, path)
 
 
-def test_a_tokenizer_beside_the_file_comes_along(folder: Path) -> None:
+def test_a_tokenizer_beside_the_file_is_loaded(folder: Path) -> None:
     tokenizer = CharacterTokenizer(["abc "])
     tokenizer.save_pretrained(folder)
     loaded = load_model(folder / "state_dict.pt")
@@ -61,7 +61,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(folder: Path) -> No
         load_model(folder / "state_dict.pt")
 
 
-def test_all_names_that_do_not_fit_stand_in_one_error(folder: Path) -> None:
+def test_all_names_that_do_not_fit_are_in_one_error(folder: Path) -> None:
     def spoil(state: dict[str, torch.Tensor]) -> None:
         del state["final_norm.bias"]
         state["stranger"] = torch.ones(1)
@@ -85,7 +85,7 @@ def test_another_table_of_positions_is_refused(folder: Path) -> None:
         load_model(folder / "state_dict.pt")
 
 
-def test_without_arguments_the_error_says_what_to_write(tmp_path: Path) -> None:
+def test_the_error_about_missing_arguments_says_what_to_write(tmp_path: Path) -> None:
     shutil.copy(FOLDERS[1] / "state_dict.pt", tmp_path)
     with pytest.raises(CheckpointError, match=r"Write a model\.json") as caught:
         load_model(tmp_path / "state_dict.pt")
@@ -111,7 +111,7 @@ def test_without_arguments_the_error_says_what_to_write(tmp_path: Path) -> None:
         ({"attn_impl": "mla"}, "attn_impl is 'mla'"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(folder: Path, arguments: dict[str, Any], complaint: str) -> None:
+def test_inconsistent_arguments_are_refused(folder: Path, arguments: dict[str, Any], complaint: str) -> None:
     file = folder / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | arguments))
     with pytest.raises(CheckpointError, match=complaint):

@@ -1,4 +1,4 @@
-"""Every family: the same logits and tokens as transformers, and the way there and back without loss."""
+"""Every family: the same logits and tokens as transformers, and a lossless round trip."""
 
 import copy
 import dataclasses
@@ -31,7 +31,7 @@ every_family = pytest.mark.parametrize("model_type", FIRST_SHAPES)
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(transformers' model, the directory that it saved) of a shape, made once."""
+    """(the model of transformers, the directory that it saved) of a shape, made once."""
     made: dict[tuple[str, str], tuple[PreTrainedModel, Path]] = {}
 
     def get(model_type: str, shape: str) -> tuple[PreTrainedModel, Path]:
@@ -55,21 +55,21 @@ def random_tokens(vocab: int, rows: int = 2, seed: int = 0) -> np.ndarray:
 @every_shape
 def test_logits_equal_those_of_transformers(saved: Any, model_type: str, shape: str) -> None:
     """Rows of 14 and 11 tokens are prefilled together and go on from the cache, the first to the full context."""
-    theirs, directory = saved(model_type, shape)
+    reference, directory = saved(model_type, shape)
     model = load_model(directory).model
     assert model.config.max_seq_len == CONTEXT
     tokens = random_tokens(model.config.vocab_size)
-    expected = logits_of(theirs, tokens)
+    expected = logits_of(reference, tokens)
     np.testing.assert_allclose(in_chunks(model, tokens, (14, 11)), expected, atol=1e-4)
 
 
 @every_shape
 def test_the_likeliest_tokens_are_those_that_transformers_generates(saved: Any, model_type: str, shape: str) -> None:
     """From prompts of 9 and 4 tokens to the full context: by induction, greedy decoding gives the same."""
-    theirs, directory = saved(model_type, shape)
+    reference, directory = saved(model_type, shape)
     model = load_model(directory).model
     tokens = random_tokens(model.config.vocab_size)
-    texts = [generated(theirs, row[:length]) for row, length in zip(tokens, (9, 4), strict=True)]
+    texts = [generated(reference, row[:length]) for row, length in zip(tokens, (9, 4), strict=True)]
     likeliest = in_chunks(model, np.array(texts, np.int32), (14, 11)).argmax(-1)
     for text, length, following in zip(texts, (9, 4), likeliest, strict=True):
         assert following[length - 1 : -1].tolist() == text[length:]
@@ -88,28 +88,28 @@ def in_chunks(model: Model, tokens: np.ndarray, lengths: tuple[int, int]) -> np.
         cache = dataclasses.replace(cache, length_B=jnp.asarray(cached))
         chunk, cache = run(model.config, model.params, tokens[[[0], [1]], at], cache=cache)
         for row, length in enumerate(lengths):
-            # What stands behind a row's prompt is padding in a call of the prefill, and is overwritten by the next.
+            # Tokens after the end of a row's prompt are padding in the prefill; the next call overwrites them.
             count = min(CHUNK, (length if cached[row] < length else CONTEXT) - cached[row])
             logits[row, cached[row] : cached[row] + count] = chunk[row, :count]
             cached[row] += count
     return logits
 
 
-def generated(theirs: PreTrainedModel, prompt: np.ndarray) -> list[int]:
+def generated(reference: PreTrainedModel, prompt: np.ndarray) -> list[int]:
     """The prompt and what follows greedily, to the full context."""
     ids = torch.tensor(prompt, dtype=torch.int64)[None]
     count = CONTEXT - len(prompt)
-    return theirs.generate(ids, do_sample=False, max_new_tokens=count)[0].tolist()
+    return reference.generate(ids, do_sample=False, max_new_tokens=count)[0].tolist()
 
 
-# Each has something in the decode step that those before it have not.
+# Each has a feature in the decode step that those before it do not have.
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3", "gemma2", "mixtral", "phi3"])
 def test_the_engine_continues_as_transformers_does(saved: Any, model_type: str) -> None:
     """Prompts of unequal length in one batch; each alone in transformers."""
-    theirs, directory = saved(model_type, FIRST_SHAPES[model_type])
+    reference, directory = saved(model_type, FIRST_SHAPES[model_type])
     model = load_model(directory).model
     tokens = random_tokens(model.config.vocab_size)
-    texts = [generated(theirs, row[:length]) for row, length in zip(tokens, (9, 4), strict=True)]
+    texts = [generated(reference, row[:length]) for row, length in zip(tokens, (9, 4), strict=True)]
     prompts = [text[:length] for text, length in zip(texts, (9, 4), strict=True)]
     count = CONTEXT - 9
     for text, prompt, new in zip(texts, prompts, continue_greedily(model, prompts, count), strict=True):
@@ -118,10 +118,10 @@ def test_the_engine_continues_as_transformers_does(saved: Any, model_type: str) 
 
 @every_shape
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
-def test_there_and_back_loses_nothing(saved: Any, tmp_path: Path, model_type: str, shape: str, sharded: bool) -> None:
-    theirs, directory = saved(model_type, shape)
+def test_a_round_trip_is_lossless(saved: Any, tmp_path: Path, model_type: str, shape: str, sharded: bool) -> None:
+    reference, directory = saved(model_type, shape)
     if sharded:
-        directory = save(theirs, tmp_path / "sharded", max_shard_size="10KB")
+        directory = save(reference, tmp_path / "sharded", max_shard_size="10KB")
         assert len(list(directory.glob("*.safetensors"))) > 1
     loaded = load_model(directory)
     save_model(tmp_path / "back", loaded.model, max_shard_bytes=10_000 if sharded else 2**30)
@@ -134,7 +134,7 @@ def test_there_and_back_loses_nothing(saved: Any, tmp_path: Path, model_type: st
     assert canonical(load_model(tmp_path / "back").model.config) == canonical(loaded.model.config)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
     tokens = random_tokens(loaded.model.config.vocab_size)
-    np.testing.assert_array_equal(logits_of(again, tokens), logits_of(theirs, tokens))
+    np.testing.assert_array_equal(logits_of(again, tokens), logits_of(reference, tokens))
 
 
 def read_all(directory: Path) -> dict[str, np.ndarray]:
@@ -159,21 +159,21 @@ def older(config: dict[str, Any]) -> dict[str, Any]:
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
     config |= {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rope}
-    kind = rope.pop("rope_type", "default")
-    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    rope_type = rope.pop("rope_type", "default")
+    config["rope_scaling"] = None if rope_type == "default" else {"type": rope_type, **rope}
     config["torch_dtype"] = config.pop("dtype")
     return config
 
 
 @every_shape
-def test_configurations_of_transformers_4_say_the_same(saved: Any, model_type: str, shape: str) -> None:
+def test_configurations_of_transformers_4_are_read_the_same(saved: Any, model_type: str, shape: str) -> None:
     raw = json.loads((saved(model_type, shape)[1] / "config.json").read_text())
     family = family_of_config(raw)
     assert family.read_config(older(raw)) == family.read_config(raw)
 
 
 @pytest.mark.parametrize(
-    ("model_type", "change", "words"),
+    ("model_type", "change", "message"),
     [
         ("llama", {"model_type": "bert"}, "model_type 'bert'; known families are llama, mistral, "),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic'"),
@@ -186,14 +186,14 @@ def test_configurations_of_transformers_4_say_the_same(saved: Any, model_type: s
         ("phi3", {"original_max_position_embeddings": 8}, "LongRoPE beyond 8 tokens.*attention_factor to 1.3"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_computed_is_refused(
-    saved: Any, tmp_path: Path, model_type: str, change: dict[str, Any], words: str
+def test_unsupported_configurations_are_refused(
+    saved: Any, tmp_path: Path, model_type: str, change: dict[str, Any], message: str
 ) -> None:
     shape = "longrope" if model_type == "phi3" else FIRST_SHAPES[model_type]
     raw = json.loads((saved(model_type, shape)[1] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(raw | change))
     (tmp_path / "model.safetensors").symlink_to(saved(model_type, shape)[1] / "model.safetensors")
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: sharding, and what is refused."""
+"""Weights in safetensors and torch files: sharding, and damaged files."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from llm_jax.errors import CheckpointError
 
 TENSORS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),
-    "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not in rows: the writer has to lay it out
+    "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous: the writer has to copy it
     "c": np.ones(5, ml_dtypes.bfloat16),
     "d": np.float32(3) * np.ones(()),
 }
@@ -38,7 +38,7 @@ def test_the_index_names_every_shard_and_the_size(tmp_path: Path) -> None:
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in TENSORS.values())
     for name, shard in index["weight_map"].items():
         with safe_open(tmp_path / shard, framework="numpy") as file:
-            assert name in file.keys()  # noqa: SIM118 (no mapping)
+            assert name in file.keys()  # noqa: SIM118 (not a mapping)
 
 
 def test_shards_of_torch_files_are_read(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         open_weights(model_directory(tmp_path))
 
 
-def test_an_index_that_promises_too_much_is_refused(tmp_path: Path) -> None:
+def test_an_index_with_a_tensor_that_no_shard_has_is_refused(tmp_path: Path) -> None:
     write_safetensors(tmp_path, TENSORS, max_shard_bytes=50)
     index = json.loads((tmp_path / SAFETENSORS_INDEX).read_text())
     index["weight_map"]["z"] = index["weight_map"]["a"]
@@ -92,16 +92,16 @@ def test_a_broken_index_is_refused(tmp_path: Path, content: str) -> None:
         open_weights(model_directory(tmp_path))
 
 
-@pytest.mark.parametrize("kept", [0, 5, 40, 0.5, -1])
-def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("length", [0, 5, 40, 0.5, -1])
+def test_a_truncated_file_is_refused(tmp_path: Path, length: float) -> None:
     write_safetensors(tmp_path, TENSORS)
     whole = (tmp_path / SAFETENSORS).read_bytes()
-    cut = int(len(whole) * kept) if isinstance(kept, float) else kept
+    cut = int(len(whole) * length) if isinstance(length, float) else length
     (tmp_path / SAFETENSORS).write_bytes(whole[:cut])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or cut short"):
         open_weights(model_directory(tmp_path))
 
 
-def test_a_directory_without_weights_says_what_is_expected(tmp_path: Path) -> None:
+def test_the_error_about_a_directory_without_weights_names_the_expected_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"expected model\.safetensors"):
         open_weights(model_directory(tmp_path))

@@ -20,7 +20,7 @@ from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SHAPES, YAR
 TEXT = ["the quick brown fox jumps over the lazy dog, and the dog sleeps on 🙂 日本 123 times"] * 3
 TOKENIZER = BPETokenizer.train(TEXT, 300, chat_template="{{ messages }}")
 GEMMA_HEADS = GEMMA | {"query_pre_attn_scalar": 12}
-# What llama.cpp can compute, in its shapes: each of its architectures, and what each may add.
+# Models that llama.cpp can compute: each of its architectures, with its variants.
 COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True}),
     "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3}),
@@ -43,13 +43,13 @@ every_computed = pytest.mark.parametrize("name", COMPUTED)
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A directory of transformers' with our tokenizer in it."""
+    """A directory saved by transformers, with TOKENIZER in it."""
     made: dict[str, Path] = {}
 
     def get(name: str) -> Path:
         if name not in made:
             model_type, changes = COMPUTED[name]
-            vocab = {"vocab_size": TOKENIZER.vocab_size + 3}  # padded, as many models are
+            vocab = {"vocab_size": TOKENIZER.vocab_size + 3}  # padded, as in many models
             made[name] = save(make(model_type, changes | vocab), tmp_path_factory.mktemp("gguf") / "model")
             TOKENIZER.save_pretrained(made[name])
         return made[name]
@@ -80,7 +80,7 @@ def test_read_back_bit_for_bit(model_of: Any, tmp_path: Path, name: str, dtype: 
     assert (back.tokenizer.eos_token_id, back.generation.eos_ids) == (TOKENIZER.eos_token_id, source.generation.eos_ids)
 
 
-def test_eight_bits_stay_near_and_read_back_as_they_were_written(model_of: Any, tmp_path: Path) -> None:
+def test_q8_0_is_close_and_reads_back_as_written(model_of: Any, tmp_path: Path) -> None:
     source = open_model(model_of("qwen3"))
     convert(source, tmp_path / "a.gguf", dtype="q8_0")
     once = open_model(tmp_path / "a.gguf")
@@ -98,7 +98,7 @@ def test_eight_bits_stay_near_and_read_back_as_they_were_written(model_of: Any, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_gguf_becomes_the_directory_that_it_came_from(model_of: Any, tmp_path: Path, dtype: str) -> None:
+def test_a_gguf_file_converts_back_to_its_directory(model_of: Any, tmp_path: Path, dtype: str) -> None:
     convert(open_model(model_of("qwen2, yarn")), tmp_path / "first", dtype=dtype)
     convert(open_model(tmp_path / "first"), tmp_path / "model.gguf")
     convert(open_model(tmp_path / "model.gguf"), tmp_path / "back")
@@ -139,15 +139,15 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
         assert llama.tokenize(text.encode(), add_bos=False, special=True) == TOKENIZER.encode(text)
     llama.eval(prompt)
     padded = np.array([prompt + [0] * (model.config.max_seq_len - len(prompt))], np.int32)
-    ours = run(model.config, model.params, padded)[0, : len(prompt)]
+    logits = run(model.config, model.params, padded)[0, : len(prompt)]
     # llama.cpp looks GELU up in a table of float16, which is what the families with GELU differ by.
-    np.testing.assert_allclose(llama.scores[: len(prompt)], ours, atol=5e-3 if name in GELU else 1e-4)
-    theirs: list[int] = []
+    np.testing.assert_allclose(llama.scores[: len(prompt)], logits, atol=5e-3 if name in GELU else 1e-4)
+    generated: list[int] = []
     for _ in range(10):
-        theirs.append(int(llama.scores[llama.n_tokens - 1].argmax()))
-        llama.eval(theirs[-1:])
+        generated.append(int(llama.scores[llama.n_tokens - 1].argmax()))
+        llama.eval(generated[-1:])
     llama.close()
-    assert theirs == continue_greedily(model, prompt, 10)
+    assert generated == continue_greedily(model, prompt, 10)
 
 
 def test_without_tokenizer_json_the_lists_of_llama_cpp_are_read(model_of: Any, tmp_path: Path) -> None:
@@ -157,13 +157,13 @@ def test_without_tokenizer_json_the_lists_of_llama_cpp_are_read(model_of: Any, t
     back = load_model(path).tokenizer
     assert back is not None
     assert back.eos_token_id == TOKENIZER.eos_token_id
-    assert back.vocab_size == TOKENIZER.vocab_size, "the model's padding is no part of it"
+    assert back.vocab_size == TOKENIZER.vocab_size, "the model's padding is not part of it"
     for text in [*TEXT, "unseen: ß\n\n  x<|endoftext|>"]:
         assert back.encode(text) == TOKENIZER.encode(text)
 
 
 def sentencepiece_like() -> HFTokenizer:
-    """A tokenizer.json as Llama 2 has it: spaces become ▁, unknown characters become bytes."""
+    """A tokenizer.json like Llama 2's: spaces become ▁, unknown characters become bytes."""
     backend = Backend(models.BPE(unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.train_from_iterator(["the quick brown fox"] * 3, trainers.BpeTrainer(vocab_size=40, show_progress=False))
@@ -215,7 +215,7 @@ def continue_greedily(model: Model, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("tokenizer", [CharacterTokenizer(TEXT), None], ids=["characters", "none"])
-def test_tokenizers_that_llama_cpp_does_not_have_come_back_all_the_same(
+def test_tokenizers_that_llama_cpp_does_not_have_are_read_back(
     model_of: Any, tmp_path: Path, tokenizer: Tokenizer | None
 ) -> None:
     save_model(tmp_path / "model", load_model(model_of("llama")).model, tokenizer)
@@ -229,16 +229,16 @@ def test_tokenizers_that_llama_cpp_does_not_have_come_back_all_the_same(
 
 
 @pytest.mark.parametrize(
-    ("key", "words"),
+    ("key", "message"),
     [
         (("mistral", "window"), r"The nearest, llama, differs in window_size \(here 5\)"),
         (("gpt2", "untied, relu"), r"gpt2, differs in activation \(here 'relu'\)"),
         (("gemma2", "soft caps"), r"gemma2, differs in attention_scale"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_does_not_compute_is_refused(tmp_path: Path, key: tuple[str, str], words: str) -> None:
+def test_models_that_llama_cpp_does_not_compute_are_refused(tmp_path: Path, key: tuple[str, str], message: str) -> None:
     stored = open_model(save(make(key[0], SHAPES[key]), tmp_path / "model"))
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         convert(stored, tmp_path / "model.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -256,7 +256,7 @@ def test_damaged_files_are_refused(model_of: Any, tmp_path: Path) -> None:
         open_model(path)
 
 
-def test_types_of_many_blocks_are_refused_by_name(tmp_path: Path) -> None:
+def test_unsupported_quantisations_are_refused_by_name(tmp_path: Path) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")

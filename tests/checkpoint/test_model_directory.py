@@ -1,4 +1,4 @@
-"""Model directories: whole or not at all, told by looking, equal to what transformers makes of them."""
+"""Model directories: written atomically, recognised by content, and equivalent in transformers."""
 
 import json
 import os
@@ -40,7 +40,7 @@ CONFIGS = {
     "llama linear scaling": ("llama", ModelConfig(**LLAMA, rope_scaling=RopeScaling(kind="linear", factor=2.0))),
     "gpt2": ("gpt2", ModelConfig(**GPT2)),
     "gpt2, untied relu": ("gpt2", ModelConfig(**GPT2 | {"tie_embeddings": False, "activation": "relu"})),
-    "documented": ("llm_decoder", ModelConfig(**SIZES)),
+    "defaults": ("llm_decoder", ModelConfig(**SIZES)),
     "experts": ("llm_decoder", ModelConfig(**SIZES, use_moe=True, num_experts=3, top_k=2, use_glu=True)),
     "llama but windowed": ("llm_decoder", ModelConfig(**LLAMA, window_size=5, window_layers=(True, False))),
     "llama but scaled embeddings": ("llm_decoder", ModelConfig(**LLAMA | {"embedding_scale": None})),
@@ -80,28 +80,28 @@ def test_save_then_load_is_bit_identical(tmp_path: Path, model_type: str, config
         assert loaded.config == config
 
 
-@pytest.mark.parametrize("name", [name for name, (kind, _) in CONFIGS.items() if kind != "llm_decoder"])
-def test_transformers_opens_what_we_save_and_we_what_it_saves(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, (model_type, _) in CONFIGS.items() if model_type != "llm_decoder"])
+def test_transformers_opens_a_saved_model_and_its_own_save_loads_here(tmp_path: Path, name: str) -> None:
     model = random_model(CONFIGS[name][1])
-    save_model(tmp_path / "ours", model)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
-    theirs.eval()
+    save_model(tmp_path / "saved", model)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    reference.eval()
     with torch.no_grad():
-        logits = theirs(torch.from_numpy(TOKENS)).logits.numpy()
+        logits = reference(torch.from_numpy(TOKENS)).logits.numpy()
     np.testing.assert_allclose(logits_of(model), logits, atol=1e-4)
 
-    theirs.save_pretrained(tmp_path / "theirs")
-    again = load_model(tmp_path / "theirs").model
+    reference.save_pretrained(tmp_path / "again")
+    again = load_model(tmp_path / "again").model
     for parameter, value in model.params.items():
         np.testing.assert_array_equal(again.params[parameter], value)
     np.testing.assert_array_equal(logits_of(again), logits_of(model))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_random_transformers_models_load(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_random_transformers_models_load(tmp_path: Path, model_type: str) -> None:
     torch.manual_seed(0)
     config: transformers.PretrainedConfig
-    if kind == "llama":
+    if model_type == "llama":
         config = transformers.LlamaConfig(
             vocab_size=37,
             hidden_size=32,
@@ -124,21 +124,23 @@ def test_random_transformers_models_load(tmp_path: Path, kind: str) -> None:
             bos_token_id=1,
             eos_token_id=2,
         )
-    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
-    theirs.save_pretrained(tmp_path / "safe")
+    reference = transformers.AutoModelForCausalLM.from_config(config).eval()
+    reference.save_pretrained(tmp_path / "safe")
     (tmp_path / "torch").mkdir()
     config.save_pretrained(tmp_path / "torch")
-    state = theirs.transformer.state_dict() if kind == "gpt2" else theirs.state_dict()  # gpt2 on the Hub is bare
+    state = (
+        reference.transformer.state_dict() if model_type == "gpt2" else reference.state_dict()
+    )  # gpt2 on the Hub has no head
     torch.save(state, tmp_path / "torch/pytorch_model.bin")
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(TOKENS)).logits.numpy()
+        expected = reference(torch.from_numpy(TOKENS)).logits.numpy()
     for layout in ("safe", "torch"):
         loaded = load_model(tmp_path / layout)
         np.testing.assert_allclose(logits_of(loaded.model), expected, atol=1e-4)
-        assert loaded.generation.eos_ids == ((3, 5) if kind == "llama" else (2,))
+        assert loaded.generation.eos_ids == ((3, 5) if model_type == "llama" else (2,))
 
 
-def test_a_directory_carries_its_tokenizer_and_the_ids(tmp_path: Path) -> None:
+def test_a_directory_has_its_tokenizer_and_the_ids(tmp_path: Path) -> None:
     tokenizer = CharacterTokenizer(["abcdefgh"])
     model = random_model(ModelConfig(**LLAMA))
     save_model(tmp_path / "model", model, tokenizer, GenerationDefaults(eos_ids=(2, 3), pad_id=8))
@@ -149,7 +151,7 @@ def test_a_directory_carries_its_tokenizer_and_the_ids(tmp_path: Path) -> None:
     assert transformers.GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id == [2, 3]
 
 
-def test_dtype_is_kept_or_cast(tmp_path: Path) -> None:
+def test_the_dtype_is_preserved_or_cast(tmp_path: Path) -> None:
     model = random_model(ModelConfig(**LLAMA))
     half = Model(model.config, {name: value.astype(jnp.bfloat16) for name, value in model.params.items()})
     save_model(tmp_path / "half", half)
@@ -158,7 +160,7 @@ def test_dtype_is_kept_or_cast(tmp_path: Path) -> None:
     assert load_model(tmp_path / "half", dtype="float32").model.params["lm_head.weight"].dtype == jnp.float32
 
 
-def test_a_failing_save_leaves_the_old_model_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_save_leaves_only_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = random_model(ModelConfig(**LLAMA)), random_model(ModelConfig(**SIZES))
     save_model(tmp_path / "model", old)
 
@@ -173,7 +175,7 @@ def test_a_failing_save_leaves_the_old_model_and_no_litter(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("swap", [True, False], ids=["in one step", "by two renames"])
-def test_an_older_model_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool) -> None:
+def test_an_older_model_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool) -> None:
     if not swap:
         monkeypatch.setattr("llm_jax.atomic._exchange", lambda a, b: False)
     old, new = random_model(ModelConfig(**LLAMA)), random_model(ModelConfig(**SIZES))
@@ -184,7 +186,7 @@ def test_an_older_model_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_what_is_not_a_model_is_not_replaced(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_model_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="not a model directory"):
         save_model(tmp_path, random_model(ModelConfig(**SIZES)))
@@ -251,7 +253,7 @@ def test_a_broken_config_is_refused(tmp_path: Path, content: str) -> None:
         load_model(tmp_path / "model")
 
 
-def test_an_entry_that_our_own_config_does_not_know_names_the_nearest(tmp_path: Path) -> None:
+def test_the_error_about_an_unknown_entry_names_the_nearest(tmp_path: Path) -> None:
     save_model(tmp_path / "model", random_model(ModelConfig(**SIZES)))
     config = tmp_path / "model/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"hiden_size": 4}))
@@ -259,7 +261,7 @@ def test_an_entry_that_our_own_config_does_not_know_names_the_nearest(tmp_path: 
         load_model(tmp_path / "model")
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no model"):

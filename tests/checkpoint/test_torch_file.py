@@ -1,4 +1,4 @@
-"""Torch files are read without torch, exactly, and nothing in them is ever executed."""
+"""Torch files are read without torch, bit for bit, and nothing in them is executed."""
 
 import os
 import random
@@ -31,7 +31,7 @@ UNUSUAL = {
 }
 
 
-def test_every_layout_and_dtype_comes_out_as_torch_sees_it(tmp_path: Path) -> None:
+def test_every_memory_layout_and_dtype_is_read_as_by_torch(tmp_path: Path) -> None:
     torch.save(UNUSUAL | {"bfloat16": BASE.bfloat16() / 3}, tmp_path / "x.pt")
     read = read_torch_file(tmp_path / "x.pt")
     for name, tensor in UNUSUAL.items():
@@ -43,10 +43,10 @@ def test_every_layout_and_dtype_comes_out_as_torch_sees_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module._orig_mod."])
-@pytest.mark.parametrize("shell", [None, "model_state_dict", "model_state"])
-def test_shells_and_prefixes_fall_away(tmp_path: Path, prefix: str, shell: str | None) -> None:
+@pytest.mark.parametrize("key", [None, "model_state_dict", "model_state"])
+def test_nested_state_dicts_are_unwrapped_and_prefixes_stripped(tmp_path: Path, prefix: str, key: str | None) -> None:
     state = {f"{prefix}block.module.weight": BASE}
-    torch.save(state if shell is None else {shell: state, "epoch": 3, "lr": [0.1]}, tmp_path / "x.pt")
+    torch.save(state if key is None else {key: state, "epoch": 3, "lr": [0.1]}, tmp_path / "x.pt")
     assert list(read_torch_file(tmp_path / "x.pt")) == ["block.module.weight"]
 
 
@@ -76,11 +76,11 @@ class _Runs:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("shell", [False, True])
-def test_code_is_refused_by_name_and_not_executed(tmp_path: Path, shell: bool) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_code_is_refused_by_name_and_not_executed(tmp_path: Path, nested: bool) -> None:
     trap = tmp_path / "executed"
     content = {"weight": BASE, "evil": _Runs(trap)}
-    torch.save({"model_state_dict": content} if shell else content, tmp_path / "x.pt")
+    torch.save({"model_state_dict": content} if nested else content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"asks to run (posix|nt)\.mkdir.*nothing was executed"):
         read_torch_file(tmp_path / "x.pt")
     assert not trap.exists()
@@ -97,13 +97,13 @@ def test_code_is_refused_by_name_and_not_executed(tmp_path: Path, shell: bool) -
         (torch.nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear"),
     ],
 )
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object, complaint: str) -> None:
+def test_other_content_than_a_state_dict_is_refused(tmp_path: Path, content: object, complaint: str) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=complaint):
         read_torch_file(tmp_path / "x.pt")
 
 
-def test_the_format_before_torch_1_6_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_about_the_format_before_torch_1_6_says_what_to_do(tmp_path: Path) -> None:
     torch.save({"a": BASE}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="saved again with a later torch"):
         read_torch_file(tmp_path / "x.pt")
@@ -136,7 +136,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path, sha
     torch.save({"a": torch.zeros(3, 5)}, tmp_path / "x.pt")
     with zipfile.ZipFile(tmp_path / "x.pt") as good, zipfile.ZipFile(tmp_path / "y.pt", "w") as forged:
         for name in good.namelist():
-            content = good.read(name)  # the shape (3, 5) stands in the pickle as K3 K5 TUPLE2
+            content = good.read(name)  # the shape (3, 5) is in the pickle as K3 K5 TUPLE2
             forged.writestr(name, content.replace(b"K\x03K\x05\x86", shape) if name.endswith(".pkl") else content)
     with pytest.raises(CheckpointError, match=r"beyond its storage|strides"):
         read_torch_file(tmp_path / "y.pt")

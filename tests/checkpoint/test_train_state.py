@@ -22,7 +22,7 @@ def state(scale: float = 1.0) -> dict[str, Any]:
     return {"params": params, "optimizer": optax.adamw(1e-3).init(params), "nothing": None, "key": key}
 
 
-def test_what_was_saved_is_restored_with_its_structure(tmp_path: Path) -> None:
+def test_a_saved_tree_is_restored_with_its_structure(tmp_path: Path) -> None:
     saved, metadata = state(), {"progress": {"step": 7, "losses": [1.5, None]}}
     TrainCheckpointer(tmp_path / "run/state", 2).save(7, saved, metadata)
     fresh = TrainCheckpointer(tmp_path / "run/state", 2)  # as another process would open it
@@ -36,7 +36,7 @@ def test_what_was_saved_is_restored_with_its_structure(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_last_n_steps_are_kept_and_a_saved_step_stays(tmp_path: Path) -> None:
+def test_the_last_n_steps_are_retained_and_a_saved_step_is_not_overwritten(tmp_path: Path) -> None:
     checkpointer = TrainCheckpointer(tmp_path, 2)
     assert checkpointer.latest_step() is None
     for step in (1, 2, 3):

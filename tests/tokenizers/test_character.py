@@ -75,9 +75,9 @@ def test_unknown_characters_stay_errors_after_loading(tmp_path):
 
 
 def test_still_a_character_tokenizer_when_transformers_saved_it(tmp_path):
-    CharacterTokenizer(["abc"]).save_pretrained(tmp_path / "ours")
-    AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
-    assert isinstance(load_tokenizer(tmp_path / "theirs"), CharacterTokenizer)
+    CharacterTokenizer(["abc"]).save_pretrained(tmp_path / "saved")
+    AutoTokenizer.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    assert isinstance(load_tokenizer(tmp_path / "again"), CharacterTokenizer)
 
 
 def test_another_word_level_tokenizer_is_not_a_character_tokenizer(tmp_path):

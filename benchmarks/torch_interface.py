@@ -1,7 +1,7 @@
-"""What the torch face costs: DecoderModel beside the same computation called from JAX, on weights of GPT-2's smallest.
+"""Overhead of the PyTorch interface: DecoderModel and the same computation called from JAX, in the size of GPT-2 small.
 
-Prints a table. Zero copy means that the views cost the same few microseconds whatever the weights weigh, and that a
-call leaves no second copy of them in memory.
+Prints a table. Zero copy means that the time of the views does not depend on the size of the weights, and that a call
+allocates no second copy of them.
 """
 
 import time
