@@ -51,3 +51,19 @@ text = generate(loaded.model, loaded.tokenizer, "Once upon a time", max_new_toke
 assert text.startswith("Once upon a time") and len(text) > len("Once upon a time"), text
 """,
     )
+
+
+def test_a_configuration_mistake_is_reported_before_jax_is_imported() -> None:
+    run_without(
+        {"jax", "torch"},
+        """
+from llm_jax.errors import ConfigError
+from llm_jax.training import Setting, load_train_config
+try:
+    load_train_config(environ={}, overrides=[Setting.parse("training.epohcs=3", "--set")])
+except ConfigError as error:
+    assert "training.epochs" in str(error), error
+else:
+    raise AssertionError("accepted")
+""",
+    )

@@ -61,7 +61,7 @@ def param_shapes(config: ModelConfig, dtype: jnp.dtype | str = jnp.float32) -> d
 
 
 def merge(config: ModelConfig, params: Params) -> Decoder:
-    """The Flax module over these parameters. Call it inside jit. What needs one that is not there fails."""
+    """The Flax module over these parameters. Call it inside jit. Using a parameter that `params` lacks fails."""
     graph, state = _skeleton(config)
     filled = [(path, value.replace(params.get(_name(path)))) for path, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))

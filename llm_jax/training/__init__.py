@@ -1,5 +1,8 @@
 """Losses, optimiser, one jitted step, the loop around it, and the sinks of its metrics."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from llm_jax.training.config import (
     SECTIONS,
     CheckpointConfig,
@@ -14,10 +17,26 @@ from llm_jax.training.config import (
     load_train_config,
     write_config,
 )
-from llm_jax.training.optimizer import adamw
-from llm_jax.training.run import TrainingResult, train
-from llm_jax.training.step import Loss, LossSums, TrainState, initial_state, make_train_step
-from llm_jax.training.tasks import Task, next_token_loss
+
+if TYPE_CHECKING:
+    from llm_jax.training.optimizer import adamw
+    from llm_jax.training.run import TrainingResult, train
+    from llm_jax.training.step import Loss, LossSums, TrainState, initial_state, make_train_step
+    from llm_jax.training.tasks import Task, next_token_loss
+
+# Imported when they are asked for: a mistake in a configuration is to be reported before jax is imported.
+_LATE = {
+    "adamw": "optimizer",
+    "TrainingResult": "run",
+    "train": "run",
+    "Loss": "step",
+    "LossSums": "step",
+    "TrainState": "step",
+    "initial_state": "step",
+    "make_train_step": "step",
+    "Task": "tasks",
+    "next_token_loss": "tasks",
+}
 
 __all__ = [
     "SECTIONS",
@@ -43,3 +62,9 @@ __all__ = [
     "train",
     "write_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

@@ -60,13 +60,14 @@ class Workplace:
         BPETokenizer.train([corpus], vocab_size=300).save_pretrained(folder / "local-tokenizer")
         (folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")  # an HTTP error is a failure
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "VIRTUAL_ENV"))}
-        self._environment = inherited | SMALL | {
+        own = {
             "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),
             "CURL_HOME": str(folder),
             "HF_HUB_OFFLINE": "1",
             "LLM_SERVING_PORT": str(self.port),
             "MAKEFLAGS": "n",
-        }  # fmt: skip
+        }
+        self._environment = inherited | SMALL | own
 
     def __enter__(self) -> "Workplace":
         return self
@@ -126,7 +127,7 @@ class Workplace:
 
 
 def free_port(wish: int = 0) -> int:
-    """The wished port if nobody has it, another one otherwise."""
+    """The wished port if it is free, another one otherwise."""
     for port in (wish, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

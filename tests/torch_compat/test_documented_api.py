@@ -67,9 +67,8 @@ def test_generation_is_the_cores_own(model_and_tokenizer: tuple[DecoderModel, Si
     assert text.startswith("Hello")
     assert len(text) > 5
     assert text == inference.generate(model.as_jax(), tokenizer, "Hello", repetition_penalty=1.1, **settings)
-    assert "Hello" + "".join(
-        stream_generate(model, tokenizer, "Hello", repetition_penalty=1.1, **settings)
-    ) == text  # fmt: skip
+    pieces = stream_generate(model, tokenizer, "Hello", repetition_penalty=1.1, **settings)
+    assert "Hello" + "".join(pieces) == text
     assert batch_generate(model, tokenizer, ["Hello"], repetition_penalty=1.1, **settings) == [text]
     assert batch_generate(model, tokenizer, [], 3) == []
 
