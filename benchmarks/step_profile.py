@@ -27,6 +27,7 @@ PART_OF_SOURCE = {
     ("kernels/cache_format.py", ""): "attention",
     ("model/cache.py", ""): "attention",
     ("inference/engine/sampling.py", ""): "sampling",
+    ("inference/engine/sampling_state.py", ""): "sampling",
 }
 CONTAINERS = {"call", "conditional", "while"}  # their operations are traced as well
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (?:\(.*?\)|\S+) ([\w-]+)\(.*?(?:stack_frame_id=(\d+)|$)", re.M)

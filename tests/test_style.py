@@ -24,8 +24,8 @@ AXES = re.compile(r"^_?[a-z][a-z0-9_]*_([A-Zkh0-9]*[A-Z][A-Zkh0-9]*)$")  # the s
 
 # Words of an earlier, private vocabulary, in the sense that they had there.
 PRIVATE = re.compile(
-    r"\b(Share(?! of)|Feed|Asked|Flights?|Reach|Kind|Ours|Apart|Absent|[Cc]ontenders?|[Hh]iccups?|[Tt]ickets?|[Ss]eat(s|ed)?|"
-    r"[Kk]ept|rehearsals?|close_ranks|close ranks)\b"
+    r"\b(Share(?! of)|Feed|Asked|Flights?|Reach|Kind|Ours|Apart|Absent|[Cc]ontenders?|[Hh]iccups?|[Tt]ickets?|"
+    r"[Ss]eat(s|ed)?|[Kk]ept|rehearsals?|close_ranks|close ranks)\b"
     r"|\bPATIENCE\b|\b(land|send)s? (a|the) (flight|step)"
     r"|\broom(s)? (for|of|left|beside)\b|\bhas no room\b"
     r"|\b(live|held)_[A-Z]|\.(held|room)\b"
