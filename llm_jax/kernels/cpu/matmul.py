@@ -63,7 +63,7 @@ def matmul(
         absent() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
         absent() if residual_MO is None else residual_MO,
         level=np.int64(packed.level),
-        kind=np.int64(WEIGHT_DTYPES.index(packed.dtype)),
+        dtype=np.int64(WEIGHT_DTYPES.index(packed.dtype)),
         activation=np.int64(list(ACTIVATIONS).index(activation)),
         norm=np.int64(0 if norm is None else 2 if norm.centred else 1),
         gated=packed.gated,

@@ -148,7 +148,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_product, llm::product,
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<int64_t>("level")
-                                  .Attr<int64_t>("kind")
+                                  .Attr<int64_t>("dtype")
                                   .Attr<int64_t>("activation")
                                   .Attr<int64_t>("norm")
                                   .Attr<bool>("gated")
