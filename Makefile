@@ -44,7 +44,7 @@ lint: install  ## ruff, mypy, and the layers of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache  # its cache remembers modules that were renamed
 
 .PHONY: format
 format: install  ## sort imports and format with ruff
@@ -73,5 +73,5 @@ compose-down:  ## stop the containers
 
 .PHONY: clean
 clean:  ## remove .venv and every cache, but no trained model
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
