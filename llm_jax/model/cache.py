@@ -66,8 +66,8 @@ class KVCache:
     Build one with `init_cache` (inside or outside jit) or `allocate_cache`; read and change it through its methods.
 
     Attributes:
-        keys, values: L arrays [B, K, S, H], encoded as llm_jax/kernels/cache_format.py says. A list,
-            not one stacked array, so that XLA updates each in place. S is smaller where a layer's window needs less.
+        keys, values: L arrays [B, K, S, H], encoded as llm_jax/kernels/cache_format.py says. A list, not one stacked
+            array, so that XLA updates each in place. S is smaller where a layer's window needs less.
         length_B: int32, tokens cached in each slot; the next one is written at that index.
         level: static, which kernels read and write it.
         sharding: static, of keys and values on a mesh of several devices; None on one device.

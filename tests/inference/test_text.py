@@ -156,7 +156,7 @@ def test_what_cannot_be_generated_is_an_error_that_says_why(
 
 
 def test_without_truncation_a_long_prompt_is_refused(letters_model: Model) -> None:
-    with pytest.raises(ContextLengthExceeded, match="91 tokens and 6 more"):
+    with pytest.raises(ContextLengthExceeded, match="91 tokens and max_new_tokens is 6"):
         prepare_request(letters_model.config, LETTERS, "a" * 91, SamplingParams(max_new_tokens=6), truncate=False)
 
 

@@ -117,7 +117,7 @@ class Request:
         if length + new > max_len:
             raise ContextLengthExceeded(
                 f"The prompt has {length} tokens and max_new_tokens is {new}; together they must fit the context of "
-                f"{max_len}, and {length} tokens and {new} more do not. Shorten it or ask for fewer.",
+                f"{max_len}. Shorten it or ask for fewer.",
                 "prompt",
             )
         if not length:
