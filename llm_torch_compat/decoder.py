@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llm_jax.checkpoint import decoder_kwargs_to_config, decoder_model_buffers
 from llm_jax.config import ModelConfig
 from llm_jax.hub import from_pretrained, save_pretrained
-from llm_jax.model import SharedModel
+from llm_jax.model import MutableModel
 from llm_jax.tokenizers import Tokenizer
 from llm_torch_compat.autograd import DecoderInputs, run
 from llm_torch_compat.inputs import KeyValues, allowed, cache_capacity, check_ids, pad_to_capacity
@@ -174,9 +174,9 @@ class DecoderModel(nn.Module):
     def _table(self) -> Tensor:
         return self.embedding_layer.token_embeddings.weight
 
-    def as_jax(self) -> SharedModel:
+    def as_jax(self) -> MutableModel:
         """The same model for `llm_jax`, over the same memory: a later change of a weight shows in it."""
-        return SharedModel(self._config, self._views.of(own_parameters(self, self._shapes)))
+        return MutableModel(self._config, self._views.of(own_parameters(self, self._shapes)))
 
     @torch.compiler.disable  # torch.compile has nothing left to compile here
     def forward(

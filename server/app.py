@@ -1,4 +1,4 @@
-"""The application: its routes and its layers, as two lists."""
+"""The application: its routes and its middleware, as two lists."""
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,6 +26,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
     app_metrics = Metrics(
         lifecycle.registry, model_name=settings.served_model_name, vllm_names=settings.metrics_prefix_vllm
     )
+    lifecycle.observers.append(app_metrics)
     app = Starlette(
         routes=[
             Route("/generate", generate, methods=["POST"]),
@@ -42,7 +43,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
             Middleware(RequestContext, metrics=app_metrics),
             *_cors(settings),
             Middleware(Authentication, keys=settings.api_keys, open_paths=_open_paths(settings)),
-            Middleware(Availability, lifecycle=lifecycle, observer=app_metrics, open_paths=ALWAYS_ANSWERED),
+            Middleware(Availability, lifecycle=lifecycle, open_paths=ALWAYS_ANSWERED),
             Middleware(BodyLimit, limit=settings.max_body_bytes),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

@@ -50,7 +50,7 @@ class ChoiceStream:
             observer.on_admitted(self.stats)
 
     def receive(self, event: TokenEvent) -> TextPiece:
-        """The text that this token makes certain."""
+        """The text that can be sent after this token."""
         previous, now = self.stats.last_token, time.perf_counter()
         self.stats.last_token = now
         self.stats.generated_tokens += 1
@@ -73,7 +73,7 @@ class ChoiceStream:
 class Generation:
     """The choices of one HTTP request. Iterates over (index of the choice, piece of its text).
 
-    Use it as a context manager: leaving it, for whatever reason, takes what still runs off the engine.
+    Use it as a context manager: leaving it, for whatever reason, cancels what still runs.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Generation:
             self._end(index, is_done=event.finish is not None)
 
     def _end(self, index: int, *, is_done: bool = False) -> None:
-        """Takes a choice off the engine, which has freed its slot itself where `is_done`."""
+        """Ends a choice; cancels its request unless `is_done`, when the engine has freed the slot itself."""
         request_id = self._running.pop(index)
         if not is_done:
             self._engine.cancel(request_id)

@@ -22,11 +22,18 @@ REFUSALS = {
 
 
 class Lifecycle:
-    """Which phase the server is in, and the models that it has loaded. Used on the event loop alone."""
+    """Which phase the server is in, the models that it has loaded, and who observes their requests.
+
+    Used on the event loop alone.
+
+    Attributes:
+        observers: notified of the events of every request; append to it before models are loaded.
+    """
 
     def __init__(self) -> None:
         self.phase: Literal["loading", "ready", "draining"] = "loading"
         self.registry = Registry()
+        self.observers: list[Observer] = []
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,10 +91,9 @@ def registry_of(request: Request) -> Registry:
 class Availability:
     """Answers 503 to everything but `open_paths` unless the server is ready, and counts what is in flight."""
 
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, observer: Observer, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, open_paths: frozenset[str]) -> None:
         self.app = app
         self.lifecycle = lifecycle
-        self.observer = observer
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +101,8 @@ class Availability:
         if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
         elif refusal:
-            self.observer.on_rejected(self.lifecycle.phase)
+            for observer in self.lifecycle.observers:
+                observer.on_rejected(self.lifecycle.phase)
             await refusal.response()(scope, receive, send)
         else:
             with self.lifecycle.request():

@@ -1,4 +1,4 @@
-"""The server as a process: it listens at once, loads behind the open port, drains at a signal."""
+"""The server as a process: it listens at once, loads the model meanwhile, drains at a signal."""
 
 import asyncio
 import os
@@ -64,7 +64,6 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.failure: BaseException | None = None
-        self._app = app
         self._settings = settings
         self._lifecycle = lifecycle
         self._url = _url(listener)
@@ -98,7 +97,7 @@ class Server(uvicorn.Server):
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
-            model = load_served_model(self._settings, observers=[self._app.state.metrics])
+            model = load_served_model(self._settings, observers=self._lifecycle.observers)
         except BaseException as error:
             self.failure = error
             self.should_exit = True

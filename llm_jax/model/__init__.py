@@ -4,7 +4,7 @@ from llm_jax.kernels import ChunkLayout
 from llm_jax.model.cache import KVCache, dense_arrays, dense_cache, init_cache
 from llm_jax.model.layers import INIT_STD, residual_std
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
-from llm_jax.model.packing import SharedModel, cast_model, kernel_level, pack_model
+from llm_jax.model.packing import MutableModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
 from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
 from llm_jax.parallel import tensor_parallel_mesh
@@ -14,8 +14,8 @@ __all__ = [
     "ChunkLayout",
     "KVCache",
     "Model",
+    "MutableModel",
     "Params",
-    "SharedModel",
     "allocate_cache",
     "cache_devices",
     "cast_model",

@@ -15,10 +15,10 @@ from llm_jax.kernels import WEIGHT_DTYPES, Level, PackedMatrix, WeightDtype, pac
 from llm_jax.model.model import Model
 from llm_jax.model.sharding import shard_params
 
-TABLE = "embedding_layer.token_embeddings.weight"
+EMBEDDING = "embedding_layer.token_embeddings.weight"
 
 
-class SharedModel(Model):
+class MutableModel(Model):
     """A model over memory that its owner changes in place: equal arrays need not have equal weights."""
 
 
@@ -38,22 +38,22 @@ def cast_model(model: Model, dtype: WeightDtype, *, mesh: Mesh | None = None) ->
     """The model as inference wants it, and the dtype to compute in.
 
     The last outcome is stored as long as the model lives, so that a second call with the same weights costs nothing. A
-    SharedModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
+    MutableModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
 
-    Vectors (norms, biases) are float32, they weigh nothing. What else stays plain, the embedding table and experts,
-    is bfloat16 unless `dtype` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
+    Vectors (norms, biases) are float32, their size is negligible. What else is not packed, the embedding table and
+    experts, is bfloat16 unless `dtype` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
     only the weights are rounded; with experts, which XLA multiplies, and on a GPU bfloat16 is what is fast.
 
     Args:
         dtype: of the weights.
-        mesh: spread it over these devices. Then only int8 is packed, since what XLA is to cut must be plain to it.
+        mesh: spread it over these devices. Then only int8 is packed: XLA shards plain matrices alone.
 
     Raises:
         ConfigError: `dtype` is none of WEIGHT_DTYPES.
     """
     if dtype not in WEIGHT_DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(WEIGHT_DTYPES)}.")
-    if isinstance(model, SharedModel):
+    if isinstance(model, MutableModel):
         return _cast_anew(model, dtype, mesh)
     sources, key = tuple(model.params.values()), id(model)
     known = _casts.get(key)
@@ -111,7 +111,7 @@ def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) 
     config = model.config
     if config.tie_embeddings:
         config = replace(config, tie_embeddings=False, lm_head_bias=False)
-        params["lm_head.weight"] = params[TABLE]
+        params["lm_head.weight"] = params[EMBEDDING]
     names = ["lm_head.weight"]
     for i in range(config.num_layers):
         block = f"transformer_blocks.{i}."

@@ -1,6 +1,6 @@
 """The logical axes of parameters and of the KV cache, and their sharding on a mesh.
 
-Column-parallel maps (q, k, v; the first of the feed-forward) are cut along their outputs and row-parallel ones
+Column-parallel maps (q, k, v; the first of the feed-forward) are sharded along their outputs and row-parallel ones
 along their inputs, so that a layer needs one sum over devices after attention and one after the feed-forward
 (Megatron-LM, arXiv:1909.08053). XLA inserts the sums.
 """
@@ -20,7 +20,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.kernels import Level
 from llm_jax.model.cache import KVCache, init_cache
 
-# Logical axes of the parameters; those that no pattern names are whole on every device.
+# Logical axes of the parameters; those that no pattern names are replicated.
 PARAM_AXES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
     (re.compile(pattern), axes)
     for pattern, axes in (
@@ -42,7 +42,7 @@ CACHE_AXES = (None, "heads", None, None)  # of keys and values [B, K, S, H]
 
 
 def param_sharding(config: ModelConfig, name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """The sharding of a parameter. No head is cut; what does not divide evenly is whole on every device."""
+    """The sharding of a parameter. No head is split; what does not divide evenly is replicated."""
     axes = next((axes for pattern, axes in PARAM_AXES if pattern.search(name)), ())
     heads = config.num_heads + (2 * config.kv_heads if "qkv_proj" in name else 0)
     counts = [heads if axis == "heads" else size for axis, size in zip(axes, shape, strict=False)]
@@ -50,17 +50,17 @@ def param_sharding(config: ModelConfig, name: str, shape: Sequence[int], mesh: M
 
 
 def shard_params(config: ModelConfig, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """The same parameters, spread over the mesh. Of a matrix that is packed for XLA, the scales go with their rows."""
+    """The same parameters, sharded over the mesh. Of a matrix that is packed for XLA, the scales go with their rows."""
 
-    def spread(name: str, value: Any) -> Any:
+    def shard(name: str, value: Any) -> Any:
         spec = param_sharding(config, name, value.shape, mesh).spec
         return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim]))), value)
 
-    return {name: spread(name, value) for name, value in params.items()}
+    return {name: shard(name, value) for name, value in params.items()}
 
 
 def cache_sharding(config: ModelConfig, mesh: Mesh) -> NamedSharding:
-    """Caches are cut along their heads, where these divide evenly."""
+    """Caches are sharded along their heads, where these divide evenly."""
     return parallel.sharding(mesh, CACHE_AXES, (1, config.kv_heads, 1, 1))
 
 
@@ -82,8 +82,8 @@ def allocate_cache(
     """An empty cache (see `init_cache`), sharded from the start: no device may have memory for it all. Not in jit."""
     if mesh is None:
         return init_cache(config, slots, max_len, dtype, chunk=chunk, level=level)
-    cut: Any = cache_sharding(config, mesh)
-    whole: Any = parallel.replicated(mesh)
-    make = partial(init_cache, config, slots, max_len, dtype, chunk=chunk, level=level, sharding=cut)
-    shardings = replace(jax.eval_shape(make), keys=cut, values=cut, length_B=whole)
+    sharding: Any = cache_sharding(config, mesh)
+    replicated: Any = parallel.replicated(mesh)
+    make = partial(init_cache, config, slots, max_len, dtype, chunk=chunk, level=level, sharding=sharding)
+    shardings = replace(jax.eval_shape(make), keys=sharding, values=sharding, length_B=replicated)
     return jax.jit(make, out_shardings=shardings)()

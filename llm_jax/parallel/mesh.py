@@ -7,7 +7,7 @@ from jax.sharding import AxisType, Mesh
 
 from llm_jax.errors import ConfigError
 
-AXES = ("data", "fsdp", "model")  # batches are cut on the first two, parameters on the last two
+AXES = ("data", "fsdp", "model")  # batches are sharded on the first two, parameters on the last two
 
 
 def make_mesh(*, data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:

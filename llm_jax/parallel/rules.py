@@ -1,7 +1,7 @@
-"""Which mesh axis a dimension is cut on: rules from logical axis names to mesh axes.
+"""Which mesh axis a dimension is sharded on: rules from logical axis names to mesh axes.
 
-Arrays name their dimensions by what they count ("heads", "embed" …); only this table knows which of them are cut. A
-dimension that the mesh axis does not divide is whole on every device.
+Arrays name their dimensions by what they count ("heads", "embed" …); only this table knows which of them are sharded.
+A dimension that the mesh axis does not divide is replicated.
 """
 
 import math
@@ -25,20 +25,20 @@ def sharding(mesh: Mesh, axes: Sequence[str | None], counts: Sequence[int]) -> N
     """The sharding of an array.
 
     Args:
-        axes: the logical name of each dimension; None for one that is never cut.
-        counts: how many units each dimension has that must not be cut themselves, such as heads.
+        axes: the logical name of each dimension; None for one that is never sharded.
+        counts: how many units each dimension has that must not be split, such as heads.
     """
 
-    def cut(axis: str | None, count: int) -> tuple[str, ...] | None:
+    def mesh_axes_of(axis: str | None, count: int) -> tuple[str, ...] | None:
         mesh_axes = tuple(name for name in RULES[axis] if mesh.shape[name] > 1) if axis else ()
         parts = math.prod(mesh.shape[name] for name in mesh_axes)
         return mesh_axes if mesh_axes and count % parts == 0 else None
 
-    return NamedSharding(mesh, PartitionSpec(*map(cut, axes, counts)))
+    return NamedSharding(mesh, PartitionSpec(*map(mesh_axes_of, axes, counts)))
 
 
 def parts(placed: NamedSharding) -> int:
-    """Into how many parts an array is cut."""
+    """How many shards an array has."""
     names = [name for axes in placed.spec if axes for name in ((axes,) if isinstance(axes, str) else axes)]
     return math.prod(placed.mesh.shape[name] for name in names)
 

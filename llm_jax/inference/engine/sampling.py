@@ -47,7 +47,7 @@ def sample(
 ) -> SampledTokens:
     """Samples one token per slot; those of inactive slots are arbitrary.
 
-    What no active slot asks for is not computed: an all-greedy batch pays for no filter and no noise.
+    What no active slot asks for is not computed: an all-greedy batch computes no filter and no noise.
 
     Args:
         logits_BV: float32.
@@ -158,9 +158,9 @@ def _draw_among_all(logits_BV: Array, state: SamplingState, left_B: Array) -> Ar
 
 
 def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
-    """The shortest run of tokens, best logit first and equal logits by id, whose weights reach the target.
+    """The smallest set of most likely tokens, best logit first and equal logits by id, whose weights reach the target.
 
-    With weights of one and target k this is top-k; with probabilities and p, top-p. The end of the run is found bit
+    With weights of one and target k this is top-k; with probabilities and p, top-p. The end of the set is found bit
     by bit: first its least logit (32 passes over the bits of an order-preserving integer), then the last id among
     those that equal it.
 
@@ -169,12 +169,12 @@ def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
     """
     order_BV = _ordered_bits(logits_BV)
 
-    def heavy_enough(keep_BV: Array) -> Array:
+    def reaches_target(keep_BV: Array) -> Array:
         return jnp.where(keep_BV, weight_BV, 0).sum(-1) >= target_B
 
     def value_bit(i: Array, least_B: Array) -> Array:
         trial_B = least_B | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-        return jnp.where(heavy_enough(order_BV >= trial_B[:, None]), trial_B, least_B)
+        return jnp.where(reaches_target(order_BV >= trial_B[:, None]), trial_B, least_B)
 
     least_B = jax.lax.fori_loop(0, 32, value_bit, jnp.zeros(logits_BV.shape[0], jnp.uint32))
     above_BV, equal_BV = order_BV > least_B[:, None], order_BV == least_B[:, None]
@@ -186,7 +186,7 @@ def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
     def id_bit(i: Array, below_B: Array) -> Array:
         # The largest bound such that the ids below it do not suffice; the id at the bound is then the last one.
         trial_B = below_B | (jnp.int32(1) << (bits - 1 - i))
-        return jnp.where(heavy_enough(above_BV | (equal_BV & (id_V < trial_B[:, None]))), below_B, trial_B)
+        return jnp.where(reaches_target(above_BV | (equal_BV & (id_V < trial_B[:, None]))), below_B, trial_B)
 
     last_B = jax.lax.fori_loop(0, bits, id_bit, jnp.zeros(logits_BV.shape[0], jnp.int32))
     return above_BV | (equal_BV & (id_V <= last_B[:, None]))

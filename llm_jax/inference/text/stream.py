@@ -90,7 +90,7 @@ class TextStream:
         self.token_count = 0
 
     def push(self, event: TokenEvent) -> TextPiece:
-        """The text that this token makes certain. After a piece with a finish_reason, push no more."""
+        """The text that can be emitted after this token. After a piece with a finish_reason, push no more."""
         self.token_count += 1
         self._tokens.append(event)
         if event.finish != "stop":

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
-from llm_jax.kernels.cpu.native import ATTENTION, absent, load
+from llm_jax.kernels.cpu.native import ATTENTION, load, placeholder
 from llm_jax.kernels.level import Level
 
 HEAD_STEP, LARGEST_HEAD = 16, 512  # head sizes of the native kernel: multiples, up to
@@ -35,7 +35,7 @@ def cached_attention(
         ),
         input_output_aliases={1: 1, 2: 2},
     )
-    cosine, sine = (absent(), absent()) if rotary is None else rotary
+    cosine, sine = (placeholder(), placeholder()) if rotary is None else rotary
     out_BTNH, keys_BKSH, values_BKSH = call(
         qkv_BTJH,
         keys_BKSH,
@@ -44,7 +44,7 @@ def cached_attention(
         jnp.asarray(layout.cached_R, jnp.int32),
         jnp.asarray(layout.new_R, jnp.int32),
         np.int32(0) if layout.first_slot is None else layout.first_slot,
-        absent() if settings.slopes_N is None else settings.slopes_N.astype(np.float32),
+        placeholder() if settings.slopes_N is None else settings.slopes_N.astype(np.float32),
         cosine,
         sine,
         level=np.int64(level),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from llm_jax.kernels.cpu.native import PACK, PRODUCT, absent, load
+from llm_jax.kernels.cpu.native import PACK, PRODUCT, load, placeholder
 from llm_jax.kernels.level import Level
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix
 from llm_jax.kernels.xla.functions import ACTIVATIONS, Norm
@@ -24,7 +24,7 @@ def pack_tiles(weight_OI: Array, gate_OI: Array | None = None) -> Array:
     load()
     shape = (len(matrices) * -(-O // TILE), -(-I // (TILE * word)), TILE, TILE, word)
     call = jax.ffi.ffi_call(PACK, jax.ShapeDtypeStruct(shape, weight_OI.dtype))
-    tiles: Array = call(matrices[0], absent(weight_OI.dtype) if gate_OI is None else matrices[1])
+    tiles: Array = call(matrices[0], placeholder(weight_OI.dtype) if gate_OI is None else matrices[1])
     return tiles
 
 
@@ -56,12 +56,12 @@ def matmul(
     y_MO, _ = call(
         x_MI,
         packed.tiles,
-        absent() if packed.scale is None else packed.scale,
-        absent(np.int32) if packed.column_sum is None else packed.column_sum,
-        absent() if bias is None else bias,
-        absent() if norm is None else norm.weight.astype(jnp.float32),
-        absent() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
-        absent() if residual_MO is None else residual_MO,
+        placeholder() if packed.scale is None else packed.scale,
+        placeholder(np.int32) if packed.column_sum is None else packed.column_sum,
+        placeholder() if bias is None else bias,
+        placeholder() if norm is None else norm.weight.astype(jnp.float32),
+        placeholder() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
+        placeholder() if residual_MO is None else residual_MO,
         level=np.int64(packed.level),
         dtype=np.int64(WEIGHT_DTYPES.index(packed.dtype)),
         activation=np.int64(list(ACTIVATIONS).index(activation)),

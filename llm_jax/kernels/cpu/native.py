@@ -12,7 +12,7 @@ from llm_jax.kernels.cpu.library import find
 from llm_jax.kernels.level import Level
 
 PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
-PUT, TAKE = "llm_put", "llm_take"
+READ_BLOCK, WRITE_BLOCK = "llm_read_block", "llm_write_block"
 HUGE_PAGES_FROM = 4 << 20  # bytes: two pages of 2 MB, fewer gain nothing
 
 
@@ -25,14 +25,14 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     library.llm_level.restype = ctypes.c_int64
     library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    for name in (PACK, PRODUCT, ATTENTION, PUT, TAKE):
+    for name in (PACK, PRODUCT, ATTENTION, READ_BLOCK, WRITE_BLOCK):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
 @lru_cache(maxsize=1)
 def best_level() -> Level:
-    """The highest level that runs here; LLM_JAX_KERNELS=xla|avx2|avx512|amx lowers it.
+    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS=xla|avx2|avx512|amx lowers it.
 
     Raises:
         ValueError: LLM_JAX_KERNELS names no level.
@@ -65,6 +65,6 @@ def use_huge_pages(array: Array) -> None:
             library.llm_huge_pages(piece.unsafe_buffer_pointer(), piece.nbytes)
 
 
-def absent(dtype: np.dtype | type = np.float32) -> np.ndarray:
+def placeholder(dtype: np.dtype | type = np.float32) -> np.ndarray:
     """Empty placeholder for an optional FFI operand."""
     return np.zeros(0, dtype)

@@ -1,4 +1,4 @@
-"""Attention in plain JAX: with or without a cache, on any device, differentiable. The oracle of the native kernel."""
+"""Attention in plain JAX: with or without a cache, on any device, differentiable; the native kernel's reference."""
 
 from functools import reduce
 

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-ActivationName = Literal["none", "silu", "gelu_tanh", "gelu", "relu", "relu2", "tanh", "sigmoid"]
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of enum Activation in cpu/src/kernels.h
+from llm_jax.config import ActivationKind
+
+ActivationName = ActivationKind | Literal["none"]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of the enum in cpu/src/activations.h
     "none": lambda x: x,
     "silu": jax.nn.silu,
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
@@ -47,7 +49,7 @@ def normalise(x: Array, norm: Norm) -> Array:
 
 
 def rotate(x_BTJH: Array, cosine_BTh: Array, sine_BTh: Array) -> Array:
-    """Rotary position embedding (RoFormer, arXiv:2104.09864): each head turned by its token's angles.
+    """Rotary position embedding (RoFormer, arXiv:2104.09864): each head rotated by its token's angles.
 
     Pairs are (i, i + h), the layout of Hugging Face's weights; dimensions beyond 2 h pass through.
     """
@@ -67,5 +69,5 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def softcap(x: Array, cap: float | None) -> Array:
-    """Squeezes values into (-cap, cap) smoothly (Gemma 2, arXiv:2408.00118, section 2)."""
+    """Smooth bound to (-cap, cap): cap · tanh(x / cap) (Gemma 2, arXiv:2408.00118, section 2)."""
     return x if cap is None else cap * jnp.tanh(x / cap)

@@ -25,7 +25,7 @@ struct Slice {
   }
 };
 
-ffi::Error put(ffi::AnyBuffer cache, ffi::AnyBuffer block, S32 at, ffi::Result<ffi::AnyBuffer> out) {
+ffi::Error write_block(ffi::AnyBuffer cache, ffi::AnyBuffer block, S32 at, ffi::Result<ffi::AnyBuffer> out) {
   const Slice slice(cache, block, at);
   const char* from = static_cast<const char*>(block.untyped_data());
   char* to = static_cast<char*>(out->untyped_data()) + slice.first;
@@ -34,7 +34,7 @@ ffi::Error put(ffi::AnyBuffer cache, ffi::AnyBuffer block, S32 at, ffi::Result<f
   return ffi::Error::Success();
 }
 
-ffi::Error take(ffi::AnyBuffer cache, S32 at, ffi::Result<ffi::AnyBuffer> block) {
+ffi::Error read_block(ffi::AnyBuffer cache, S32 at, ffi::Result<ffi::AnyBuffer> block) {
   const Slice slice(cache, *block, at);
   const char* from = static_cast<const char*>(cache.untyped_data()) + slice.first;
   char* to = static_cast<char*>(block->untyped_data());
@@ -46,14 +46,14 @@ ffi::Error take(ffi::AnyBuffer cache, S32 at, ffi::Result<ffi::AnyBuffer> block)
 }  // namespace
 }  // namespace llm
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_put, llm::put,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_write_block, llm::write_block,
                               xla::ffi::Ffi::Bind()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<llm::S32>()
                                   .Ret<xla::ffi::AnyBuffer>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_take, llm::take,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_read_block, llm::read_block,
                               xla::ffi::Ffi::Bind()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<llm::S32>()

@@ -12,10 +12,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "activations.h"
+
 namespace llm {
 
 enum DType : int64_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2 };
-enum Activation : int64_t { kNone, kSilu, kGeluTanh, kGelu, kRelu, kRelu2, kTanh, kSigmoid };
 enum Norm : int64_t { kNoNorm = 0, kRms = 1, kLayer = 2 };
 
 constexpr int kTile = 16;             // rows of a tile, and 4-byte words of one of its rows
