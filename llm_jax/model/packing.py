@@ -41,8 +41,8 @@ def cast_model(model: Model, dtype: WeightDtype, *, mesh: Mesh | None = None) ->
     MutableModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
 
     Vectors (norms, biases) are float32, their size is negligible. What else is not packed, the embedding table and
-    experts, is bfloat16 unless `dtype` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU, so that
-    only the weights are rounded; with experts, which XLA multiplies, and on a GPU bfloat16 is what is fast.
+    experts, is bfloat16 unless `dtype` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU,
+    so that only the weights are rounded; with experts, which XLA multiplies, and on a GPU bfloat16 is what is fast.
 
     Args:
         dtype: of the weights.
