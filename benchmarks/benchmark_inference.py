@@ -9,7 +9,6 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +54,9 @@ class Generation:
     "--compile/--no-compile", "compiled", default=True, help="--no-compile runs operation by operation. Slow."
 )
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", show_default=True)
-@click.option("--model-path", type=Path, help="Any model that llm-serve takes. [default: random weights, 12 x 768]")
+@click.option(
+    "--model", "--model-path", help="Any model that the other commands take. [default: random weights, 12 x 768]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def main(
     prompt: str,
@@ -64,7 +65,7 @@ def main(
     device: "DeviceName",
     compiled: bool,
     dtype: "WeightDtype",
-    model_path: Path | None,
+    model: str | None,
     as_json: bool,
 ) -> None:
     """Measure how fast one prompt is continued greedily."""
@@ -78,11 +79,11 @@ def main(
     use_device(device)
     say = partial(click.echo, err=as_json)
     bandwidth = Memory().bandwidth()
-    model, prompt_ids, description = _model_and_prompt(model_path, prompt)
+    measured_model, prompt_ids, description = _model_and_prompt(model, prompt)
     say(f"{description}, {dtype}, on {jax.devices()[0].device_kind}; memory reads at {bandwidth / 1e9:.1f} GB/s")
 
     with jax.disable_jit(not compiled):
-        engine = Engine(model, max_batch=1, dtype=dtype)
+        engine = Engine(measured_model, max_batch=1, dtype=dtype)
         request = _request(prompt_ids, max_new_tokens, engine)
         measure(engine, request)
         measured = []
@@ -93,7 +94,7 @@ def main(
                 f"run {number}: {run.tokens} tokens in {run.latency:.3f} s, "
                 f"first after {run.first_token * 1e3:.1f} ms, {run.tokens_per_second:.1f} tokens/s"
             )
-    report = summarise(measured, bytes_per_step(model.config, dtype), bandwidth)
+    report = summarise(measured, bytes_per_step(measured_model.config, dtype), bandwidth)
     if as_json:
         setting = {"model": description, "dtype": dtype, "prompt_tokens": len(prompt_ids), "compiled": compiled}
         click.echo(json.dumps(setting | report | {"runs": [asdict(run) for run in measured]}))
@@ -145,18 +146,18 @@ def summarise(runs: list[Generation], weights: int, bandwidth: float) -> dict[st
     }
 
 
-def _model_and_prompt(path: Path | None, prompt: str) -> tuple["Model", list[int], str]:
+def _model_and_prompt(name_or_path: str | None, prompt: str) -> tuple["Model", list[int], str]:
     """The model, the prompt as ids (bytes, where there is no tokenizer), and a description for the report."""
-    from llm_jax.checkpoint import load_model
     from llm_jax.config import ModelConfig
+    from llm_jax.hub import from_pretrained
     from llm_jax.model import Model
 
     tokenizer = None
-    if path is None:
+    if name_or_path is None:
         model, name = Model.init(ModelConfig(**DEFAULT_SHAPE)), "random weights in the documented shape"
     else:
-        loaded = load_model(path)
-        model, tokenizer, name = loaded.model, loaded.tokenizer, str(path)
+        loaded = from_pretrained(name_or_path)
+        model, tokenizer, name = loaded.model, loaded.tokenizer, name_or_path
     ids = tokenizer.encode(prompt) if tokenizer else [byte % model.config.vocab_size for byte in prompt.encode()]
     config = model.config
     parameters = sum(value.size for value in model.params.values())
