@@ -9,7 +9,6 @@ import optax
 
 from llm_jax.data import Batches
 from llm_jax.errors import ConfigError
-from llm_jax.tokenizers import load_tokenizer
 from llm_jax.training.config import TaskName, TrainConfig, TrainingConfig, write_config
 from llm_jax.training.console import RunConsole
 from llm_jax.training.loop import Loop
@@ -21,7 +20,7 @@ from llm_jax.training.run_directory import RunDirectory, run_to_resume
 from llm_jax.training.saving import Saver
 from llm_jax.training.signals import StopRequest, stop_on_signals
 from llm_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
-from llm_jax.training.tasks import LanguageModelTask, RegressionTask, Task
+from llm_jax.training.tasks import TASKS, Task, TaskBuilder
 from llm_jax.training.validation import Validation
 
 
@@ -47,7 +46,7 @@ class TrainingResult:
         return self.unit == "tokens"
 
 
-def train(task_name: TaskName, config: TrainConfig) -> TrainingResult:
+def train(task_name: TaskName | TaskBuilder, config: TrainConfig) -> TrainingResult:
     """Train as configured; models, metrics and state are written to checkpoint.checkpoint_dir.
 
     >>> from tempfile import mkdtemp
@@ -56,6 +55,9 @@ def train(task_name: TaskName, config: TrainConfig) -> TrainingResult:
     >>> logging = LoggingConfig(log_level="ERROR", log_dir=mkdtemp())
     >>> train("regression", TrainConfig(training=training, checkpoint=checkpoint, logging=logging)).total_steps
     10
+
+    Args:
+        task_name: one of TASKS, or what makes a task of another kind.
 
     Raises:
         ConfigError, DataError, TokenizerError, CheckpointError: something is missing or contradicts something else.
@@ -67,7 +69,8 @@ def train(task_name: TaskName, config: TrainConfig) -> TrainingResult:
         )
     console = RunConsole(config.logging.log_level)
     resumed = run_to_resume(config.checkpoint)
-    task = _build_task(task_name, config, resumed)
+    build = TASKS[task_name] if isinstance(task_name, str) else task_name
+    task = build(config, resumed.last if resumed else None)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         if not config.optimization.use_compile:
@@ -78,12 +81,6 @@ def train(task_name: TaskName, config: TrainConfig) -> TrainingResult:
         loop.run()
     name, baseline = task.baseline
     return TrainingResult(loop.saver.run, loop.progress, loop.total_steps, task.unit, name, baseline, stop.signum)
-
-
-def _build_task(name: TaskName, config: TrainConfig, resumed: RunDirectory | None) -> Task:
-    if name == "regression":
-        return RegressionTask.build(config)
-    return LanguageModelTask.build(config, load_tokenizer(resumed.last) if resumed else None)
 
 
 def _build_loop(

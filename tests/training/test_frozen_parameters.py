@@ -3,7 +3,6 @@
 FROZEN_MEGABYTES=1024 makes the frozen tree of the memory test a gigabyte.
 """
 
-import importlib
 import os
 import re
 
@@ -122,13 +121,13 @@ class FeedForwardTask(LanguageModelTask):
         return {name: value for name, value in init_params(self.config, seed).items() if ".mlp." not in name}
 
 
-def test_a_run_saves_frozen_and_trainable_parameters_as_one_model_and_resumes(config, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("llm_jax.training.train"), "LanguageModelTask", FeedForwardTask)
+def test_a_run_saves_frozen_and_trainable_parameters_as_one_model_and_resumes(config):
+    task = FeedForwardTask.build
     constant = ["training.scheduler_type=step", "training.step_epochs=100", "training.warmup_epochs=0"]
-    through = train("lm", config(*constant, "training.epochs=2", directory="through"))
-    train("lm", config(*constant, "training.epochs=1", directory="parts"))
+    through = train(task, config(*constant, "training.epochs=2", directory="through"))
+    train(task, config(*constant, "training.epochs=1", directory="parts"))
     resume = "checkpoint.resume_from_checkpoint=auto"
-    parts = train("lm", config(*constant, "training.epochs=2", resume, directory="parts"))
+    parts = train(task, config(*constant, "training.epochs=2", resume, directory="parts"))
     weights = [(result.run.last / "model.safetensors").read_bytes() for result in (through, parts)]
     assert weights[0] == weights[1]
 

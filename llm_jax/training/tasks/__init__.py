@@ -1,8 +1,20 @@
 """What can be trained: data, parameters and a loss each."""
 
+from llm_jax.training.config import TaskName
 from llm_jax.training.tasks.language_model import LanguageModelTask
 from llm_jax.training.tasks.losses import next_token_loss, squared_error
 from llm_jax.training.tasks.regression import RegressionTask, load_mlp
-from llm_jax.training.tasks.task import Task
+from llm_jax.training.tasks.task import Task, TaskBuilder
 
-__all__ = ["LanguageModelTask", "RegressionTask", "Task", "load_mlp", "next_token_loss", "squared_error"]
+TASKS: dict[TaskName, TaskBuilder] = {"lm": LanguageModelTask.build, "regression": RegressionTask.build}
+
+__all__ = [
+    "TASKS",
+    "LanguageModelTask",
+    "RegressionTask",
+    "Task",
+    "TaskBuilder",
+    "load_mlp",
+    "next_token_loss",
+    "squared_error",
+]

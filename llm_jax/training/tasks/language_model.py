@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,7 +13,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.data import Batch, TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
 from llm_jax.errors import ConfigError
 from llm_jax.model import Model, Params, forward, init_params
-from llm_jax.tokenizers import Tokenizer
+from llm_jax.tokenizers import Tokenizer, load_tokenizer
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import LossSums
 from llm_jax.training.tasks.losses import next_token_loss
@@ -32,8 +33,8 @@ class LanguageModelTask:
     beta2: float = 0.95
 
     @classmethod
-    def build(cls, config: TrainConfig, tokenizer: Tokenizer | None = None) -> "LanguageModelTask":
-        """Read the text, split it, make the tokenizer (a resumed run passes its own), cut the windows.
+    def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:
+        """Read the text, split it, make the tokenizer, or load that of the model of a resumed run, cut the windows.
 
         Raises:
             ConfigError: no text is named, or model.vocab_size is too small for the tokenizer.
@@ -41,7 +42,7 @@ class LanguageModelTask:
             TokenizerError: the tokenizer is missing or damaged.
         """
         train, held_out = _read(config)
-        tokenizer = tokenizer or make_tokenizer(config.data, train, held_out)
+        tokenizer = load_tokenizer(resumed) if resumed else make_tokenizer(config.data, train, held_out)
         model = _fit_vocabulary(config, tokenizer)
         tokens, T = tokenize(tokenizer, train), config.window
         validation = None

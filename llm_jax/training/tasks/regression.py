@@ -5,6 +5,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ class RegressionTask:
     beta2: float = 0.999
 
     @classmethod
-    def build(cls, config: TrainConfig) -> "RegressionTask":
+    def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:
         model = config.model
         samples = NoisyLine.sample(config.training.num_samples, config.training.seed)
         held_out = 0

@@ -1,10 +1,12 @@
 """The interface between the loop and what it trains."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from llm_jax.data import Source
 from llm_jax.model import Params
+from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import Loss
 
 
@@ -46,3 +48,7 @@ class Task(Protocol):
     def save(self, directory: Path, params: Params) -> None:
         """Write a directory that describes itself: all parameters, architecture, tokenizer."""
         ...
+
+
+# What makes a task of a configuration; for a resumed run also of the directory of its last model.
+TaskBuilder = Callable[[TrainConfig, Path | None], Task]
