@@ -1,6 +1,7 @@
 """Attention over the cache, with its update, against float64 and against XLA's."""
 
 import itertools
+import re
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from llm_jax.kernels import (
     AttentionSettings,
     ChunkLayout,
     Level,
+    attention,
     cached_attention,
     decode,
     encode,
@@ -238,3 +240,20 @@ def test_head_sizes_that_fit_no_vector_work_too(level: Level) -> None:
     np.testing.assert_allclose(
         np.asarray(out), reference(qkv, keys, values, lengths, scale=0.4)[0], rtol=1e-5, atol=1e-6
     )
+
+
+def test_the_gradient_of_bfloat16_attention_is_near_float32s_and_multiplies_in_bfloat16() -> None:
+    """Scores are summed in float32; JAX's own transpose of that would multiply in float32 too."""
+    settings, position = AttentionSettings(scale=0.25), jnp.arange(24)[None]
+    qkv = jnp.asarray(np.random.default_rng(0).normal(size=(1, 24, 8, 16)), jnp.bfloat16)
+
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.square(attention(x, 2, position, settings).astype(jnp.float32)).sum()
+
+    exact = np.asarray(jax.grad(total)(qkv.astype(jnp.float32)))
+    actual = np.asarray(jax.grad(total)(qkv), np.float32)
+    assert np.abs(actual - exact).max() < 0.03 * np.abs(exact).max()
+    program = jax.jit(jax.grad(total)).lower(qkv).as_text()
+    operands = re.findall(r"dot_general .*: \(tensor<[^>]*x(\w+)>, tensor<[^>]*x(\w+)>\)", program)
+    assert len(operands) >= 6  # two products forward, four backward
+    assert set(operands) == {("bf16", "bf16")}
