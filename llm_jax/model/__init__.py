@@ -1,7 +1,15 @@
 """ids -> logits."""
 
-from llm_jax.kernels import ChunkLayout
-from llm_jax.model.cache import KVCache, dense_arrays, dense_cache, init_cache
+from llm_jax.kernels import NO_BLOCK, ChunkLayout
+from llm_jax.model.cache import (
+    KVCache,
+    block_bytes,
+    dense_arrays,
+    dense_cache,
+    dense_layout,
+    init_cache,
+    layer_windows,
+)
 from llm_jax.model.layers import INIT_STD, residual_std
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
 from llm_jax.model.packing import MutableModel, cast_model, kernel_level, pack_model
@@ -11,22 +19,26 @@ from llm_jax.parallel import tensor_parallel_mesh
 
 __all__ = [
     "INIT_STD",
+    "NO_BLOCK",
     "ChunkLayout",
     "KVCache",
     "Model",
     "MutableModel",
     "Params",
     "allocate_cache",
+    "block_bytes",
     "cache_devices",
     "cast_model",
     "dense_arrays",
     "dense_cache",
+    "dense_layout",
     "forward",
     "forward_hidden",
     "head_params",
     "init_cache",
     "init_params",
     "kernel_level",
+    "layer_windows",
     "merge",
     "pack_model",
     "param_shapes",

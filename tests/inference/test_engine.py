@@ -39,6 +39,9 @@ def tokens(events: list[TokenEvent]) -> list[int]:
     return [event.token for event in events]
 
 
+KV_BLOCK = 20_000  # bytes of KV cache that hold one block of the model, and not two
+
+
 def uncached_greedy(model: Model, prompt: tuple[int, ...], new: int) -> list[int]:
     ids = list(prompt)
     run = jax.jit(forward, static_argnums=0)
@@ -142,7 +145,7 @@ def test_cancelling_frees_the_slot_and_silences_the_request(model: Model) -> Non
         pass
     assert len(first) == count
     assert len(second) == 3
-    assert (engine.stats.running, engine.stats.waiting, engine.stats.kv_tokens) == (0, 0, 0)
+    assert (engine.stats.running, engine.stats.waiting, engine.stats.held_blocks) == (0, 0, 0)
 
 
 def test_a_failing_grammar_ends_its_own_request_alone(model: Model) -> None:
@@ -170,7 +173,7 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     assert len(heard) == 1
     assert isinstance(heard[0], Exception)
     stats = engine.stats
-    assert (stats.running, stats.kv_tokens, stats.prefix_blocks, stats.prefix_free) == (0, 0, 0, 2)
+    assert (stats.running, stats.held_blocks, stats.kept_blocks) == (0, 0, 0)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
 
@@ -192,11 +195,8 @@ def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request
 
 
 def test_a_cache_that_exceeds_free_memory_is_refused_with_what_to_do(model: Model) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"KV cache of 100000000 slots of 400 tokens, with a prefix cache of 0, takes .* GB.*lower max_batch",
-    ):
-        Engine(model, max_batch=10**8)
+    with pytest.raises(ConfigError, match=r"of 400 tokens needs .* GB.*room for 64 tokens; lower the context"):
+        Engine(model, max_len=400, kv_memory=KV_BLOCK)
 
 
 def test_the_thread_serves_many_submitters(model: Model) -> None:

@@ -45,13 +45,7 @@ def assign_slot(state: SamplingState, slot: Array, request: SamplingState) -> Sa
     return jax.tree.map(lambda x, new: x.at[slot].set(new[0]), state, request)
 
 
-@partial(jax.jit, donate_argnames=("cache", "state"))
-def move_slot(cache: KVCache, state: SamplingState, source: Array, target: Array) -> tuple[KVCache, SamplingState]:
-    """Copies everything of one slot over another, to compact the batch."""
-    return cache.move_slot(source, target), jax.tree.map(lambda x: x.at[target].set(x[source]), state)
-
-
-@partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="cache")
+@partial(jax.jit, static_argnames=("config", "dtype", "mesh"), donate_argnames="cache")
 def forward_chunks(
     config: ModelConfig,
     params: Params,
@@ -60,27 +54,24 @@ def forward_chunks(
     inputs: ModelInputs,
     *,
     dtype: jnp.dtype,
-    context: int,
     mesh: Mesh | None = None,
 ) -> tuple[KVCache, Array]:
     """Runs the model, without its head, over chunks of prompts, last sampled tokens and draft tokens.
 
-    Padding and rejected draft tokens leave keys and values behind a slot's cached length, where its next tokens
-    overwrite them before anything attends to them.
+    Rejected draft tokens leave keys and values behind a sequence's cached length, where its next tokens overwrite them
+    before anything attends to them.
 
     Args:
         last_token_B: int32, the token that each slot sampled last.
-        context: static, at least each sequence's length afterwards.
 
     Returns:
         The cache, and hidden states [P, R, D] of the positions to sample.
     """
     layout = inputs.layout
     token_BT = inputs.token_BT
-    token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_B[layout.sequences(token_BT.shape)], token_BT)
-    hidden_BTD, cache_after = forward_hidden(
-        config, params, token_BT, cache=cache, layout=layout, context=context, dtype=dtype
-    )
+    last_token_BT = last_token_B[inputs.slot_R][layout.sequences(token_BT.shape)]
+    token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_BT, token_BT)
+    hidden_BTD, cache_after = forward_hidden(config, params, token_BT, cache=cache, layout=layout, dtype=dtype)
     assert cache_after is not None
     hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[inputs.sampled_PR]
     return cache_after, replicate(hidden_PRD, mesh)
@@ -107,17 +98,17 @@ def sample_tokens(
         params: those of the head suffice.
         hidden_PRD: from `forward_chunks`; the first B of its R sequences are sampled.
     """
-    first_slot, B = inputs.first_slot, len(inputs.active_B)
+    B = len(inputs.slot_B)
     logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
 
     def of_pass(x: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(x, first_slot, B)
+        return x.at[inputs.slot_B].get(mode="clip")
 
     def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, SampledTokens]:
         state, active_B, count_B = carry
         logits_BV, draft_B, is_drafted_B = position
         sampled = sample(logits_BV, jax.tree.map(of_pass, state), active_B, inputs.allowed_BV, inputs.is_masked)
-        state = state.with_tokens(first_slot + jnp.arange(B), sampled.token_B, active_B)
+        state = state.with_tokens(inputs.slot_B, sampled.token_B, active_B)
         count_B += active_B
         active_B &= is_drafted_B & (sampled.token_B == draft_B)
         return (state, active_B, count_B), sampled

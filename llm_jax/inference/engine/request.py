@@ -93,13 +93,22 @@ class Request:
         prompt_ids: at least one.
         mask: a grammar. Called with the ids generated so far before each token is sampled; returns the allowed tokens
             as bool [V], or None for all.
-        salt: the prefix cache is shared between requests of the same salt only (one per tenant).
+        salt: kept prompt beginnings are shared between requests of the same salt only.
+        tenant: on whose behalf; requests of different tenants get equal shares of the engine.
+        priority: less is earlier, see `scheduler`; 0 unless given.
     """
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     mask: Callable[[Sequence[int]], np.ndarray | None] | None = None
     salt: str = ""
+    tenant: str = ""
+    priority: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that prompt and completion can have together."""
+        return len(self.prompt_ids) + self.sampling.max_new_tokens
 
     def check(self, vocab_size: int, max_len: int) -> None:
         """Decides whether a model of this vocabulary and context can run the request.

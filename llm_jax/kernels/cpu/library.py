@@ -22,7 +22,6 @@ FLAGS = {
     "level.cc": (),
     "calls.cc": (),
     "pack.cc": (),
-    "blocks.cc": (),
 }
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
 

@@ -11,8 +11,7 @@ from jax import Array
 from llm_jax.kernels.cpu.library import find
 from llm_jax.kernels.level import Level
 
-PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
-READ_BLOCK, WRITE_BLOCK = "llm_read_block", "llm_write_block"
+PACK, PRODUCT, ATTENTION, EMPTY = "llm_pack", "llm_product", "llm_attention", "llm_empty"
 HUGE_PAGES_FROM = 4 << 20  # bytes: two pages of 2 MB, fewer gain nothing
 
 
@@ -25,7 +24,7 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     library.llm_level.restype = ctypes.c_int64
     library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    for name in (PACK, PRODUCT, ATTENTION, READ_BLOCK, WRITE_BLOCK):
+    for name in (PACK, PRODUCT, ATTENTION, EMPTY):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

@@ -83,15 +83,15 @@ struct Attend {
     }
   }
 
-  // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. With `ahead`, the next chunk's
-  // keys are prefetched.
+  // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. Unless null, the next
+  // chunk's keys, `ahead`, are prefetched.
   template <int Rows, int Vecs>
-  static void accumulate(const float* weight, const Chunk& c, int64_t h, int64_t H, bool ahead, float* out) {
+  static void accumulate(const float* weight, const Chunk& c, int64_t h, int64_t H, const Cached* ahead, float* out) {
     Vec acc[Rows][Vecs];
     for (int r = 0; r < Rows; ++r)
       for (int i = 0; i < Vecs; ++i) acc[r][i] = Lanes::load(out + r * H + h + 16 * i);
     for (int64_t s = c.from; s < c.to; ++s) {
-      if (ahead) prefetch(c.keys + (kChunk + s) * c.stride + h, 16 * Vecs * sizeof(Cached));
+      if (ahead != nullptr) prefetch(ahead + s * c.stride + h, 16 * Vecs * sizeof(Cached));
       for (int i = 0; i < Vecs; ++i) {
         const Vec x = Lanes::load(c.values + s * c.stride + h + 16 * i);
         for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::fma(Lanes::broadcast(weight[r * kChunk + s]), x, acc[r][i]);
@@ -119,9 +119,10 @@ struct Attend {
         if (rescale != 1.0f)
           for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
       }
+      const Cached* ahead = is_first ? c.next_keys : nullptr;
       int64_t h = 0;
-      for (; h + 64 <= H; h += 64) accumulate<Rows, 4>(score, c, h, H, is_first && c.has_next, out);
-      for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, is_first && c.has_next, out);
+      for (; h + 64 <= H; h += 64) accumulate<Rows, 4>(score, c, h, H, ahead, out);
+      for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, out);
     }
   }
 
