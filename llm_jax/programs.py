@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -23,10 +24,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.stages import Compiled
+from jax.stages import Compiled, Lowered
 
 MAX_BYTES = 1 << 30  # of all kept programs; beyond that, those that were not used for longest go
 _SUFFIX = ".program"
+_JAX_HIT = "/jax/compilation_cache/cache_hits"
 _DIGEST_BYTES = 16
 _MAX_PREPARED = 256  # programs of one function that a process holds
 
@@ -59,8 +61,7 @@ class Program:
         key, path = self._find(args, kwargs)
         prepared = self._prepared.get(key)
         if prepared is None:
-            prepared = _load(path) or self._jitted.lower(*args, **kwargs).compile()
-            _keep(prepared, path)
+            prepared = _load(path) or _compile(self._jitted.lower(*args, **kwargs), path)
             while len(self._prepared) >= _MAX_PREPARED:
                 self._prepared.pop(next(iter(self._prepared)), None)
             self._prepared[key] = prepared
@@ -131,14 +132,36 @@ def _load(path: Path | None) -> Compiled | None:
     return loaded
 
 
-def _keep(prepared: Compiled, path: Path | None) -> None:
-    """Writes a program where it is not kept yet, and makes room for it."""
-    if path is None or path.exists():
-        return
+def _compile(lowered: Lowered, path: Path | None) -> Compiled:
+    """Compiles a program and keeps it at `path`."""
+    hits = _hits()
+    before = hits.count(threading.get_ident())
+    compiled = lowered.compile()
+    # What JAX has from its own cache it can run, and not serialise: the file would lack the functions' code.
+    if path is not None and hits.count(threading.get_ident()) == before:
+        _keep(compiled, path)
+    return compiled
+
+
+@lru_cache(maxsize=1)  # once per process: a JAX listener cannot be removed
+def _hits() -> list[int]:
+    """The thread of each hit in JAX's own cache."""
+    hits: list[int] = []
+
+    def record(event: str, **_: str | int) -> None:
+        if event == _JAX_HIT:
+            hits.append(threading.get_ident())
+
+    jax.monitoring.register_event_listener(record)
+    return hits
+
+
+def _keep(compiled: Compiled, path: Path) -> None:
+    """Writes a program, and makes room for it."""
     from jax.experimental.serialize_executable import serialize
 
     try:
-        content = pickle.dumps(serialize(prepared))
+        content = pickle.dumps(serialize(compiled))
     except Exception:  # not every program can be serialised
         return
     try:
