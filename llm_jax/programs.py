@@ -14,23 +14,23 @@ import inspect
 import os
 import pickle
 import platform
+import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import Future
+from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.stages import Compiled, Lowered
+from jax.stages import Compiled
 
 MAX_BYTES = 1 << 30  # of all kept programs; beyond that, those that were not used for longest go
 _SUFFIX = ".program"
-_JAX_HIT = "/jax/compilation_cache/cache_hits"
 _DIGEST_BYTES = 16
-_MAX_PREPARED = 256  # programs of one function that a process holds
 
 
 class Program:
@@ -40,10 +40,12 @@ class Program:
     """
 
     def __init__(self, function: Callable[..., Any], static: Sequence[str], donate: Sequence[str]) -> None:
-        self._jitted = jax.jit(function, static_argnames=tuple(static), donate_argnames=tuple(donate))
+        self._options: dict[str, Any] = {"static_argnames": tuple(static), "donate_argnames": tuple(donate)}
+        self._jitted = jax.jit(function, **self._options)
         self._static = frozenset(static)
         self._parameters = list(inspect.signature(function).parameters)
-        self._prepared: dict[str, Compiled] = {}
+        self._prepared: dict[str, Future[Compiled]] = {}
+        self._lock = threading.Lock()
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -59,18 +61,37 @@ class Program:
             A function of the arguments that are not static, given as they are here: by position, or by name.
         """
         key, path = self._find(args, kwargs)
-        prepared = self._prepared.get(key)
-        if prepared is None:
-            prepared = _load(path) or _compile(self._jitted.lower(*args, **kwargs), path)
-            while len(self._prepared) >= _MAX_PREPARED:
-                self._prepared.pop(next(iter(self._prepared)), None)
+        with self._lock:
+            found = self._prepared.get(key)
+            prepared = found or Future()
             self._prepared[key] = prepared
-        return prepared
+        if found is None:  # other threads that ask for it wait for this one
+            try:
+                prepared.set_result(_load(path) or self._compile(path, args, kwargs))
+            except BaseException as error:
+                prepared.set_exception(error)
+                self._prepared.pop(key, None)
+        return prepared.result()
 
     def is_kept(self, *args: Any, **kwargs: Any) -> bool:
         """Whether `prepare` finds the program."""
         key, path = self._find(args, kwargs)
         return key in self._prepared or (path is not None and path.exists())
+
+    def _compile(self, path: Path | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compiled:
+        function = self.__wrapped__
+        if path is None:
+            return self._jitted.lower(*args, **kwargs).compile()
+
+        @wraps(function)
+        def renamed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        # Under a name that JAX's own cache cannot have: what JAX loads from there lacks code when it is serialised.
+        renamed.__name__ = f"{self.__name__}_{secrets.token_hex(4)}"
+        compiled = jax.jit(renamed, **self._options).lower(*args, **kwargs).compile()
+        _keep(compiled, path)
+        return compiled
 
     def _find(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Path | None]:
         """A digest of what the program follows from, and its file; None for the file where it is not kept."""
@@ -122,7 +143,8 @@ def _load(path: Path | None) -> Compiled | None:
     from jax.experimental.serialize_executable import deserialize_and_load
 
     try:
-        loaded = deserialize_and_load(*pickle.loads(content), execution_devices=jax.devices()[:1])
+        executable, arguments, results = pickle.loads(content)
+        loaded = deserialize_and_load(executable, arguments, results, execution_devices=jax.devices()[:1])
     except Exception:  # the library promises nothing about what it raises
         return None
     try:
@@ -130,30 +152,6 @@ def _load(path: Path | None) -> Compiled | None:
     except OSError:  # a folder of another user, or of an image
         pass
     return loaded
-
-
-def _compile(lowered: Lowered, path: Path | None) -> Compiled:
-    """Compiles a program and keeps it at `path`."""
-    hits = _hits()
-    before = hits.count(threading.get_ident())
-    compiled = lowered.compile()
-    # What JAX has from its own cache it can run, and not serialise: the file would lack the functions' code.
-    if path is not None and hits.count(threading.get_ident()) == before:
-        _keep(compiled, path)
-    return compiled
-
-
-@lru_cache(maxsize=1)  # once per process: a JAX listener cannot be removed
-def _hits() -> list[int]:
-    """The thread of each hit in JAX's own cache."""
-    hits: list[int] = []
-
-    def record(event: str, **_: str | int) -> None:
-        if event == _JAX_HIT:
-            hits.append(threading.get_ident())
-
-    jax.monitoring.register_event_listener(record)
-    return hits
 
 
 def _keep(compiled: Compiled, path: Path) -> None:
