@@ -1,4 +1,9 @@
-"""ids -> logits."""
+"""ids -> logits.
+
+What needs Flax is imported at its first use, see `model.py`.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from llm_jax.kernels import NO_BLOCK, ChunkLayout
 from llm_jax.model.cache import (
@@ -10,12 +15,15 @@ from llm_jax.model.cache import (
     init_cache,
     layer_windows,
 )
-from llm_jax.model.layers import INIT_STD, residual_std
-from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
+from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge
 from llm_jax.model.packing import MutableModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
+from llm_jax.model.shapes import param_shapes
 from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
 from llm_jax.parallel import tensor_parallel_mesh
+
+if TYPE_CHECKING:
+    from llm_jax.model.layers import INIT_STD, residual_std
 
 __all__ = [
     "INIT_STD",
@@ -48,3 +56,11 @@ __all__ = [
     "sinusoidal_table",
     "tensor_parallel_mesh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("INIT_STD", "residual_std"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llm_jax.model import layers
+
+    return getattr(layers, name)

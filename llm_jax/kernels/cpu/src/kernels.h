@@ -93,3 +93,5 @@ extern const Level kAvx2, kAvx512, kAmx;
 enum LevelId : int64_t { kLevelNone = 0, kLevelAvx2 = 1, kLevelAvx512 = 2, kLevelAmx = 3 };
 
 }  // namespace llm
+
+extern "C" void llm_huge_pages(void* data, int64_t bytes);  // level.cc
