@@ -1,6 +1,8 @@
 """Prompts to tokens: sampling, the batching engine, and text on top of it."""
 
 from llm_jax.inference.engine import (
+    AllowedTokens,
+    Constraint,
     ContextLengthExceeded,
     Engine,
     EngineStats,
@@ -21,6 +23,8 @@ from llm_jax.inference.text import (
 )
 
 __all__ = [
+    "AllowedTokens",
+    "Constraint",
     "ContextLengthExceeded",
     "Conversation",
     "Engine",

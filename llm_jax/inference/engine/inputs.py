@@ -55,23 +55,28 @@ class SamplingInputs:
     """Which slots get a token behind a forward pass, and from what it is sampled.
 
     Attributes:
-        first_slot: int32, the slot of the first of B.
-        active_B: bool, which slots get a token.
+        slot_B: int32; of what is not active, a slot that does not exist.
+        active_B: bool, which get a token.
         draft_BU: int32 draft tokens; U may be 0. draft_count_B: int32, how many of them are real.
-        allowed_BV: bool, the tokens that may be sampled. is_masked: bool, False if these are all.
+        allowed_BW: uint32, the tokens that may be sampled: bit i of word j is token 32 j + i.
+        is_masked: bool, False if these are all.
     """
 
-    first_slot: Array
+    slot_B: Array
     active_B: Array
     draft_BU: Array
     draft_count_B: Array
-    allowed_BV: Array
+    allowed_BW: Array
     is_masked: Array
 
     @classmethod
-    def of(cls, forward_pass: ForwardPass, B: int, unmasked_BV: Array) -> "SamplingInputs":
-        """For the first `B` slots of a pass; `unmasked_BV` is the mask that allows all tokens."""
-        first_slot: Any = np.int32(forward_pass.first_slot)
+    def of(cls, forward_pass: ForwardPass, B: int, unmasked_BW: Array) -> "SamplingInputs":
+        """For the first `B` slots of a pass.
+
+        Args:
+            unmasked_BW: the mask that allows all tokens, on the device: nothing is sent where no chunk has a mask.
+        """
+        slot_B: Any = np.full(B, np.iinfo(np.int32).max, np.int32)
         active_B: Any = np.zeros(B, bool)
         draft_BU: Any = np.zeros((B, forward_pass.shape.draft), np.int32)
         draft_count_B: Any = np.zeros(B, np.int32)
@@ -79,14 +84,14 @@ class SamplingInputs:
         for chunk in forward_pass.chunks:
             index = chunk.slot - forward_pass.first_slot
             if chunk.is_sampled:
-                active_B[index], draft_count_B[index] = True, chunk.draft_count
+                slot_B[index], active_B[index], draft_count_B[index] = chunk.slot, True, chunk.draft_count
                 draft_BU[index, : chunk.draft_count] = chunk.tokens[len(chunk.tokens) - chunk.draft_count :]
             if chunk.allowed_V is not None:
                 masks[index] = chunk.allowed_V
-        allowed_BV: Any = unmasked_BV
+        allowed_BW: Any = unmasked_BW
         if masks:
-            allowed_BV = np.ones(unmasked_BV.shape, bool)
-            for index, allowed_V in masks.items():
-                allowed_BV[index] = allowed_V
+            allowed_BW = np.full(unmasked_BW.shape, 0xFFFFFFFF, np.uint32)
+            for index, allowed_W in masks.items():
+                allowed_BW[index] = allowed_W
         is_masked: Any = np.bool_(bool(masks))
-        return cls(first_slot, active_B, draft_BU, draft_count_B, allowed_BV, is_masked)
+        return cls(slot_B, active_B, draft_BU, draft_count_B, allowed_BW, is_masked)

@@ -98,26 +98,23 @@ def sample_tokens(
 ) -> tuple[SamplingState, StepResult]:
     """Samples the tokens that follow: the model's head and the sampler.
 
-    At every position the token is sampled exactly as plain decoding would sample it: with the slot's own noise for that
-    position. A draft token is accepted when it equals the sampled one, and then the position behind it counts too. So
-    speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192, with
-    the noise fixed instead of a rejection step).
+    At every position the token is sampled exactly as plain decoding would sample it: with the row's own random numbers
+    for that position. A draft token is accepted when it equals the sampled one, and then the position behind it counts
+    too. So speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192,
+    with the random numbers fixed instead of a rejection step).
 
     Args:
         params: those of the head suffice.
         hidden_PRD: from `forward_chunks`; the first B of its R sequences are sampled.
     """
-    first_slot, B = inputs.first_slot, len(inputs.active_B)
+    B = len(inputs.slot_B)
     logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
-
-    def of_pass(x: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(x, first_slot, B)
 
     def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, SampledTokens]:
         state, active_B, count_B = carry
         logits_BV, draft_B, is_drafted_B = position
-        sampled = sample(logits_BV, jax.tree.map(of_pass, state), active_B, inputs.allowed_BV, inputs.is_masked)
-        state = state.with_tokens(first_slot + jnp.arange(B), sampled.token_B, active_B)
+        sampled = sample(logits_BV, state, inputs.slot_B, active_B, inputs.allowed_BW, inputs.is_masked)
+        state = state.with_tokens(inputs.slot_B, sampled.token_B, active_B)
         count_B += active_B
         active_B &= is_drafted_B & (sampled.token_B == draft_B)
         return (state, active_B, count_B), sampled

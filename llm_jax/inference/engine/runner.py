@@ -149,16 +149,17 @@ class Runner:
         )
 
     def _sample_call(self, forward_pass: ForwardPass, batch: int, hidden_PRD: Array) -> _Call:
-        inputs = SamplingInputs.of(forward_pass, batch, self._unmasked_BV(batch))
+        inputs = SamplingInputs.of(forward_pass, batch, self._unmasked_BW(batch))
         return partial(sample_tokens, self._model.config, self._head, self._state, hidden_PRD, inputs, mesh=self._mesh)
 
     def _move_call(self, source: int, target: int) -> _Call:
         return partial(move_slot, self._cache, self._state, np.int32(source), np.int32(target))
 
-    def _unmasked_BV(self, batch: int) -> Array:
+    def _unmasked_BW(self, batch: int) -> Array:
         """The mask that allows all tokens, made once per batch size."""
         if batch not in self._unmasked:
-            self._unmasked[batch] = jnp.ones((batch, self._model.config.vocab_size), bool)
+            words = -(-self._model.config.vocab_size // 32)
+            self._unmasked[batch] = jnp.full((batch, words), 0xFFFFFFFF, jnp.uint32)
         return self._unmasked[batch]
 
     def _allocate(self) -> None:

@@ -148,7 +148,7 @@ def _draw(weight_BV: Array, rows: SamplingState, random_B: Array, candidates: in
     wants_k_B = random_B & (rows.top_k_B < V)
 
     def top_k() -> tuple[_Before, list[Array]]:
-        among = _top_k(weight_BV, jnp.where(wants_k_B, rows.top_k_B, V), candidates)
+        among = top_k_end(weight_BV, jnp.where(wants_k_B, rows.top_k_B, V), candidates)
         return among, _tree(among.only(weight_BV, id_BV))
 
     def everything() -> tuple[_Before, list[Array]]:
@@ -231,8 +231,8 @@ def _exponentials(rows: SamplingState, attempt: Array, levels: int) -> Array:
     return -jnp.log1p(-jnp.minimum(uniform_NBI, 1 - 2.0**-24))
 
 
-def _top_k(weight_BV: Array, k_B: Array, candidates: int) -> _Before:
-    """The k most likely tokens."""
+def top_k_end(weight_BV: Array, k_B: Array, candidates: int = _CANDIDATES) -> _Before:
+    """The k most likely tokens; all where k is V."""
     V = weight_BV.shape[1]
     few = _top_k_among_groups(weight_BV, k_B, candidates)
     is_many_B = (k_B > candidates) & (k_B < V)
@@ -284,12 +284,13 @@ def _top_k_by_counting(weight_BV: Array, k_B: Array) -> _Before:
 def first_argmax(x_BV: Array, *, window: int = _WINDOW) -> tuple[Array, Array]:
     """The least id of the largest value, found in the first window that contains it, and that value.
 
-    The value is NaN where there is one; the id is arbitrary then. XLA's CPU backend reads x once for this. Its argmax
-    is ten times slower, a max and a masked min over the whole of x four times.
+    Where x holds a NaN the value is infinite and the id arbitrary: XLA's max passes over NaN. XLA's CPU backend reads x
+    once for this. Its argmax is ten times slower, a max and a masked min over the whole of x four times.
     """
     V = x_BV.shape[1]
     window = min(window, V)
     padding = ((0, 0), (0, -V % window))
+    x_BV = jnp.where(jnp.isnan(x_BV), jnp.inf, x_BV)
     best_BW = jax.lax.reduce_window(x_BV, -jnp.inf, jax.lax.max, (1, window), (1, window), padding)
     best_B1 = best_BW.max(-1, keepdims=True)
     start_B1 = jnp.minimum(_first_true(best_BW == best_B1)[:, None] * window, V - window)

@@ -30,7 +30,7 @@ class Chunk:
         start: position of the first token.
         tokens: ids or LAST_TOKEN. The last `draft_count` of them are draft tokens.
         is_sampled: a token is sampled behind the last token that is no draft, and behind each accepted draft token.
-        allowed_V: bool, the tokens that may be sampled; None allows all.
+        allowed_V: packed uint32, the tokens that may be sampled; None allows all.
     """
 
     slot: int

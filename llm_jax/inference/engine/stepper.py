@@ -112,7 +112,7 @@ class Stepper:
 
     def _can_pipeline(self) -> bool:
         """The next step can be dispatched before this one's tokens are known."""
-        return self._use_cache and all(sequence.request.mask is None for sequence in self._scheduler.running)
+        return self._use_cache and all(sequence.request.constraint is None for sequence in self._scheduler.running)
 
     def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
         """The chunks of the sequences that decode, and of those that prefill."""
@@ -122,7 +122,7 @@ class Stepper:
         prefilling = self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
         for chunks in (decoding, prefilling):
             for sequence, chunk in chunks.items():
-                if chunk.is_sampled and sequence.request.mask is not None:
+                if chunk.is_sampled and sequence.request.constraint is not None:
                     chunks[sequence] = replace(chunk, allowed_V=self._allowed_tokens(sequence))
         return decoding, prefilling
 
@@ -136,10 +136,10 @@ class Stepper:
         return Chunk(sequence.slot, sequence.cached, [LAST_TOKEN, *draft], len(draft))
 
     def _allowed_tokens(self, sequence: SequenceState) -> np.ndarray | None:
-        """The tokens that a grammar allows next, bool [V]; None for all. A grammar that fails ends its own request."""
-        assert sequence.request.mask is not None
+        """The tokens that a grammar allows next, packed; None for all. A grammar that fails ends its own request."""
+        assert sequence.request.constraint is not None
         try:
-            return sequence.request.mask(sequence.generated)
+            return sequence.request.constraint.mask(sequence.generated)
         except Exception as error:
             self._end(sequence, error)
             return None
