@@ -1,5 +1,6 @@
 """Prompts to tokens: sampling, the batching engine, and text on top of it."""
 
+from llm_jax.inference.constraints import Grammars
 from llm_jax.inference.engine import (
     AllowedTokens,
     Constraint,
@@ -30,6 +31,7 @@ __all__ = [
     "Engine",
     "EngineStats",
     "FinishReason",
+    "Grammars",
     "Request",
     "SamplingParams",
     "TextPiece",
