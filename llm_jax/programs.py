@@ -9,6 +9,7 @@ file is named by a digest of everything that its program follows from, and not o
 or built into an image, still serves. What cannot be read or written is compiled, without a complaint.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -147,10 +148,8 @@ def _load(path: Path | None) -> Compiled | None:
         loaded = deserialize_and_load(executable, arguments, results, execution_devices=jax.devices()[:1])
     except Exception:  # the library promises nothing about what it raises
         return None
-    try:
+    with contextlib.suppress(OSError):  # a folder of another user, or of an image
         os.utime(path)  # used now
-    except OSError:  # a folder of another user, or of an image
-        pass
     return loaded
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm_jax.errors import ConfigError, RequestError
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
+from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward
 
 VARIETY = [
@@ -112,7 +112,7 @@ def test_the_mask_sees_what_was_generated_and_binds(model: Model) -> None:
         allowed[len(generated)] = True
         return allowed
 
-    r = replace(request(0, 5, 4), mask=only_counting_up)
+    r = replace(request(0, 5, 4), constraint=AllowedTokens(only_counting_up))
     (events, other) = finish_all(Engine(model, max_batch=3), [r, request(1, 5, 4)])
     assert tokens(events) == [0, 1, 2, 3]
     assert seen == [[], [0], [0, 1], [0, 1, 2]]
@@ -157,7 +157,7 @@ def test_a_failing_grammar_ends_its_own_request_alone(model: Model) -> None:
         return None
 
     heard: list[object] = []
-    engine.submit(replace(request(0, 5, 5), mask=broken), heard.append)
+    engine.submit(replace(request(0, 5, 5), constraint=AllowedTokens(broken)), heard.append)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert [str(x) for x in heard[2:]] == ["grammar failed"]
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
@@ -167,7 +167,9 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     """A mask that is too long breaks the step that it is sent with."""
     engine = Engine(model, max_batch=3, prefix_tokens=128)
     heard: list[object] = []
-    engine.submit(replace(request(0, 70, 5), mask=lambda generated: np.ones(99, bool)), heard.append)
+    engine.submit(
+        replace(request(0, 70, 5), constraint=AllowedTokens(lambda generated: np.ones(99, bool))), heard.append
+    )
     while engine.step():
         pass
     assert len(heard) == 1
@@ -231,7 +233,10 @@ def test_after_warmup_nothing_is_compiled(model: Model) -> None:
     assert before > 0
     lengths = [1, 16, 17, 100, 129, 256, 300, 370, 300, 5]
     requests = [request(i, n, 30, **VARIETY[i % 5], logprobs=i % 3 or None) for i, n in enumerate(lengths)]
-    requests += [replace(requests[3], mask=lambda generated: np.arange(61) > 30), replace(requests[6], salt="other")]
+    requests += [
+        replace(requests[3], constraint=AllowedTokens(lambda generated: np.arange(61) > 30)),
+        replace(requests[6], salt="other"),
+    ]
     requests.append(replace(requests[0], prompt_ids=(5, 9, 2, 33, 7) * 20))
     events: list[TokenEvent] = []
     request_ids = [engine.submit(r, events.append) for r in requests]

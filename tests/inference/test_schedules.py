@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_jax.config import ModelConfig
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
+from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, init_params, tensor_parallel_mesh
 
 CONFIG = ModelConfig(
@@ -64,7 +64,7 @@ def make_request(index: int) -> Request:
     return Request(
         prompt_ids=tuple(prompts[index % 4]),
         sampling=SamplingParams(**sampling),
-        mask=only_even_after_odd if index % 7 == 0 else None,
+        constraint=AllowedTokens(only_even_after_odd) if index % 7 == 0 else None,
         salt=str(index % 2),
         tenant=str(index % 5),
         priority=index % 3 - 1,

@@ -59,7 +59,7 @@ def test_every_chunk_is_computed_once_behind_what_its_slot_has_cached(
         if not forward_pass.sampled:
             continue
         batch = buckets.sampled(forward_pass.shape, forward_pass.sampled)
-        sampling = SamplingInputs.of(forward_pass, batch, np.ones((1, 1)))
+        sampling = SamplingInputs.of(forward_pass, batch, np.ones((1, 1), np.uint32), {})
         active = sampling.slot_B[sampling.active_B].tolist()
         assert active == [chunk.slot for chunk in forward_pass.chunks if chunk.is_sampled]
     assert served == {chunk.slot: list(chunk.tokens) for chunk in (*decoding, *prefilling) if chunk.tokens}
@@ -69,6 +69,6 @@ def test_drafts_are_verified_from_the_last_token_on() -> None:
     buckets = Buckets(MAX_BATCH, MAX_LEN, draft=7, is_ragged=True)
     [forward_pass] = plan_step(buckets, [Chunk(0, 40, [LAST_TOKEN, 5, 6], draft_count=2)], [])
     inputs = ModelInputs.of(forward_pass, TABLES, 3)
-    sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, 1), np.ones((1, 9)))
+    sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, 1), np.ones((1, 1), np.uint32), {})
     assert inputs.token_BT.flat[inputs.sampled_PR[:3, 0]].tolist() == [LAST_TOKEN, 5, 6]
     assert (sampling.draft_BU[0, :2].tolist(), int(sampling.draft_count_B[0])) == ([5, 6], 2)

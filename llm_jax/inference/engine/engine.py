@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool
-from llm_jax.inference.engine.memory import check_length, longest_sequence, pool_blocks
+from llm_jax.inference.engine.memory import array_blocks, check_length, longest_sequence, pool_blocks
 from llm_jax.inference.engine.request import OnEvent, Request
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
@@ -117,7 +117,7 @@ class Engine:
         self._runner = Runner(
             model,
             buckets(),
-            blocks=blocks,
+            blocks=[array_blocks(count, level) for count in blocks],
             tables=pool.tables,
             dtype=compute_dtype,
             level=level,
@@ -162,7 +162,8 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops the background thread after its current step; running requests get no further events."""
+        """Stops the background threads after their current step; running requests get no further events."""
+        self._runner.close()
         with self._scheduler.changed:
             self._closing = True
             self._scheduler.changed.notify_all()
@@ -170,9 +171,14 @@ class Engine:
             self._thread.join()
             self._thread = None
 
-    def warmup(self) -> None:
-        """Compiles every program that a request can need. Call it before the first request."""
-        self._runner.compile()
+    def warmup(self, *, complete: bool = True) -> None:
+        """Makes every program that a request can need, so that none waits for one. Call it before the first request.
+
+        Args:
+            complete: False returns as soon as any request can be served. The other programs, with which it is faster,
+                follow in a thread; the output is the same.
+        """
+        self._runner.prepare(complete=complete)
 
     @property
     def stats(self) -> EngineStats:

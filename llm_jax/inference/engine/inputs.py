@@ -1,6 +1,6 @@
 """Model inputs and sampling inputs of a forward pass, as arrays. The host fills them with numpy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,33 +68,38 @@ class SamplingInputs:
         slot_B: int32; of what is not active, a slot that does not exist.
         active_B: bool, which get a token.
         draft_BU: int32 draft tokens; U may be 0. draft_count_B: int32, how many of them are real.
-        allowed_BV: bool, the tokens that may be sampled. is_masked: bool, False if these are all.
+        allowed_BW: uint32, the tokens that may be sampled: bit i of word j is token 32 j + i.
+        is_masked: bool, False if these are all.
     """
 
     slot_B: Array
     active_B: Array
     draft_BU: Array
     draft_count_B: Array
-    allowed_BV: Array
+    allowed_BW: Array
     is_masked: Array
 
     @classmethod
-    def of(cls, forward_pass: ForwardPass, B: int, unmasked_BV: Array) -> "SamplingInputs":
-        """For the chunks of a pass behind which a token is sampled; `unmasked_BV` is a mask that allows all tokens."""
+    def of(
+        cls, forward_pass: ForwardPass, B: int, unmasked_BW: Array, masks: Mapping[int, np.ndarray]
+    ) -> "SamplingInputs":
+        """For the chunks of a pass behind which a token is sampled.
+
+        Args:
+            unmasked_BW: the mask that allows all tokens, on the device: nothing is sent where there are no masks.
+            masks: the allowed tokens of some chunks, uint32 [W].
+        """
         slot_B: Any = np.full(B, np.iinfo(np.int32).max, np.int32)
         active_B: Any = np.zeros(B, bool)
         draft_BU: Any = np.zeros((B, forward_pass.shape.draft), np.int32)
         draft_count_B: Any = np.zeros(B, np.int32)
-        masks = {}
         for index, chunk in enumerate(forward_pass.chunks[: forward_pass.sampled]):
             slot_B[index], active_B[index], draft_count_B[index] = chunk.slot, True, chunk.draft_count
             draft_BU[index, : chunk.draft_count] = chunk.tokens[len(chunk.tokens) - chunk.draft_count :]
-            if chunk.allowed_V is not None:
-                masks[index] = chunk.allowed_V
-        allowed_BV: Any = unmasked_BV
+        allowed_BW: Any = unmasked_BW
         if masks:
-            allowed_BV = np.ones(unmasked_BV.shape, bool)
-            for index, allowed_V in masks.items():
-                allowed_BV[index] = allowed_V
+            allowed_BW = np.full(unmasked_BW.shape, 0xFFFFFFFF, np.uint32)
+            for index, allowed_W in masks.items():
+                allowed_BW[index] = allowed_W
         is_masked: Any = np.bool_(bool(masks))
-        return cls(slot_B, active_B, draft_BU, draft_count_B, allowed_BV, is_masked)
+        return cls(slot_B, active_B, draft_BU, draft_count_B, allowed_BW, is_masked)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
+from llm_jax.kernels import Level
 from llm_jax.memory import free_memory, parse_memory
 from llm_jax.model import block_bytes, layer_windows
 
@@ -49,6 +50,15 @@ def pool_blocks(
     counts = [int(n * fitting) for n in wanted]
     # A window's blocks must suffice for one sequence; without a window, a sequence can be made shorter.
     return tuple(n if w is None else max(n, least) for n, w, least in zip(counts, windows, longest, strict=True))
+
+
+def array_blocks(count: int, level: Level) -> int:
+    """How many blocks the arrays of a group have, of which `count` are used.
+
+    Free memory differs from start to start, and with the arrays' shapes all programs would: so it is rounded. With
+    native kernels, blocks that are not used take no memory.
+    """
+    return count if level == Level.XLA else 1 << (count - 1).bit_length()
 
 
 def longest_sequence(config: ModelConfig, counts: Sequence[int], max_len: int) -> int:

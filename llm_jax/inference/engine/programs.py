@@ -6,7 +6,6 @@ thus updated in place. Shapes are static (`Buckets`).
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import LAST_TOKEN
 from llm_jax.model import KVCache, Params, forward_hidden, merge
 from llm_jax.parallel import replicate
+from llm_jax.programs import program
 
 _Carry = tuple[SamplingState, Array, Array]  # from one position to the next: state, which slots go on, counts
 
@@ -39,13 +39,13 @@ class StepResult:
     count_B: Array
 
 
-@partial(jax.jit, donate_argnames="state")
+@program(donate=["state"])
 def assign_slot(state: SamplingState, slot: Array, request: SamplingState) -> SamplingState:
     """Sets one slot to the state of a new request (a batch of one)."""
     return jax.tree.map(lambda x, new: x.at[slot].set(new[0]), state, request)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "mesh"), donate_argnames="cache")
+@program(static=["config", "dtype", "mesh"], donate=["cache"])
 def forward_chunks(
     config: ModelConfig,
     params: Params,
@@ -77,7 +77,7 @@ def forward_chunks(
     return cache_after, replicate(hidden_PRD, mesh)
 
 
-@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
+@program(static=["config", "mesh"], donate=["state"])
 def sample_tokens(
     config: ModelConfig,
     params: Params,
@@ -89,10 +89,10 @@ def sample_tokens(
 ) -> tuple[SamplingState, StepResult]:
     """Samples the tokens that follow: the model's head and the sampler.
 
-    At every position the token is sampled exactly as plain decoding would sample it: with the slot's own noise for that
-    position. A draft token is accepted when it equals the sampled one, and then the position behind it counts too. So
-    speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192, with
-    the noise fixed instead of a rejection step).
+    At every position the token is sampled exactly as plain decoding would sample it: with the row's own random numbers
+    for that position. A draft token is accepted when it equals the sampled one, and then the position behind it counts
+    too. So speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192,
+    with the random numbers fixed instead of a rejection step).
 
     Args:
         params: those of the head suffice.
@@ -101,13 +101,10 @@ def sample_tokens(
     B = len(inputs.slot_B)
     logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
 
-    def of_pass(x: Array) -> Array:
-        return x.at[inputs.slot_B].get(mode="clip")
-
     def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, SampledTokens]:
         state, active_B, count_B = carry
         logits_BV, draft_B, is_drafted_B = position
-        sampled = sample(logits_BV, jax.tree.map(of_pass, state), active_B, inputs.allowed_BV, inputs.is_masked)
+        sampled = sample(logits_BV, state, inputs.slot_B, active_B, inputs.allowed_BW, inputs.is_masked)
         state = state.with_tokens(inputs.slot_B, sampled.token_B, active_B)
         count_B += active_B
         active_B &= is_drafted_B & (sampled.token_B == draft_B)

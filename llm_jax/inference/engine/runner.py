@@ -3,11 +3,10 @@
 Dispatch does not wait: each method returns arrays that the device is still computing.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +16,26 @@ from jax.sharding import Mesh
 
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
+from llm_jax.inference.engine.program_set import Call, ProgramSet
 from llm_jax.inference.engine.programs import StepResult, assign_slot, forward_chunks, sample_tokens
 from llm_jax.inference.engine.request import Request, SamplingParams
 from llm_jax.inference.engine.sampling_state import SamplingState
-from llm_jax.inference.engine.step_plan import Buckets, ForwardPass
+from llm_jax.inference.engine.step_plan import Buckets, ForwardPass, PassShape
 from llm_jax.kernels import Level, WeightDtype
 from llm_jax.model import KVCache, Model, allocate_cache, head_params
 from llm_jax.parallel import replicated
 
-_Call = partial[Any]  # of a jitted function with its arguments
+
+class SamplerShape(NamedTuple):
+    """The static sizes of a sampling program: those of a forward pass, and how many of its sequences are sampled."""
+
+    sequences: int
+    draft: int
+    batch: int
 
 
 class Runner:
-    """Parameters, KV cache and sampling state of one engine.
+    """Parameters, KV cache, sampling state and programs of one engine.
 
     Args:
         model: its parameters as the programs take them, on the devices where they stay.
@@ -55,13 +61,14 @@ class Runner:
         self._model = model
         self._head = head_params(model.config, model.params)
         self._buckets = buckets
-        self._blocks = blocks
         self._tables = tables
         self._dtype = dtype
-        self._cache_dtype = cache_dtype
-        self._level = level
         self._mesh = mesh
+        self._new_cache = partial(
+            allocate_cache, model.config, blocks, BLOCK_TOKENS, cache_dtype, level=level, mesh=mesh
+        )
         self._unmasked: dict[int, Array] = {}  # batch -> the mask that allows all tokens
+        self._programs = ProgramSet()
         self._cache: KVCache
         self._state: SamplingState
         self._allocate()
@@ -72,73 +79,99 @@ class Runner:
             array.delete()
         self._allocate()
 
+    def prepare(self, *, complete: bool) -> None:
+        """Makes all programs; without `complete`, those with which any pass can be run, and the others in a thread."""
+        self._programs.prepare([*self._calls()], complete=complete)
+
+    def close(self) -> None:
+        self._programs.close()
+
     def assign_slot(self, slot: int, request: Request, seed: int, generated: Sequence[int]) -> None:
         """Sets up a slot's sampling for a request that has generated some tokens."""
         vocab_size = self._model.config.vocab_size
         new = SamplingState.of(request.sampling, request.prompt_ids, seed, vocab_size, generated)
-        self._state = assign_slot(self._state, np.int32(slot), new)
+        self._state = self._programs.run(self._assign_call(slot, new))
 
-    def dispatch(self, forward_pass: ForwardPass) -> Array | StepResult:
-        """Dispatches a forward pass and the sampling behind it.
+    def forward(self, forward_pass: ForwardPass) -> tuple[ForwardPass, Array]:
+        """Dispatches a forward pass.
 
         Returns:
-            The sampled tokens, in the order of the chunks; hidden states where no chunk is sampled.
+            The pass, in the shape that was run, and hidden states [P, R, D] for `sample`.
         """
-        self._cache, hidden_PRD = self._forward_call(forward_pass)()
-        if not forward_pass.sampled:
-            return hidden_PRD
-        batch = self._buckets.sampled(forward_pass.shape, forward_pass.sampled)
-        self._state, result = self._sample_call(forward_pass, batch, hidden_PRD)()
+        shape = self._buckets.compiled(forward_pass.shape)
+        if self._programs.is_growing and shape not in self._programs.ready:
+            shape = min((other for other in self._ready(PassShape) if other.holds(shape)), key=lambda s: s.tokens)
+        forward_pass = replace(forward_pass, shape=shape)
+        self._cache, hidden_PRD = self._programs.run(self._forward_call(forward_pass))
+        return forward_pass, hidden_PRD
+
+    def sample(self, forward_pass: ForwardPass, hidden_PRD: Array, masks: Mapping[int, np.ndarray]) -> StepResult:
+        """Dispatches the sampling behind a forward pass: tokens in the order of its chunks.
+
+        Args:
+            masks: the allowed tokens of some chunks, uint32 [W].
+        """
+        shape = self._sampler_shape(forward_pass.shape, forward_pass.sampled)
+        if self._programs.is_growing and shape not in self._programs.ready:
+            shape = min(s for s in self._ready(SamplerShape) if s[:2] == shape[:2] and s.batch >= shape.batch)
+        result: StepResult
+        self._state, result = self._programs.run(self._sample_call(forward_pass, shape, hidden_PRD, masks))
         return result
 
-    def compile(self) -> None:
-        """Compiles every program, several at a time."""
-        calls = list(self._all_calls())
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda call: call.func.lower(*call.args, **call.keywords).compile(), calls))
+    def can_draft(self) -> bool:
+        """Whether the programs that verify draft tokens are there, or nobody minds that they are made now."""
+        return not self._programs.is_growing
 
-    def _all_calls(self) -> Iterator[_Call]:
+    def _ready(self, kind: type) -> list[Any]:
+        return [name for name in list(self._programs.ready) if isinstance(name, kind)]
+
+    def _calls(self) -> Iterator[Call]:
+        """Calls of all programs, in the order of need: a single request, then many."""
         buckets, config = self._buckets, self._model.config
-        shapes = {shape._replace(context=buckets.compiled_context(shape.context)) for shape in buckets.all_shapes()}
+        state = SamplingState.of(SamplingParams(), (), 0, config.vocab_size)
+        yield replace(self._assign_call(0, state), is_needed=True).of_shapes()
+        shapes = sorted({buckets.compiled(shape) for shape in buckets.all_shapes()}, key=lambda s: (s.draft, s.tokens))
+        samplers = sorted({self._sampler_shape(shape, n) for shape in shapes for n in buckets.all_batches()})
+        for sampler in samplers:
+            shape = next(s for s in shapes if (s.sequences, s.draft) == sampler[:2])
+            hidden = self._replicated(np.zeros((1 + shape.draft, shape.sequences, config.hidden_size), self._dtype))
+            call = self._sample_call(ForwardPass(shape), sampler, hidden, {})
+            is_last = not any(s > sampler and s[:2] == sampler[:2] for s in samplers)
+            yield replace(call, is_needed=is_last and not sampler.draft).of_shapes()
         for shape in shapes:
-            yield self._forward_call(ForwardPass(shape))
-        for shape in {shape._replace(length=1, context=0) for shape in shapes}:
-            hidden = self._replicated(jnp.zeros((1 + shape.draft, shape.sequences, config.hidden_size), self._dtype))
-            for batch in {buckets.sampled(shape, n) for n in buckets.all_batches()}:
-                yield self._sample_call(ForwardPass(shape), batch, hidden)
-        yield partial(
-            assign_slot, self._state, np.int32(0), SamplingState.of(SamplingParams(), (), 0, config.vocab_size)
-        )
+            is_last = not any(other.holds(shape) for other in shapes if other != shape)
+            yield replace(self._forward_call(ForwardPass(shape)), is_needed=is_last and not shape.draft).of_shapes()
 
-    def _forward_call(self, forward_pass: ForwardPass) -> _Call:
-        columns = -(-self._buckets.compiled_context(forward_pass.shape.context) // BLOCK_TOKENS)
-        return partial(
-            forward_chunks,
-            self._model.config,
-            self._model.params,
-            self._cache,
-            self._state.last_token_B,
-            ModelInputs.of(forward_pass, self._tables, columns),
-            dtype=self._dtype,
-            mesh=self._mesh,
-        )
+    def _assign_call(self, slot: int, new: SamplingState) -> Call:
+        return Call(None, assign_slot, (), (self._state, np.int32(slot), new), {})
 
-    def _sample_call(self, forward_pass: ForwardPass, batch: int, hidden_PRD: Array) -> _Call:
-        inputs = SamplingInputs.of(forward_pass, batch, self._unmasked_BV(batch))
-        return partial(sample_tokens, self._model.config, self._head, self._state, hidden_PRD, inputs, mesh=self._mesh)
+    def _forward_call(self, forward_pass: ForwardPass) -> Call:
+        columns = -(-forward_pass.shape.context // BLOCK_TOKENS)
+        inputs = ModelInputs.of(forward_pass, self._tables, columns)
+        args = self._model.params, self._cache, self._state.last_token_B, inputs
+        options = {"dtype": self._dtype, "mesh": self._mesh}
+        return Call(forward_pass.shape, forward_chunks, (self._model.config,), args, options)
 
-    def _unmasked_BV(self, batch: int) -> Array:
+    def _sample_call(
+        self, forward_pass: ForwardPass, shape: SamplerShape, hidden_PRD: Array, masks: Mapping[int, np.ndarray]
+    ) -> Call:
+        inputs = SamplingInputs.of(forward_pass, shape.batch, self._unmasked_BW(shape.batch), masks)
+        args = self._head, self._state, hidden_PRD, inputs
+        return Call(shape, sample_tokens, (self._model.config,), args, {"mesh": self._mesh})
+
+    def _sampler_shape(self, shape: PassShape, sampled: int) -> SamplerShape:
+        return SamplerShape(shape.sequences, shape.draft, self._buckets.sampled(shape, sampled))
+
+    def _unmasked_BW(self, batch: int) -> Array:
         """The mask that allows all tokens, made once per batch size."""
         if batch not in self._unmasked:
-            self._unmasked[batch] = jnp.ones((batch, self._model.config.vocab_size), bool)
+            words = -(-self._model.config.vocab_size // 32)
+            self._unmasked[batch] = jnp.asarray(np.full((batch, words), 0xFFFFFFFF, np.uint32))
         return self._unmasked[batch]
 
     def _allocate(self) -> None:
-        config = self._model.config
-        self._state = self._replicated(SamplingState.empty(self._buckets.max_batch, config.vocab_size))
-        self._cache = allocate_cache(
-            config, self._blocks, BLOCK_TOKENS, self._cache_dtype, level=self._level, mesh=self._mesh
-        )
+        self._state = self._replicated(SamplingState.empty(self._buckets.max_batch, self._model.config.vocab_size))
+        self._cache = self._new_cache()
 
     def _replicated(self, tree: Any) -> Any:
         return tree if self._mesh is None else jax.device_put(tree, replicated(self._mesh))

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 LAST_TOKEN = -1  # stands for the token that a sequence sampled last, which only the device may know yet
 
 MIN_PREFILL = 8  # prompt tokens that a step takes at least; a smaller forward pass is hardly faster
@@ -30,7 +28,6 @@ class Chunk:
         start: position of the first token.
         tokens: ids or LAST_TOKEN. The last `draft_count` of them are draft tokens.
         is_sampled: a token is sampled behind the last token that is no draft, and behind each accepted draft token.
-        allowed_V: bool, the tokens that may be sampled; None allows all.
     """
 
     slot: int
@@ -38,7 +35,6 @@ class Chunk:
     tokens: Sequence[int]
     draft_count: int = 0
     is_sampled: bool = True
-    allowed_V: np.ndarray | None = None
 
     @property
     def end(self) -> int:
@@ -60,6 +56,18 @@ class PassShape(NamedTuple):
     sequences: int
     draft: int
     context: int
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.length
+
+    def holds(self, other: "PassShape") -> bool:
+        """Whether what fits the other fits this one too."""
+        return (
+            self.draft == other.draft
+            and (self.batch >= self.sequences) == (other.batch >= other.sequences)
+            and all(mine >= its for mine, its in zip(self, other, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -117,9 +125,9 @@ class Buckets:
         """The context that holds so many positions."""
         return min(_round_up(tokens, _MIN_CONTEXT), self.max_len)
 
-    def compiled_context(self, context: int) -> int:
-        """The context that a program is compiled for: one for all where attention reads each sequence's length."""
-        return self.max_len if self.is_ragged else context
+    def compiled(self, shape: PassShape) -> PassShape:
+        """The shape that a program is compiled for: of one context where attention reads each sequence's length."""
+        return shape._replace(context=self.max_len) if self.is_ragged else shape
 
     def ragged(self, tokens: int, end: int) -> PassShape:
         """A pass over all sequences: so many tokens, all before position `end`."""

@@ -1,15 +1,19 @@
 """One step of the engine: admit, collect if needed, plan, make room, dispatch, collect."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax import Array
 
+from llm_jax.errors import InferenceError
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
+from llm_jax.inference.engine.masks import compute_masks
 from llm_jax.inference.engine.programs import StepResult
 from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
@@ -18,6 +22,11 @@ from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.stats import compilations
 from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, PassShape, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
+
+_NOT_FINITE = (
+    "The logits behind {} generated tokens are infinite or not numbers, or all tokens are ruled out; the weights may "
+    "be damaged, or overflow in their dtype."
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Stepper:
         self._use_cache = use_cache
         self._budget = TokenBudget(buckets)
         self._in_flight: deque[_InFlight] = deque()  # oldest first
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llm-masks")
         self._collected_at = 0.0
         self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = 0
 
@@ -70,8 +80,8 @@ class Stepper:
         """
         try:
             self._admit()
-            if self._has_draft() or not self._can_pipeline():
-                self._collect(remaining=0)  # drafts and grammars depend on the last token
+            if self._has_draft() or not self._use_cache:
+                self._collect(remaining=0)  # drafts depend on the last token
             decoding, prefilling = self._plan_chunks()
             while not self._make_room(decoding | prefilling):
                 decoding, prefilling = self._plan_chunks()
@@ -79,7 +89,7 @@ class Stepper:
             self._dispatch(passes, decoding | prefilling)
             # Behind draft tokens, the next chunk starts where the last accepted one is.
             is_drafted = any(chunk.draft_count for chunk in decoding.values())
-            self._collect(remaining=0 if is_drafted or not self._can_pipeline() else len(passes))
+            self._collect(remaining=0 if is_drafted or not self._use_cache else len(passes))
         except Exception as error:
             self._fail(error)
         return self.has_work
@@ -112,26 +122,19 @@ class Stepper:
         return True
 
     def _has_draft(self) -> bool:
-        """Prompt lookup offers draft tokens for the only running sequence."""
+        """Prompt lookup offers draft tokens for the only running sequence, which has no constraint."""
         running = self._scheduler.running
-        # A larger batch keeps the processor busy without.
-        return self._buckets.draft > 0 and len(running) == 1 and bool(running[0].prompt_lookup.draft(1))
-
-    def _can_pipeline(self) -> bool:
-        """The next step can be dispatched before this one's tokens are known."""
-        return self._use_cache and all(sequence.request.mask is None for sequence in self._scheduler.running)
+        if not self._buckets.draft or len(running) != 1:  # a larger batch keeps the processor busy without
+            return False
+        is_free = running[0].request.constraint is None and self._runner.can_draft()
+        return is_free and bool(running[0].prompt_lookup.draft(1))
 
     def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
         """The chunks of the sequences that decode, and of those that prefill."""
-        with_draft = self._has_draft() and self._can_pipeline()
+        with_draft = self._has_draft()
         sequences = self._scheduler.decoding() if self._use_cache else []
         decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
-        prefilling = self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
-        for chunks in (decoding, prefilling):
-            for sequence, chunk in chunks.items():
-                if chunk.is_sampled and sequence.request.mask is not None:
-                    chunks[sequence] = replace(chunk, allowed_V=self._allowed_tokens(sequence))
-        return decoding, prefilling
+        return decoding, self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
 
     def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
         """The last token of a sequence, and draft tokens where its text repeats."""
@@ -140,15 +143,6 @@ class Stepper:
             free = self._buckets.max_len - sequence.cached - 1
             draft = sequence.prompt_lookup.draft(min(self._buckets.draft, free))
         return Chunk(sequence.slot, sequence.cached, [LAST_TOKEN, *draft], len(draft))
-
-    def _allowed_tokens(self, sequence: SequenceState) -> np.ndarray | None:
-        """The tokens that a grammar allows next, bool [V]; None for all. A grammar that fails ends its own request."""
-        assert sequence.request.mask is not None
-        try:
-            return sequence.request.mask(sequence.generated)
-        except Exception as error:
-            self._end(sequence, error)
-            return None
 
     def _dispatch(self, passes: Sequence[ForwardPass], chunks: Mapping[SequenceState, Chunk]) -> None:
         """Dispatches the forward passes of a step; its sequences advance by their chunks."""
@@ -164,10 +158,32 @@ class Stepper:
                 sequence.is_prefilled = chunk.is_sampled
                 self._name_blocks(sequence)
 
-    def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[SequenceState] = ()) -> None:
+    def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[SequenceState]) -> None:
+        """Dispatches a forward pass and the sampling behind it.
+
+        A constraint needs the token before: it is collected, and masks are made, while the device runs the pass.
+        """
         compiled, start = compilations(), time.perf_counter()
-        result = self._runner.dispatch(forward_pass)
+        forward_pass, hidden_PRD = self._runner.forward(forward_pass)
+        result: Array | StepResult = hidden_PRD
+        if sampled:
+            result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled))
         self._in_flight.append(_InFlight(forward_pass.shape, start, compiled, result, sampled))
+
+    def _masks(self, sampled: Sequence[SequenceState]) -> dict[int, np.ndarray]:
+        """What the constraints of some sequences allow next. One that fails ends its own request."""
+        constraints = {i: s.request.constraint for i, s in enumerate(sampled) if s.request.constraint is not None}
+        if not constraints:
+            return {}
+        self._collect(remaining=0)
+        rows = [(constraint, sampled[i].generated) for i, constraint in constraints.items()]
+        masks = {}
+        for i, mask in zip(constraints, compute_masks(self._threads, rows), strict=True):
+            if isinstance(mask, Exception):
+                self._end(sampled[i], mask)
+            elif mask is not None:
+                masks[i] = mask
+        return masks
 
     def _name_blocks(self, sequence: SequenceState) -> None:
         """Makes the complete blocks of a sequence known to the pool, for later requests that begin alike."""
@@ -200,6 +216,9 @@ class Stepper:
 
     def _hand_out(self, sequence: SequenceState, sampled: SampledTokens, at: tuple[int, int]) -> None:
         """Adds a token to its sequence and sends its event; ends the request with its last token."""
+        if not sampled.is_finite_B[at]:
+            self._end(sequence, InferenceError(_NOT_FINITE.format(len(sequence.generated))))
+            return
         token = int(sampled.token_B[at])
         finish = sequence.append(token)
         logprob: float | None = None

@@ -95,17 +95,13 @@ class TokenBudget:
         Time grows as a straight line over tokens: first weights have to be read, then there is more to compute. One
         measurement counts half as the one and half as the other.
         """
-        known = sorted((_tokens(other), seconds) for other, seconds in self._seconds.items())
+        known = sorted((other.tokens, seconds) for other, seconds in self._seconds.items())
         if not known:
             return float("inf")
-        n = _tokens(shape)
+        n = shape.tokens
         above = next((i for i, (tokens, _) in enumerate(known) if tokens >= n), len(known) - 1)
         (low, low_seconds), (high, high_seconds) = known[max(above - 1, 0)], known[max(above, min(1, len(known) - 1))]
         if low == high:
             return low_seconds * (1 + n / low) / 2
         slope = max(0.0, (high_seconds - low_seconds) / (high - low))
         return max(high_seconds + slope * (n - high), min(low_seconds, high_seconds) / 2)
-
-
-def _tokens(shape: PassShape) -> int:
-    return shape.batch * shape.length
