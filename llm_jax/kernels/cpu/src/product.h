@@ -1,9 +1,11 @@
 // The matrix product with vector registers. The terms of an output are added in the order of the contracted axis,
 // for any number of rows, so that the result of a row does not depend on the other rows of a batch.
 //
-// Weights are read from memory once: a strip of `Panels` panels × kStripChunks chunks stays in the L1 and L2 caches
-// while all rows are multiplied with it, `Rows` at a time, and meanwhile the next strip is prefetched in software. The
-// hardware prefetcher stops at every page, and with more than four rows it does not keep up.
+// A block of rows × panels has its sums in registers. A strip of a panel, kStripBytes in the form that is multiplied,
+// stays in the L1 cache while all rows are multiplied with it, and meanwhile the next strip is prefetched in software,
+// a share by each block: the hardware prefetcher stops at every page, and with more than four rows it does not keep
+// up. Where there is more than one block of rows, weights that are not multiplied as they are stored are widened once
+// per strip.
 #pragma once
 
 #include <utility>
@@ -13,82 +15,132 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kStripChunks = 16;  // chunks of a strip; with 8 about as fast, with 32 slower (benchmarks/RESULTS.md)
+constexpr int64_t kStripBytes = 16384;
+constexpr int64_t kStripTiles = kStripBytes / kTileBytes;
 constexpr int64_t kRowBlock = 64;     // rows whose sums are stored between strips: 16 KB with four panels
+constexpr int kWords = 16;            // groups of a tile, and 4-byte words of one row of it
 
 struct Strip {
   const uint8_t* weights;  // of the first panel
-  const uint8_t* next;     // the next strip, null if it has been prefetched
   int64_t panel_bytes, chunks;
+  const uint8_t* next;  // what to prefetch of the next strip: `lines` of each panel
+  int64_t next_panel_bytes, lines;
   bool is_first;  // of its panels: sums begin at zero
 };
 
-// Adds rows (within one tile) times panels, with the sums in registers.
-template <typename Dot, int Rows, int Panels>
-void block(const uint8_t* x, const Strip& strip, uint8_t* sums) {
-  typename Dot::Sum acc[Rows][Panels];
+// Adds rows (within one tile) times panels. `Wide`: the strip has been widened.
+template <typename Dot, int Rows, int Panels, bool Wide>
+void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_bytes) {
+  using Vec = typename Dot::Vec;
+  constexpr int kVecs = kGroupBytes / sizeof(Vec), kParts = Dot::kParts;
+  Vec acc[Rows][Panels][kVecs];
   for (int r = 0; r < Rows; ++r)
     for (int q = 0; q < Panels; ++q)
-      acc[r][q] = strip.is_first ? Dot::zero() : Dot::load(sums + (r * Panels + q) * kGroupBytes);
+      for (int v = 0; v < kVecs; ++v)
+        acc[r][q][v] = strip.is_first ? Dot::zero() : Dot::load(sums + r * row_bytes + q * kGroupBytes + v * sizeof(Vec));
   for (int64_t c = 0; c < strip.chunks; ++c) {
-    for (int j = 0; j < 16; ++j) {
-      const int64_t group = c * kTileBytes + j * kGroupBytes;
-      const uint8_t* terms = x + c * kTile * Dot::kRowBytes + j * (Dot::kRowBytes / 16);
-      typename Dot::Weights weights[Panels];
+    for (int64_t line = strip.lines * c / strip.chunks; line < strip.lines * (c + 1) / strip.chunks; ++line)
+      for (int q = 0; q < Panels; ++q)
+        __builtin_prefetch(strip.next + q * strip.next_panel_bytes + line * kCacheLine, 0, kPrefetchL2);
+    const uint8_t* weights = strip.weights + c * kTileBytes * (Wide ? kParts : 1);
+    const uint8_t* terms = x + c * kTile * Dot::kRowBytes;
+    for (int j = 0; j < kWords; ++j) {
+#pragma GCC unroll 2
+      for (int part = 0; part < kParts; ++part) {
+        Vec w[Panels][kVecs];
 #pragma GCC unroll 4
-      for (int q = 0; q < Panels; ++q) {
-        weights[q] = Dot::weights(strip.weights + q * strip.panel_bytes + group);
-        if (strip.next != nullptr) __builtin_prefetch(strip.next + q * strip.panel_bytes + group, 0, kPrefetchL2);
-      }
+        for (int q = 0; q < Panels; ++q)
+#pragma GCC unroll 2
+          for (int v = 0; v < kVecs; ++v)
+            w[q][v] = Wide ? Dot::load(weights + q * strip.panel_bytes + (j * kParts + part) * kGroupBytes + v * sizeof(Vec))
+                           : Dot::weights(weights + q * strip.panel_bytes + j * kGroupBytes + v * sizeof(Vec), part);
 #pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r) {
-        const auto term = Dot::term(terms + r * Dot::kRowBytes);
+        for (int r = 0; r < Rows; ++r) {
+          const Vec term = Dot::term(terms + r * Dot::kRowBytes + (j * kParts + part) * 4);
 #pragma GCC unroll 4
-        for (int q = 0; q < Panels; ++q) Dot::add(acc[r][q], weights[q], term);
+          for (int q = 0; q < Panels; ++q)
+#pragma GCC unroll 2
+            for (int v = 0; v < kVecs; ++v) acc[r][q][v] = Dot::add(acc[r][q][v], w[q][v], term);
+        }
       }
     }
   }
   for (int r = 0; r < Rows; ++r)
-    for (int q = 0; q < Panels; ++q) Dot::store(sums + (r * Panels + q) * kGroupBytes, acc[r][q]);
+    for (int q = 0; q < Panels; ++q)
+      for (int v = 0; v < kVecs; ++v)
+        Dot::store(sums + r * row_bytes + q * kGroupBytes + v * sizeof(Vec), acc[r][q][v]);
 }
 
-// Panels for all rows.
-template <typename Traits, typename Dot, int Panels, std::size_t... Rows>
-void columns(const Product& p, int64_t panel, std::index_sequence<Rows...>) {
-  using Block = void (*)(const uint8_t*, const Strip&, uint8_t*);
-  static constexpr Block blocks[] = {block<Dot, Rows + 1, Panels>...};  // by the number of rows - 1
+// Copies a strip of one panel in the form that is multiplied.
+template <typename Dot>
+void widen(const uint8_t* strip, int64_t chunks, uint8_t* to) {
+  constexpr int kBytes = sizeof(typename Dot::Vec);
+  for (int64_t group = 0; group < chunks * kTileBytes; group += kGroupBytes)
+    for (int part = 0; part < Dot::kParts; ++part)
+      for (int v = 0; v < kGroupBytes; v += kBytes)
+        Dot::store(to + group * Dot::kParts + part * kGroupBytes + v, Dot::weights(strip + group + v, part));
+}
+
+// Blocks of at most `most` rows, of about the same size, that `rows` of one tile are divided into.
+constexpr int64_t blocks_of(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
+
+// `count` panels for all rows, `Panels` at a time; a block has up to sizeof...(Rows) rows.
+template <typename Traits, typename Dot, int Panels, bool Wide, std::size_t... Rows>
+void columns(const Product& p, int64_t panel, int64_t count, std::index_sequence<Rows...>) {
+  using Block = void (*)(const uint8_t*, const Strip&, uint8_t*, int64_t);
+  static constexpr Block blocks[] = {block<Dot, Rows + 1, Panels, Wide>...};  // by the number of rows - 1
   constexpr int64_t kRows = sizeof...(Rows), kRowTileBytes = kTile * Dot::kRowBytes;
-  alignas(64) uint8_t sums[kRowBlock * Panels * kGroupBytes];
-  const int64_t panel_bytes = p.chunks * kTileBytes;
-  const uint8_t* weights = p.weight + panel * panel_bytes;
+  alignas(64) uint8_t sums[kRowBlock * kPanelsAtOnce * kGroupBytes];
+  alignas(64) uint8_t wide[Wide ? kStripBytes : 1];
+  const int64_t panel_bytes = p.chunks * kTileBytes, row_bytes = count * kGroupBytes;
+  const int64_t most = kStripTiles / (Wide ? Panels * Dot::kParts : 1);  // chunks of a strip
   for (int64_t m = 0; m < p.M; m += kRowBlock) {
-    const int64_t end = p.M - m < kRowBlock ? p.M : m + kRowBlock;
-    for (int64_t c = 0; c < p.chunks; c += kStripChunks) {
-      const bool is_last = c + kStripChunks >= p.chunks;
-      const uint8_t* current = weights + c * kTileBytes;
-      const uint8_t* next = is_last ? weights + Panels * panel_bytes : current + kStripChunks * kTileBytes;
-      Strip strip{current, nullptr, panel_bytes, is_last ? p.chunks - c : kStripChunks, c == 0};
-      for (int64_t r = m; r < end; r += kRows) {
-        const int64_t rows = end - r < kRows ? end - r : kRows;
-        const uint8_t* x = p.rows + (r / kTile * p.chunks + c) * kRowTileBytes + r % kTile * Dot::kRowBytes;
-        if (r + rows == p.M) strip.next = next;
-        blocks[rows - 1](x, strip, sums + (r - m) * Panels * kGroupBytes);
+    const int64_t rows = p.M - m < kRowBlock ? p.M - m : kRowBlock, last_tile = (rows - 1) / kTile;
+    const int64_t total = last_tile * blocks_of(kTile, kRows) + blocks_of(rows - last_tile * kTile, kRows);
+    for (int64_t c = 0; c < p.chunks; c += most) {
+      const int64_t chunks = p.chunks - c < most ? p.chunks - c : most;
+      for (int64_t q = 0; q < count; q += Panels) {
+        const uint8_t* weights = p.weight + (panel + q) * panel_bytes + c * kTileBytes;
+        const uint8_t* next = weights + Panels * panel_bytes;
+        if (q + Panels == count && c + most < p.chunks) next = weights + most * kTileBytes - q * panel_bytes;
+        if (q + Panels == count && c + most >= p.chunks) next = p.weight + (panel + count) * panel_bytes;
+        if constexpr (Wide) {
+          for (int64_t i = 0; i < Panels; ++i) widen<Dot>(weights + i * panel_bytes, chunks, wide + i * (kStripBytes / Panels));
+          weights = wide;
+        }
+        const int64_t stride = Wide ? kStripBytes / Panels : panel_bytes, lines = chunks * kTileBytes / kCacheLine;
+        int64_t done = 0;
+        for (int64_t tile = 0; tile <= last_tile; ++tile) {
+          const int64_t height = tile < last_tile ? kTile : rows - tile * kTile, parts = blocks_of(height, kRows);
+          const uint8_t* x = p.rows + ((m / kTile + tile) * p.chunks + c) * kRowTileBytes;
+          for (int64_t part = 0; part < parts; ++part, ++done) {
+            const int64_t first = height * part / parts, size = height * (part + 1) / parts - first;
+            const int64_t line = lines * done / total;
+            const Strip strip{weights, stride, chunks, next + line * kCacheLine, panel_bytes, lines * (done + 1) / total - line, c == 0};
+            blocks[size - 1](x + first * Dot::kRowBytes, strip, sums + (tile * kTile + first) * row_bytes + q * kGroupBytes,
+                             row_bytes);
+          }
+        }
       }
     }
-    finish<Traits>(p, m, end - m, panel, Panels, sums, Panels * kTile);
+    finish<Traits>(p, m, rows, panel, count, sums, count * kTile);
   }
 }
 
 template <typename Traits, typename Dot>
 void multiply(const Product& p, int64_t panel, int64_t count) {
-  using Few = std::make_index_sequence<Traits::kFewRows>;
-  using Many = std::make_index_sequence<Traits::kManyRows>;
-  if (p.M <= Traits::kFewRows)
-    for (; count >= kPanelsAtOnce; panel += kPanelsAtOnce, count -= kPanelsAtOnce)
-      columns<Traits, Dot, kPanelsAtOnce>(p, panel, Few{});
-  // Two at a time while there are two: a gate and its up panel are finished together.
-  for (; count >= 2; panel += 2, count -= 2) columns<Traits, Dot, 2>(p, panel, Many{});
-  if (count == 1) columns<Traits, Dot, 1>(p, panel, Many{});
+  // Accumulators leave room in the registers for the weights of a step and a term.
+  constexpr int kVecs = kGroupBytes / sizeof(typename Dot::Vec), kSums = Traits::kAccumulators / kVecs;
+  if (count == 4 && p.M <= kSums / 4)
+    return columns<Traits, Dot, 4, false>(p, panel, count, std::make_index_sequence<kSums / 4>{});
+  if (count % 2 == 0 && p.M <= kSums / 2)
+    return columns<Traits, Dot, 2, false>(p, panel, count, std::make_index_sequence<kSums / 2>{});
+  if (p.M <= kSums) return columns<Traits, Dot, 1, false>(p, panel, count, std::make_index_sequence<kSums>{});
+  if constexpr (Traits::kManyPanels == 2) {
+    if (count % 2 == 0)
+      return columns<Traits, Dot, 2, (Dot::kParts > 1)>(p, panel, count, std::make_index_sequence<kSums / 2>{});
+  }
+  columns<Traits, Dot, 1, (Dot::kParts > 1)>(p, panel, count, std::make_index_sequence<kSums>{});
 }
 
 template <typename Traits>
