@@ -71,7 +71,11 @@ struct Int8 {
     return _mm256_srai_epi16(part == 0 ? _mm256_slli_epi16(bytes, 8) : bytes, 8);
   }
   static Vec term(const uint8_t* x) { return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
-  static Vec add(Vec acc, Vec w, Vec x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
+  static Vec add(Vec acc, Vec w, Vec x) {
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
+    asm("" : "+x"(acc));  // else the compiler adds products to each other first, and runs out of registers
+    return acc;
+  }
 };
 
 struct Traits {

@@ -34,12 +34,19 @@ void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_byte
   using Vec = typename Dot::Vec;
   constexpr int kVecs = kGroupBytes / sizeof(Vec), kParts = Dot::kParts;
   Vec acc[Rows][Panels][kVecs];
-  for (int r = 0; r < Rows; ++r)
-    for (int q = 0; q < Panels; ++q)
-      for (int v = 0; v < kVecs; ++v)
-        acc[r][q][v] = strip.is_first ? Dot::zero() : Dot::load(sums + r * row_bytes + q * kGroupBytes + v * sizeof(Vec));
+  const auto each = [](auto use) {
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int q = 0; q < Panels; ++q)
+#pragma GCC unroll 2
+        for (int v = 0; v < kVecs; ++v) use(r, q, v);
+  };
+  const auto sum = [&](int r, int q, int v) { return sums + r * row_bytes + q * kGroupBytes + v * sizeof(Vec); };
+  each([&](int r, int q, int v) { acc[r][q][v] = strip.is_first ? Dot::zero() : Dot::load(sum(r, q, v)); });
+  const int64_t lines = (strip.lines + strip.chunks - 1) / strip.chunks;
   for (int64_t c = 0; c < strip.chunks; ++c) {
-    for (int64_t line = strip.lines * c / strip.chunks; line < strip.lines * (c + 1) / strip.chunks; ++line)
+    for (int64_t line = lines * c; line < lines * (c + 1) && line < strip.lines; ++line)
       for (int q = 0; q < Panels; ++q)
         __builtin_prefetch(strip.next + q * strip.next_panel_bytes + line * kCacheLine, 0, kPrefetchL2);
     const uint8_t* weights = strip.weights + c * kTileBytes * (Wide ? kParts : 1);
@@ -51,10 +58,12 @@ void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_byte
 #pragma GCC unroll 4
         for (int q = 0; q < Panels; ++q)
 #pragma GCC unroll 2
-          for (int v = 0; v < kVecs; ++v)
-            w[q][v] = Wide ? Dot::load(weights + q * strip.panel_bytes + (j * kParts + part) * kGroupBytes + v * sizeof(Vec))
-                           : Dot::weights(weights + q * strip.panel_bytes + j * kGroupBytes + v * sizeof(Vec), part);
-#pragma GCC unroll 8
+          for (int v = 0; v < kVecs; ++v) {
+            const uint8_t* group = weights + q * strip.panel_bytes + v * sizeof(Vec);
+            w[q][v] = Wide ? Dot::load(group + (j * kParts + part) * kGroupBytes)
+                           : Dot::weights(group + j * kGroupBytes, part);
+          }
+#pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
           const Vec term = Dot::term(terms + r * Dot::kRowBytes + (j * kParts + part) * 4);
 #pragma GCC unroll 4
@@ -65,10 +74,7 @@ void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_byte
       }
     }
   }
-  for (int r = 0; r < Rows; ++r)
-    for (int q = 0; q < Panels; ++q)
-      for (int v = 0; v < kVecs; ++v)
-        Dot::store(sums + r * row_bytes + q * kGroupBytes + v * sizeof(Vec), acc[r][q][v]);
+  each([&](int r, int q, int v) { Dot::store(sum(r, q, v), acc[r][q][v]); });
 }
 
 // Copies a strip of one panel in the form that is multiplied.
