@@ -84,7 +84,7 @@ struct Traits {
   using Int8 = llm::Int8;
   static constexpr bool kBFloat16Rows = false, kInt16Rows = true;
   static constexpr int kOffset = 0;
-  static constexpr int kAccumulators = 12;  // of 16 registers
+  static constexpr int kRowsOfFour = 1, kRowsOfTwo = 2, kRowsOfOne = 6;  // in a block of so many panels
   static constexpr int kManyPanels = 1;
 };
 

@@ -69,7 +69,7 @@ struct Traits {
   using Int8 = llm::Int8;
   static constexpr bool kBFloat16Rows = false, kInt16Rows = false;
   static constexpr int kOffset = 128;       // vpdpbusd multiplies unsigned rows
-  static constexpr int kAccumulators = 16;  // of 32 registers
+  static constexpr int kRowsOfFour = 4, kRowsOfTwo = 8, kRowsOfOne = 8;  // in a block of so many panels
   static constexpr int kManyPanels = 2;
 };
 

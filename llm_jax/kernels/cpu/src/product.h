@@ -52,24 +52,44 @@ void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_byte
     const uint8_t* weights = strip.weights + c * kTileBytes * (Wide ? kParts : 1);
     const uint8_t* terms = x + c * kTile * Dot::kRowBytes;
     for (int j = 0; j < kWords; ++j) {
+      const auto group = [&](int q, int v, int part) {
+        const uint8_t* from = weights + q * strip.panel_bytes + v * sizeof(Vec);
+        return Wide ? Dot::load(from + (j * kParts + part) * kGroupBytes) : Dot::weights(from + j * kGroupBytes, part);
+      };
+      const auto term = [&](int r, int part) { return Dot::term(terms + r * Dot::kRowBytes + (j * kParts + part) * 4); };
+      // Whichever stays in registers: the terms of few rows, or the weights of few panels.
+      if constexpr (Rows < Panels * kVecs) {
+        Vec x[Rows][kParts];
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-      for (int part = 0; part < kParts; ++part) {
-        Vec w[Panels][kVecs];
+          for (int part = 0; part < kParts; ++part) x[r][part] = term(r, part);
 #pragma GCC unroll 4
         for (int q = 0; q < Panels; ++q)
 #pragma GCC unroll 2
-          for (int v = 0; v < kVecs; ++v) {
-            const uint8_t* group = weights + q * strip.panel_bytes + v * sizeof(Vec);
-            w[q][v] = Wide ? Dot::load(group + (j * kParts + part) * kGroupBytes)
-                           : Dot::weights(group + j * kGroupBytes, part);
-          }
+          for (int v = 0; v < kVecs; ++v)
+#pragma GCC unroll 2
+            for (int part = 0; part < kParts; ++part) {
+              const Vec w = group(q, v, part);
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-          const Vec term = Dot::term(terms + r * Dot::kRowBytes + (j * kParts + part) * 4);
+              for (int r = 0; r < Rows; ++r) acc[r][q][v] = Dot::add(acc[r][q][v], w, x[r][part]);
+            }
+      } else {
+#pragma GCC unroll 2
+        for (int part = 0; part < kParts; ++part) {
+          Vec w[Panels][kVecs];
 #pragma GCC unroll 4
           for (int q = 0; q < Panels; ++q)
 #pragma GCC unroll 2
-            for (int v = 0; v < kVecs; ++v) acc[r][q][v] = Dot::add(acc[r][q][v], w[q][v], term);
+            for (int v = 0; v < kVecs; ++v) w[q][v] = group(q, v, part);
+#pragma GCC unroll 16
+          for (int r = 0; r < Rows; ++r) {
+            const Vec x = term(r, part);
+#pragma GCC unroll 4
+            for (int q = 0; q < Panels; ++q)
+#pragma GCC unroll 2
+              for (int v = 0; v < kVecs; ++v) acc[r][q][v] = Dot::add(acc[r][q][v], w[q][v], x);
+          }
         }
       }
     }
@@ -135,18 +155,15 @@ void columns(const Product& p, int64_t panel, int64_t count, std::index_sequence
 
 template <typename Traits, typename Dot>
 void multiply(const Product& p, int64_t panel, int64_t count) {
-  // Accumulators leave room in the registers for the weights of a step and a term.
-  constexpr int kVecs = kGroupBytes / sizeof(typename Dot::Vec), kSums = Traits::kAccumulators / kVecs;
-  if (count == 4 && p.M <= kSums / 4)
-    return columns<Traits, Dot, 4, false>(p, panel, count, std::make_index_sequence<kSums / 4>{});
-  if (count % 2 == 0 && p.M <= kSums / 2)
-    return columns<Traits, Dot, 2, false>(p, panel, count, std::make_index_sequence<kSums / 2>{});
-  if (p.M <= kSums) return columns<Traits, Dot, 1, false>(p, panel, count, std::make_index_sequence<kSums>{});
-  if constexpr (Traits::kManyPanels == 2) {
-    if (count % 2 == 0)
-      return columns<Traits, Dot, 2, (Dot::kParts > 1)>(p, panel, count, std::make_index_sequence<kSums / 2>{});
-  }
-  columns<Traits, Dot, 1, (Dot::kParts > 1)>(p, panel, count, std::make_index_sequence<kSums>{});
+  const std::make_index_sequence<Traits::kRowsOfFour> few;
+  const std::make_index_sequence<Traits::kRowsOfTwo> some;
+  const std::make_index_sequence<Traits::kRowsOfOne> many;
+  constexpr bool kWide = Dot::kParts > 1;
+  if (count == 4 && p.M <= Traits::kRowsOfFour) return columns<Traits, Dot, 4, false>(p, panel, count, few);
+  if (count % 2 == 0 && p.M <= Traits::kRowsOfTwo) return columns<Traits, Dot, 2, false>(p, panel, count, some);
+  if (p.M <= 2 * Traits::kRowsOfOne) return columns<Traits, Dot, 1, false>(p, panel, count, many);
+  if (Traits::kManyPanels == 2 && count % 2 == 0) return columns<Traits, Dot, 2, kWide>(p, panel, count, some);
+  columns<Traits, Dot, 1, kWide>(p, panel, count, many);
 }
 
 template <typename Traits>
