@@ -8,11 +8,12 @@ namespace llm {
 namespace {
 
 struct Lanes {
-  static constexpr int kQueries = 1;
+  static constexpr int kQueries = 2, kSums = 4;
   struct Vec {
     __m256 low, high;
   };
-  static Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  using Partial = __m256;
+  static Partial zero() { return _mm256_setzero_ps(); }
   static Vec broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Vec load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
   static __m256 widen(const uint16_t* x) {
@@ -31,9 +32,11 @@ struct Lanes {
   static Vec fma(Vec a, Vec b, Vec c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
   }
-  static __m256 half(Vec x) { return _mm256_add_ps(x.low, x.high); }
-  static void sums(Vec a, Vec b, Vec c, Vec d, float* to) {
-    const __m256 lanes = _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
+  static Partial dot(Vec a, Vec b, Partial c) {
+    return _mm256_fmadd_ps(a.high, b.high, _mm256_fmadd_ps(a.low, b.low, c));
+  }
+  static void sums(Partial a, Partial b, Partial c, Partial d, float* to) {
+    const __m256 lanes = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1)));
   }
 };

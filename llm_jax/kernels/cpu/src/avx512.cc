@@ -8,9 +8,10 @@ namespace llm {
 namespace {
 
 struct Lanes {
-  static constexpr int kQueries = 4;
+  static constexpr int kQueries = 4, kSums = 16;
   using Vec = __m512;
-  static Vec zero() { return _mm512_setzero_ps(); }
+  using Partial = Vec;
+  static Partial zero() { return _mm512_setzero_ps(); }
   static Vec broadcast(float x) { return _mm512_set1_ps(x); }
   static Vec load(const float* x) { return _mm512_loadu_ps(x); }
   static Vec load(const uint16_t* x) {
@@ -22,6 +23,7 @@ struct Lanes {
   }
   static void store(float* to, Vec x) { _mm512_storeu_ps(to, x); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Partial dot(Vec a, Vec b, Partial c) { return fma(a, b, c); }
   // The sums of four vectors: lanes of 128 bits are transposed and added, then the four lanes.
   static void sums(Vec a, Vec b, Vec c, Vec d, float* to) {
     const Vec ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
