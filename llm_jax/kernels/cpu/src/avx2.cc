@@ -70,8 +70,8 @@ struct Int8 {
   static Vec load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
   static void store(void* to, Vec x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
   static Vec weights(const uint8_t* w, int part) {
-    const __m256i bytes = load(w);
-    return _mm256_srai_epi16(part == 0 ? _mm256_slli_epi16(bytes, 8) : bytes, 8);
+    const __m256i bytes = load(w);  // times 1 and 0: the even ones in one instruction
+    return part == 0 ? _mm256_maddubs_epi16(_mm256_set1_epi16(1), bytes) : _mm256_srai_epi16(bytes, 8);
   }
   static Vec term(const uint8_t* x) { return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
   static Vec add(Vec acc, Vec w, Vec x) {

@@ -1,11 +1,14 @@
 // The matrix product with vector registers. The terms of an output are added in the order of the contracted axis,
 // for any number of rows, so that the result of a row does not depend on the other rows of a batch.
 //
-// A block of rows × panels has its sums in registers. A strip of a panel, kStripBytes in the form that is multiplied,
-// stays in the L1 cache while all rows are multiplied with it, and meanwhile the next strip is prefetched in software,
-// a share by each block: the hardware prefetcher stops at every page, and with more than four rows it does not keep
-// up. Where there is more than one block of rows, weights that are not multiplied as they are stored are widened once
-// per strip.
+// A block of rows × panels has its sums in registers. A strip of panels stays in the L1 and L2 caches while all rows are
+// multiplied with it, and meanwhile the next strip is prefetched in software, a share by each block: the hardware
+// prefetcher stops at every page, and with more than four rows it does not keep up. Weights that are not multiplied as
+// they are stored are widened in registers where a strip meets one or two blocks, else once per strip.
+//
+// What a level gives for a dtype (Dot): a register `Vec`; `kRowBytes` of a row of x in a tile; in how many `kParts` the
+// products of a group of weights are added, in turn; `weights`, a part of a group as it is multiplied; `term`, four
+// bytes of x in all lanes; and `add`.
 #pragma once
 
 #include <utility>
@@ -15,20 +18,19 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kStripBytes = 16384;
-constexpr int64_t kStripTiles = kStripBytes / kTileBytes;
-constexpr int64_t kRowBlock = 64;     // rows whose sums are stored between strips: 16 KB with four panels
-constexpr int kWords = 16;            // groups of a tile, and 4-byte words of one row of it
+constexpr int64_t kStripBytes = 16384;  // of a panel, and of all where they are widened: half of an L1 cache
+constexpr int64_t kRowBlock = 64;       // rows whose sums are stored between strips: 16 KB with four panels
+constexpr int kWords = 16;              // groups of a tile, and 4-byte words of one row of it
 
 struct Strip {
   const uint8_t* weights;  // of the first panel
   int64_t panel_bytes, chunks;
-  const uint8_t* next;  // what to prefetch of the next strip: `lines` of each panel
+  const uint8_t* next;  // what to prefetch: so many lines of each panel
   int64_t next_panel_bytes, lines;
   bool is_first;  // of its panels: sums begin at zero
 };
 
-// Adds rows (within one tile) times panels. `Wide`: the strip has been widened.
+// Adds rows (within one tile) times panels to sums, whose rows are `row_bytes` apart. `Wide`: the strip is widened.
 template <typename Dot, int Rows, int Panels, bool Wide>
 void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_bytes) {
   using Vec = typename Dot::Vec;
@@ -39,7 +41,7 @@ void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_byte
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
       for (int q = 0; q < Panels; ++q)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < kVecs; ++v) use(r, q, v);
   };
   const auto sum = [&](int r, int q, int v) { return sums + r * row_bytes + q * kGroupBytes + v * sizeof(Vec); };
@@ -56,38 +58,40 @@ void block(const uint8_t* x, const Strip& strip, uint8_t* sums, int64_t row_byte
         const uint8_t* from = weights + q * strip.panel_bytes + v * sizeof(Vec);
         return Wide ? Dot::load(from + (j * kParts + part) * kGroupBytes) : Dot::weights(from + j * kGroupBytes, part);
       };
-      const auto term = [&](int r, int part) { return Dot::term(terms + r * Dot::kRowBytes + (j * kParts + part) * 4); };
+      const auto term = [&](int r, int part) {
+        return Dot::term(terms + r * Dot::kRowBytes + (j * kParts + part) * 4);
+      };
       // Whichever stays in registers: the terms of few rows, or the weights of few panels.
       if constexpr (Rows < Panels * kVecs) {
         Vec x[Rows][kParts];
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int part = 0; part < kParts; ++part) x[r][part] = term(r, part);
 #pragma GCC unroll 4
         for (int q = 0; q < Panels; ++q)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int v = 0; v < kVecs; ++v)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int part = 0; part < kParts; ++part) {
               const Vec w = group(q, v, part);
 #pragma GCC unroll 16
               for (int r = 0; r < Rows; ++r) acc[r][q][v] = Dot::add(acc[r][q][v], w, x[r][part]);
             }
       } else {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int part = 0; part < kParts; ++part) {
           Vec w[Panels][kVecs];
 #pragma GCC unroll 4
           for (int q = 0; q < Panels; ++q)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int v = 0; v < kVecs; ++v) w[q][v] = group(q, v, part);
 #pragma GCC unroll 16
           for (int r = 0; r < Rows; ++r) {
             const Vec x = term(r, part);
 #pragma GCC unroll 4
             for (int q = 0; q < Panels; ++q)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
               for (int v = 0; v < kVecs; ++v) acc[r][q][v] = Dot::add(acc[r][q][v], w[q][v], x);
           }
         }
@@ -107,7 +111,7 @@ void widen(const uint8_t* strip, int64_t chunks, uint8_t* to) {
         Dot::store(to + group * Dot::kParts + part * kGroupBytes + v, Dot::weights(strip + group + v, part));
 }
 
-// Blocks of at most `most` rows, of about the same size, that `rows` of one tile are divided into.
+// How many blocks of up to `most` rows the rows of a tile are divided into, about evenly.
 constexpr int64_t blocks_of(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
 
 // `count` panels for all rows, `Panels` at a time; a block has up to sizeof...(Rows) rows.
@@ -116,35 +120,37 @@ void columns(const Product& p, int64_t panel, int64_t count, std::index_sequence
   using Block = void (*)(const uint8_t*, const Strip&, uint8_t*, int64_t);
   static constexpr Block blocks[] = {block<Dot, Rows + 1, Panels, Wide>...};  // by the number of rows - 1
   constexpr int64_t kRows = sizeof...(Rows), kRowTileBytes = kTile * Dot::kRowBytes;
+  constexpr int64_t kWidePanel = kStripBytes / Panels;
+  constexpr int64_t kChunks = (Wide ? kWidePanel / Dot::kParts : kStripBytes) / kTileBytes;  // of a strip
   alignas(64) uint8_t sums[kRowBlock * kPanelsAtOnce * kGroupBytes];
   alignas(64) uint8_t wide[Wide ? kStripBytes : 1];
   const int64_t panel_bytes = p.chunks * kTileBytes, row_bytes = count * kGroupBytes;
-  const int64_t most = kStripTiles / (Wide ? Panels * Dot::kParts : 1);  // chunks of a strip
+  const uint8_t* first = p.weight + panel * panel_bytes;
   for (int64_t m = 0; m < p.M; m += kRowBlock) {
     const int64_t rows = p.M - m < kRowBlock ? p.M - m : kRowBlock, last_tile = (rows - 1) / kTile;
     const int64_t total = last_tile * blocks_of(kTile, kRows) + blocks_of(rows - last_tile * kTile, kRows);
-    for (int64_t c = 0; c < p.chunks; c += most) {
-      const int64_t chunks = p.chunks - c < most ? p.chunks - c : most;
+    for (int64_t c = 0; c < p.chunks; c += kChunks) {
+      const int64_t chunks = p.chunks - c < kChunks ? p.chunks - c : kChunks, lines = chunks * kTileBytes / kCacheLine;
       for (int64_t q = 0; q < count; q += Panels) {
-        const uint8_t* weights = p.weight + (panel + q) * panel_bytes + c * kTileBytes;
+        const uint8_t* weights = first + q * panel_bytes + c * kTileBytes;
         const uint8_t* next = weights + Panels * panel_bytes;
-        if (q + Panels == count && c + most < p.chunks) next = weights + most * kTileBytes - q * panel_bytes;
-        if (q + Panels == count && c + most >= p.chunks) next = p.weight + (panel + count) * panel_bytes;
+        if (q + Panels == count)
+          next = c + kChunks < p.chunks ? first + (c + kChunks) * kTileBytes : first + count * panel_bytes;
+        Strip strip{weights, panel_bytes, chunks, next, panel_bytes, 0, c == 0};
         if constexpr (Wide) {
-          for (int64_t i = 0; i < Panels; ++i) widen<Dot>(weights + i * panel_bytes, chunks, wide + i * (kStripBytes / Panels));
-          weights = wide;
+          for (int i = 0; i < Panels; ++i) widen<Dot>(weights + i * panel_bytes, chunks, wide + i * kWidePanel);
+          strip.weights = wide, strip.panel_bytes = kWidePanel;
         }
-        const int64_t stride = Wide ? kStripBytes / Panels : panel_bytes, lines = chunks * kTileBytes / kCacheLine;
         int64_t done = 0;
         for (int64_t tile = 0; tile <= last_tile; ++tile) {
           const int64_t height = tile < last_tile ? kTile : rows - tile * kTile, parts = blocks_of(height, kRows);
           const uint8_t* x = p.rows + ((m / kTile + tile) * p.chunks + c) * kRowTileBytes;
-          for (int64_t part = 0; part < parts; ++part, ++done) {
-            const int64_t first = height * part / parts, size = height * (part + 1) / parts - first;
-            const int64_t line = lines * done / total;
-            const Strip strip{weights, stride, chunks, next + line * kCacheLine, panel_bytes, lines * (done + 1) / total - line, c == 0};
-            blocks[size - 1](x + first * Dot::kRowBytes, strip, sums + (tile * kTile + first) * row_bytes + q * kGroupBytes,
-                             row_bytes);
+          for (int64_t part = 0; part < parts; ++part) {
+            const int64_t from = height * part / parts, to = height * (part + 1) / parts;
+            const int64_t line = lines * done++ / total;
+            strip.next = next + line * kCacheLine, strip.lines = lines * done / total - line;
+            blocks[to - from - 1](x + from * Dot::kRowBytes, strip,
+                                  sums + (tile * kTile + from) * row_bytes + q * kGroupBytes, row_bytes);
           }
         }
       }

@@ -90,8 +90,8 @@ void scatter(const float* x, int64_t chunks, uint8_t* tiles) {
   for (int64_t c = 0; c < chunks; ++c) std::memcpy(tiles + c * kTile * Bytes, x + c * (Bytes / 4), Bytes);
 }
 
-// Packs 16 rows. In the tile of a chunk, each row has 64 bytes, or 128 where bfloat16 is stored widened to float32, or int8
-// to int16.
+// Packs 16 rows. In the tile of a chunk, each row has 64 bytes, or 128 where bfloat16 is stored widened to float32 or
+// int8 to int16.
 template <typename Traits>
 void prepare(const Product& p, int64_t tile) {
   const int64_t group = 4 / (p.dtype == kFloat32 ? 4 : p.dtype == kBFloat16 ? 2 : 1);  // values per 4 bytes of weight
