@@ -9,4 +9,5 @@ class Level(IntEnum):
     XLA = 0
     AVX2 = 1
     AVX512 = 2
-    AMX = 3
+    AVX512_BF16 = 3
+    AMX = 4

@@ -18,6 +18,7 @@ AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx51
 FLAGS = {
     "avx2.cc": AVX2,
     "avx512.cc": AVX512,
+    "avx512_bf16.cc": (*AVX512, "-mavx512bf16"),
     "amx.cc": (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
     "level.cc": (),
     "calls.cc": (),

@@ -31,7 +31,7 @@ def load() -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def best_level() -> Level:
-    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS=xla|avx2|avx512|amx lowers it.
+    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS=xla|avx2|avx512|avx512_bf16|amx lowers it.
 
     Raises:
         ValueError: LLM_JAX_KERNELS names no level.

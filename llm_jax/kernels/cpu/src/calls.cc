@@ -12,7 +12,12 @@ namespace {
 namespace ffi = xla::ffi;
 
 const Level& level_of(int64_t level) {
-  return level == kLevelAmx ? kAmx : level == kLevelAvx512 ? kAvx512 : kAvx2;
+  switch (level) {
+    case kLevelAmx: return kAmx;
+    case kLevelAvx512BFloat16: return kAvx512BFloat16;
+    case kLevelAvx512: return kAvx512;
+    default: return kAvx2;
+  }
 }
 
 Floats floats(const ffi::AnyBuffer& buffer) {

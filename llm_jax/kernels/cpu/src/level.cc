@@ -32,7 +32,8 @@ extern "C" int64_t llm_level() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
   if (!avx512) return kLevelAvx2;
-  return __builtin_cpu_supports("avx512bf16") && tiles_permitted() ? kLevelAmx : kLevelAvx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return kLevelAvx512;
+  return tiles_permitted() ? kLevelAmx : kLevelAvx512BFloat16;
 }
 
 // Asks Linux to back the aligned 2 MB blocks of a buffer with huge pages: a tenth more read bandwidth. It counts for
