@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu, xla
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 from llm_jax.kernels.packed import PackedMatrix
 from llm_jax.kernels.xla import ActivationName, Norm
 

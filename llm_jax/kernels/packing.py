@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from llm_jax.kernels.cpu.native import PACK, PRODUCT, load, placeholder
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix
 from llm_jax.kernels.xla.functions import ACTIVATIONS, Norm
 
