@@ -9,11 +9,11 @@ from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
 from llm_jax.kernels.cache_copy import read_block, write_block
 from llm_jax.kernels.cache_format import decode, encode, ring_capacity, vector_width
 from llm_jax.kernels.cpu import available, best_level, features, use_huge_pages
-from llm_jax.native import Level
 from llm_jax.kernels.matmul_dispatch import matmul
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
 from llm_jax.kernels.packing import pack, pack_gated
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, softcap
+from llm_jax.native import Level
 
 __all__ = [
     "ACTIVATIONS",

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu
-from llm_jax.native import Level
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
+from llm_jax.native import Level
 
 
 def pack(weight_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:

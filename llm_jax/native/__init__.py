@@ -5,7 +5,7 @@ library is `llm_jax.kernels.cpu`.
 """
 
 from llm_jax.native.level import Level
-from llm_jax.native.library import file_name, find
-from llm_jax.native.status import Status, load, requested, status
+from llm_jax.native.library import LEVELS, find, machine
+from llm_jax.native.status import Status, load, status
 
-__all__ = ["Level", "Status", "file_name", "find", "load", "requested", "status"]
+__all__ = ["LEVELS", "Level", "Status", "find", "load", "machine", "status"]

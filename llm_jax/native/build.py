@@ -71,6 +71,14 @@ def build_into(directory: Path, architecture: str) -> Path:
         return half.rename(directory / file_name(architecture, interface))
 
 
+def can_build() -> bool:
+    """Whether a compiler and the headers are there."""
+    try:
+        return bool(_compiler()) and interface_version() is not None and sys.platform == "linux"
+    except BuildError:
+        return False
+
+
 def _is_writable(directory: Path) -> bool:
     try:
         directory.mkdir(parents=True, exist_ok=True)

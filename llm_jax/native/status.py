@@ -43,7 +43,7 @@ def status() -> Status:
     Raises:
         ConfigError: LLM_JAX_KERNELS names no level.
     """
-    wanted, library = requested(), load()
+    wanted, library = _requested(), load()
     if wanted == Level.XLA:
         return Status(Level.XLA, f"{VARIABLE} is xla; unset it for native kernels")
     if library is None:
@@ -55,7 +55,7 @@ def status() -> Status:
     return Status(level if wanted is None else min(level, wanted))
 
 
-def requested() -> Level | None:
+def _requested() -> Level | None:
     """What LLM_JAX_KERNELS allows at most; None where it is not set.
 
     Raises:

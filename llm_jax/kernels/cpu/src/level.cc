@@ -17,7 +17,7 @@ struct Registers {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-// Asked for directly: clang's __builtin_cpu_supports answers no to everything where its run-time library is zig's.
+// Not __builtin_cpu_supports: compiled by zig, it says no to everything.
 Registers cpuid(unsigned leaf, unsigned subleaf) {
   Registers r;
   __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
