@@ -10,14 +10,13 @@ import click
 
 from cli import _options
 from cli._errors import Command
-from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.inference import TextPiece
     from llm_jax.kernels import WeightDtype
 
 
-@click.command(cls=Command)
+@click.command("llm-generate", cls=Command)
 @click.argument("prompt", required=False)
 @click.option(
     "--file",
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of a stream.")
 @click.option("--chat", is_flag=True, help="Answer PROMPT by the model's chat format; without one, talk in turns.")
 @click.option("--system", help="With --chat: what the model should keep in mind throughout.")
-@click.version_option(__version__)
+@_options.version
 def main(
     prompt: str | None,
     prompt_file: Path | None,

@@ -4,6 +4,7 @@ The names are those that dashboards and autoscalers for language model servers a
 """
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, generate_latest
@@ -11,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from llm_jax import __version__
 from server.observers import RequestStats
 from server.registry import Registry
 
@@ -131,7 +133,18 @@ class _EngineMetrics(Collector):
         )
         yield counter("llm_spec_decode_num_draft_tokens", "Draft tokens proposed.", total(lambda e: e.drafted))
         yield counter("llm_spec_decode_num_accepted_tokens", "Draft tokens accepted.", total(lambda e: e.accepted))
+        if engines:
+            yield _build_info()
         yield counter("llm_compilations", "XLA compilations; flat once ready.", compilations)
+
+
+def _build_info() -> Metric:
+    from llm_jax.kernels import best_level
+
+    labels = {"version": __version__, "kernels": best_level().name.lower(), "jax": version("jax")}
+    info = GaugeMetricFamily("llm_build_info", "1; the labels say what runs.", labels=list(labels))
+    info.add_metric(list(labels.values()), 1)
+    return info
 
 
 class _VllmNames(Collector):

@@ -8,11 +8,11 @@ from llm_jax.kernels.attention_dispatch import attention, cached_attention, empt
 from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkLayout
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
-from llm_jax.kernels.level import Level
 from llm_jax.kernels.matmul_dispatch import matmul
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
 from llm_jax.kernels.packing import pack, pack_gated
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, softcap
+from llm_jax.native import Level
 
 __all__ = [
     "ACTIVATIONS",

@@ -9,7 +9,7 @@ from jax import Array
 from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
 from llm_jax.kernels.cpu import best_level
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 
 
 def attention(

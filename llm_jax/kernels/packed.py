@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 from jax import Array
 
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 
 WeightDtype = Literal["float32", "bfloat16", "int8"]
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = ("float32", "bfloat16", "int8")  # numbered as in cpu/src/kernels.h

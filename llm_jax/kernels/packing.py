@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu
-from llm_jax.kernels.level import Level
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
+from llm_jax.native import Level
 from llm_jax.programs import program
 
 

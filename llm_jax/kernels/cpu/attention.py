@@ -7,7 +7,7 @@ from jax import Array
 
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
 from llm_jax.kernels.cpu.native import ATTENTION, EMPTY, load, placeholder
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 
 HEAD_STEP, LARGEST_HEAD = 16, 512  # head sizes of the native kernel: multiples, up to
 

@@ -6,9 +6,9 @@ import numpy as np
 from jax import Array
 
 from llm_jax.kernels.cpu.native import PACK, PRODUCT, load, placeholder
-from llm_jax.kernels.level import Level
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix
 from llm_jax.kernels.xla.functions import ACTIVATIONS, Norm
+from llm_jax.native import Level
 
 TILE = 16  # rows and columns of a tile, as in src/kernels.h
 ROW_TILE_BYTES = 64  # of one row of x in a tile

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Level(IntEnum):
-    """XLA's own kernels, or the native ones for a family of processors (numbers as in cpu/src/kernels.h)."""
+    """XLA's own kernels, or the native ones for a family of processors (numbers as in kernels/cpu/src/kernels.h)."""
 
     XLA = 0
     AVX2 = 1

@@ -1,0 +1,86 @@
+"""The level that runs on this processor, or why none does and what to do."""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+from llm_jax.errors import ConfigError
+from llm_jax.native.level import Level
+from llm_jax.native.library import LEVELS, find, machine
+
+VARIABLE = "LLM_JAX_KERNELS"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The kernels of a process on a CPU.
+
+    Attributes:
+        level: the highest level that runs.
+        reason: where that is XLA: why, and what to do.
+    """
+
+    level: Level
+    reason: str | None = None
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library, None where it is not there or cannot be loaded."""
+    path = find()
+    try:
+        return None if path is None else ctypes.CDLL(str(path))
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def status() -> Status:
+    """What runs here on a CPU.
+
+    Raises:
+        ConfigError: LLM_JAX_KERNELS names no level.
+    """
+    wanted, library = _requested(), load()
+    if wanted == Level.XLA:
+        return Status(Level.XLA, f"{VARIABLE} is xla; unset it for native kernels")
+    if library is None:
+        return Status(Level.XLA, _why_missing())
+    library.llm_level.restype = ctypes.c_int64
+    level = Level(library.llm_level())
+    if level == Level.XLA:
+        return Status(level, "this processor has no AVX2, which the native kernels need")
+    return Status(level if wanted is None else min(level, wanted))
+
+
+def _requested() -> Level | None:
+    """What LLM_JAX_KERNELS allows at most; None where it is not set.
+
+    Raises:
+        ConfigError: it names no level.
+    """
+    name = os.environ.get(VARIABLE)
+    if name is None:
+        return None
+    if name.upper() not in Level.__members__:
+        names = ", ".join(level.name.lower() for level in Level)
+        raise ConfigError(f"{VARIABLE} is {name!r}; it must be one of {names}.")
+    return Level[name.upper()]
+
+
+def _why_missing() -> str:
+    if sys.platform != "linux" or machine() not in LEVELS:
+        names = " and ".join(LEVELS)
+        return f"native kernels are for Linux on {names}; this is {sys.platform} on {machine()}"
+    path = find()
+    if path is not None:
+        try:
+            ctypes.CDLL(str(path))
+        except OSError as error:
+            return f"{path.name} cannot be loaded ({error}); build it here: python -m llm_jax.native.build"
+    return (
+        "no native library is installed for this version; install a wheel that has it, "
+        "or a C++ compiler and run: python -m llm_jax.native.build"
+    )
