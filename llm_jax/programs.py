@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -147,10 +148,8 @@ def _load(path: Path | None) -> Compiled | None:
         loaded = deserialize_and_load(executable, arguments, results, execution_devices=jax.devices()[:1])
     except Exception:  # the library promises nothing about what it raises
         return None
-    try:
+    with suppress(OSError):  # a folder of another user, or of an image
         os.utime(path)  # used now
-    except OSError:  # a folder of another user, or of an image
-        pass
     return loaded
 
 
