@@ -72,7 +72,7 @@ class ServedModel:
 
     def start(self) -> None:
         """Compiles what requests need and starts the engine's thread. Takes seconds."""
-        self._engine.warmup()
+        self._engine.warmup(complete=False)
         self._engine.start()
         self.ready_at = int(time.time())
 
