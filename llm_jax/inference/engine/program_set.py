@@ -1,8 +1,8 @@
 """The programs of one engine: those that are there, and those that are still being made."""
 
+import atexit
 import os
 import threading
-import weakref
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -56,7 +56,7 @@ class ProgramSet:
         self.ready: dict[Hashable, Callable[..., Any]] = {}
         self.is_growing = False
         self._stop = threading.Event()
-        self._finalizer: Callable[[], Any] = lambda: None
+        self._thread: threading.Thread | None = None
 
     def run(self, call: Call) -> Any:
         program = self.ready.get(call.name)
@@ -77,13 +77,16 @@ class ProgramSet:
         rest = self._missing(calls)
         if rest:
             self.is_growing = True
-            thread = threading.Thread(target=self._make_all, args=(rest,), name="llm-programs", daemon=True)
-            self._finalizer = weakref.finalize(self, _join, self._stop, thread)  # XLA must not be at work at exit
-            thread.start()
+            self._thread = threading.Thread(target=self._make_all, args=(rest,), name="llm-programs", daemon=True)
+            atexit.register(self.close)  # before JAX's own: it must not be at work when the interpreter ends
+            self._thread.start()
 
     def close(self) -> None:
         """Ends the thread behind the program that it is making."""
-        self._finalizer()
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            atexit.unregister(self.close)
 
     def _missing(self, calls: Sequence[Call]) -> list[Call]:
         return [call for call in calls if call.name not in self.ready]
@@ -92,16 +95,13 @@ class ProgramSet:
         self.ready[call.name] = call.make()
 
     def _make_all(self, calls: Sequence[Call]) -> None:
-        for call in calls:
-            if self._stop.is_set():
-                return
-            self._make(call)
-        self.is_growing = False
-
-
-def _join(stop: threading.Event, thread: threading.Thread) -> None:
-    stop.set()
-    thread.join()
+        try:
+            for call in calls:
+                if self._stop.is_set():
+                    return
+                self._make(call)
+        finally:
+            self.is_growing = False
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,7 @@ from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
 _MAX_BATCH = 16  # prompts that run at a time, so that memory is bounded; the others wait for a slot
-_CONTEXT_STEP = 256  # caches are sized in multiples of this, so that calls of similar length share compiled programs
+_LEAST_CONTEXT = 256  # tokens; contexts are powers of two from here on, so that calls share compiled programs
 
 
 class _SamplingKeywords(TypedDict, total=False):
@@ -197,4 +197,4 @@ def run_requests(
 
 def cache_length(tokens: int) -> int:
     """The length of a cache for so many tokens, rounded up."""
-    return -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+    return max(_LEAST_CONTEXT, 1 << (tokens - 1).bit_length())

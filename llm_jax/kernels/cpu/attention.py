@@ -1,5 +1,7 @@
 """Attention over the cache, with its update in place, by the native kernel."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,5 +61,10 @@ def cached_attention(
 def empty(shape: tuple[int, ...], dtype: jnp.dtype | str) -> Array:
     """An array of any values, whose memory the system provides as it is first written."""
     load()
-    array: Array = jax.jit(jax.ffi.ffi_call(EMPTY, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))))()
+    return _empty(shape, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _empty(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    array: Array = jax.ffi.ffi_call(EMPTY, jax.ShapeDtypeStruct(shape, dtype))()
     return array
