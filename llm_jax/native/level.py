@@ -10,3 +10,5 @@ class Level(IntEnum):
     AVX2 = 1
     AVX512 = 2
     AMX = 3
+    NEON = 4
+    DOTPROD = 5

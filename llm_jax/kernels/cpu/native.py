@@ -29,7 +29,7 @@ def load() -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def best_level() -> Level:
-    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS=xla|avx2|avx512|amx lowers it.
+    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS names a lower one.
 
     Raises:
         ConfigError: LLM_JAX_KERNELS names no level.
@@ -45,7 +45,7 @@ def available() -> bool:
 
 def features() -> tuple[Level, ...]:
     """All levels that can be asked for here, XLA first."""
-    return tuple(Level)[: best_level() + 1]
+    return native.features() if available() else (Level.XLA,)
 
 
 def use_huge_pages(array: Array) -> None:

@@ -1,17 +1,23 @@
 // The instruction level that the processor and the operating system support.
-#include <cpuid.h>
 #include <sys/mman.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#else
+#include <sys/auxv.h>
+#endif
 
 #include "kernels.h"
+
+#if defined(__x86_64__)
 
 namespace llm {
 namespace {
 
 constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, asm/prctl.h
 constexpr int kTileData = 18;               // XTILEDATA
-constexpr int kMadviseCollapse = 25;        // MADV_COLLAPSE, linux/mman.h; Linux 6.1
 
 struct Registers {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -40,6 +46,9 @@ uint64_t saved_states() {
 bool tiles_permitted() { return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0; }
 
 }  // namespace
+
+const Level& level_of(int64_t level) { return level == kLevelAmx ? kAmx : level == kLevelAvx512 ? kAvx512 : kAvx2; }
+
 }  // namespace llm
 
 // The highest level that runs here.
@@ -57,10 +66,31 @@ extern "C" int64_t llm_level() {
   return bfloat16 && tiles && tiles_permitted() ? kLevelAmx : kLevelAvx512;
 }
 
+#else
+
+namespace llm {
+namespace {
+
+constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP, asm/hwcap.h
+
+}  // namespace
+
+const Level& level_of(int64_t level) { return level == kLevelDotprod ? kDotprod : kNeon; }
+
+}  // namespace llm
+
+extern "C" int64_t llm_level() {
+  using namespace llm;
+  return getauxval(AT_HWCAP) & kDotProducts ? kLevelDotprod : kLevelNeon;
+}
+
+#endif
+
 // Asks Linux to back the aligned 2 MB blocks of a buffer with huge pages now: a tenth more read bandwidth. Without
 // effect where the kernel does not support it.
 extern "C" void llm_huge_pages(void* data, int64_t bytes) {
   using namespace llm;
+  constexpr int kMadviseCollapse = 25;        // MADV_COLLAPSE, linux/mman.h; Linux 6.1
   constexpr uintptr_t kHugePage = 2 << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
