@@ -45,12 +45,12 @@ def from_pretrained(
 
 
 def load_with_tokenizer(name_or_path: str | Path | None, *, mesh: Mesh | None = None) -> tuple[LoadedModel, Tokenizer]:
-    """`from_pretrained`, for text in and text out.
+    """`from_pretrained`, for text in and text out by an engine: the weights stay in their file until it packs them.
 
     Raises:
         CheckpointError: as `from_pretrained`, or the model has no tokenizer.
     """
-    loaded = from_pretrained(name_or_path, mesh=mesh)
+    loaded = load_model(find(name_or_path), mesh=mesh, mapped=True)
     if loaded.tokenizer is None:
         raise CheckpointError(f"{loaded.path} has no tokenizer; put its tokenizer.json beside the weights.")
     return loaded, loaded.tokenizer

@@ -1,7 +1,7 @@
 """Tests the levels of another architecture: `python scripts/test_levels.py aarch64 qemu-aarch64-static`.
 
-CXX compiles tests/kernels/levels.cc with the sources of the levels into a static program, and the emulator runs it, once
-as a processor with every extension and once as one with few.
+CXX compiles tests/kernels/levels.cc with the sources of the levels into a static program, and the emulator runs it,
+once as a processor with few extensions and once as one with all.
 """
 
 import os

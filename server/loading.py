@@ -3,9 +3,7 @@
 JAX reads its environment when it is imported, so that everything which imports it is imported here.
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,7 +25,6 @@ def load_served_model(settings: Settings, observers: Sequence[Observer]) -> "Ser
         ConfigError: a device that is asked for is not there.
         CheckpointError: there is no such model, or it has no tokenizer.
     """
-    _cache_compiled_programs()
     from llm_jax.hub import load_with_tokenizer
     from llm_jax.model import tensor_parallel_mesh
     from llm_jax.parallel import use_device
@@ -53,10 +50,3 @@ def _log_kernels(device: str) -> None:
         log.warning("kernels", level=level, reason=native.status().reason)
     else:
         log.info("kernels", level=level)
-
-
-def _cache_compiled_programs() -> None:
-    """Lets the next start find what this one compiles, in the user's cache folder or where JAX's own variable says."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a start needs dozens of small programs

@@ -113,17 +113,24 @@ class _EngineMetrics(Collector):
             return sum(map(value, engines))
 
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
-        usage = total(lambda e: e.kv_tokens) / max(total(lambda e: e.kv_capacity), 1)
+        usage = total(lambda e: e.held_blocks) / max(total(lambda e: e.blocks), 1)
         compilations = max((engine.compilations for engine in engines), default=0)  # each counts the whole process
         yield gauge("llm_num_requests_running", "Requests in the batch.", total(lambda e: e.running))
         yield gauge("llm_num_requests_waiting", "Requests waiting for a batch slot.", total(lambda e: e.waiting))
-        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache in use, 0 to 1.", usage)
+        yield counter(
+            "llm_num_preemptions",
+            "Requests put back into the queue, since the KV cache was full.",
+            total(lambda e: e.preemptions),
+        )
+        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache that running requests hold, 0 to 1.", usage)
         yield counter(
             "llm_prefix_cache_queries",
-            "Prompt tokens looked up in the prefix cache.",
+            "Prompt tokens of admitted requests.",
             total(lambda e: e.prefix_queries),
         )
-        yield counter("llm_prefix_cache_hits", "Prompt tokens found there.", total(lambda e: e.prefix_hits))
+        yield counter(
+            "llm_prefix_cache_hits", "Prompt tokens that were in the KV cache already.", total(lambda e: e.prefix_hits)
+        )
         yield counter("llm_spec_decode_num_draft_tokens", "Draft tokens proposed.", total(lambda e: e.drafted))
         yield counter("llm_spec_decode_num_accepted_tokens", "Draft tokens accepted.", total(lambda e: e.accepted))
         if engines:

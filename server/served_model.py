@@ -58,12 +58,13 @@ class ServedModel:
             max_len=settings.max_model_len,
             dtype=settings.dtype,
             kv_dtype=settings.kv_dtype,
+            kv_memory=settings.kv_memory,
             prefix_tokens=settings.prefix_cache,
             speculate=settings.speculate,
             mesh=mesh,
         )
         self.max_len = self._engine.max_len
-        self._capacity = settings.max_batch + settings.max_queue  # requests that run or wait
+        self._capacity = self._engine.max_batch + settings.max_queue  # requests that run or wait
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
         )
@@ -105,7 +106,7 @@ class ServedModel:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
             raise _refusal(error, "prompt", body) from None
-        return replace(request, salt=tenant)
+        return replace(request, salt=tenant, tenant=tenant)
 
     def generate(self, requests: Sequence[Request], *, stop: Sequence[str] = (), prefix: str = "") -> Generation:
         """Begins to generate for all requests, or for none.

@@ -42,7 +42,9 @@ class LoadedModel:
     path: Path
 
 
-def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None) -> LoadedModel:
+def load_model(
+    path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None, mapped: bool = False
+) -> LoadedModel:
     """The model at a path, which may be
 
     - a model directory (this project's or Hugging Face's: config.json with safetensors or pytorch_model.bin);
@@ -53,6 +55,8 @@ def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: 
     Args:
         dtype: to cast the parameters to; unless given, they stay as stored (float64 becomes float32).
         mesh: shard them over these devices (`tensor_parallel_mesh`); a sharded parameter is never whole on a device.
+        mapped: leave them in their file, as numpy arrays, for an engine that packs them anyway. Until then the file
+            must not change.
 
     Raises:
         CheckpointError: there is no model, it is damaged, or its parts contradict each other.
@@ -66,7 +70,9 @@ def load_model(path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: 
     stored = open_model(path)
 
     def read(name: str) -> Array:
-        value = np.asarray(stored.params.pop(name))
+        value: Any = np.asarray(stored.params.pop(name))
+        if mapped and mesh is None and dtype is None:
+            return value if value.dtype != np.float64 else value.astype(np.float32)
         # Copied, because files are mapped: overwriting one must not change this model.
         if mesh is None:
             return jnp.array(value, dtype)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, DataError
 from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model, Params, cast_model, forward
+from llm_jax.programs import program
 from llm_jax.tokenizers import Tokenizer
 
 _TOKENS_PER_CALL = 2048  # bounds the logits: 2048 * V floats
@@ -97,7 +97,8 @@ def evaluate_text(
     batch_size = max(1, _TOKENS_PER_CALL // window)
     loss = correct = 0.0
     for inputs_BT, targets_BT, counted_BT in _batches(ids, min(window, len(ids) - 1), stride, batch_size):
-        batch_loss, batch_correct = _score(model.config, compute, model.params, inputs_BT, targets_BT, counted_BT)
+        score = _score.prepare(model.config, compute, model.params, inputs_BT, targets_BT, counted_BT)
+        batch_loss, batch_correct = score(model.params, inputs_BT, targets_BT, counted_BT)
         loss += float(batch_loss)
         correct += int(batch_correct)
     tokens = len(ids) - 1
@@ -123,7 +124,7 @@ def _batches(
         yield inputs_BT, targets_BT, counted_BT
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=("config", "compute"))
 def _score(
     config: ModelConfig, compute: jnp.dtype, params: Params, inputs_BT: Array, targets_BT: Array, counted_BT: Array
 ) -> tuple[Array, Array]:

@@ -1,15 +1,14 @@
 """Packs weights, once, when a model is loaded."""
 
 from collections.abc import Sequence
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
 from llm_jax.native import Level
+from llm_jax.programs import program
 
 
 def pack(weight_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
@@ -28,14 +27,14 @@ def pack_gated(weight_OI: Array, gate_OI: Array, dtype: WeightDtype, *, level: L
 
 
 def _packed(weight_OI: Array, gate_OI: Array | None, dtype: WeightDtype, level: Level | None) -> PackedMatrix:
-    level = cpu.best_level() if level is None else level
+    best = cpu.best_level()  # registers the native call too, before a program with it is loaded
+    level = best if level is None else level
     O, I = weight_OI.shape
-    tiles, scale, column_sum = _lay_out(jnp.asarray(weight_OI), gate_OI, dtype, level)
-    cpu.use_huge_pages(tiles)
+    tiles, scale, column_sum = _lay_out.prepare(weight_OI, gate_OI, dtype, level)(weight_OI, gate_OI)
     return PackedMatrix(tiles, scale, column_sum, dtype, level, (O, I), gate_OI is not None)
 
 
-@partial(jax.jit, static_argnames=("dtype", "level"))
+@program(static=("dtype", "level"))
 def _lay_out(
     weight_OI: Array, gate_OI: Array | None, dtype: WeightDtype, level: Level
 ) -> tuple[Array, Array | None, Array | None]:
@@ -45,7 +44,7 @@ def _lay_out(
     if dtype == "int8":
         values, scales = zip(*map(_quantise, matrices), strict=True)
         scale = _in_order(scales, level)
-        if level == Level.AVX512:
+        if level in (Level.AVX512, Level.AVX512_BF16):
             column_sum = _in_order([x.astype(jnp.int32).sum(-1) for x in values], level)
         matrices = list(values)
     matrices = [x.astype(dtype) for x in matrices]

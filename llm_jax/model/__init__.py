@@ -1,32 +1,52 @@
-"""ids -> logits."""
+"""ids -> logits.
 
-from llm_jax.kernels import ChunkLayout
-from llm_jax.model.cache import KVCache, dense_arrays, dense_cache, init_cache
-from llm_jax.model.layers import INIT_STD, residual_std
-from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, param_shapes
+What needs Flax is imported at its first use, see `model.py`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from llm_jax.kernels import NO_BLOCK, ChunkLayout
+from llm_jax.model.cache import (
+    KVCache,
+    block_bytes,
+    dense_arrays,
+    dense_cache,
+    dense_layout,
+    init_cache,
+    layer_windows,
+)
+from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge
 from llm_jax.model.packing import MutableModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
+from llm_jax.model.shapes import param_shapes
 from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
 from llm_jax.parallel import tensor_parallel_mesh
 
+if TYPE_CHECKING:
+    from llm_jax.model.layers import INIT_STD, residual_std
+
 __all__ = [
     "INIT_STD",
+    "NO_BLOCK",
     "ChunkLayout",
     "KVCache",
     "Model",
     "MutableModel",
     "Params",
     "allocate_cache",
+    "block_bytes",
     "cache_devices",
     "cast_model",
     "dense_arrays",
     "dense_cache",
+    "dense_layout",
     "forward",
     "forward_hidden",
     "head_params",
     "init_cache",
     "init_params",
     "kernel_level",
+    "layer_windows",
     "merge",
     "pack_model",
     "param_shapes",
@@ -36,3 +56,11 @@ __all__ = [
     "sinusoidal_table",
     "tensor_parallel_mesh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("INIT_STD", "residual_std"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llm_jax.model import layers
+
+    return getattr(layers, name)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -82,7 +83,9 @@ def _cast_anew(model: Model, dtype: WeightDtype, mesh: Mesh | None) -> tuple[Mod
     def cast(value: Any) -> Any:
         if isinstance(value, PackedMatrix):
             return value
-        return jnp.asarray(value, jnp.float32 if value.ndim == 1 else plain)
+        dtype = jnp.float32 if value.ndim == 1 else plain
+        # Not asarray for numpy's: it may leave the array in the file that it is mapped from.
+        return jnp.array(value, dtype) if isinstance(value, np.ndarray) else jnp.asarray(value, dtype)
 
     params = {name: cast(value) for name, value in model.params.items()}
     if mesh is not None:
@@ -113,18 +116,20 @@ def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) 
         config = replace(config, tie_embeddings=False, lm_head_bias=False)
         params["lm_head.weight"] = params[EMBEDDING]
     names = ["lm_head.weight"]
+    gates: dict[str, str] = {}
     for i in range(config.num_layers):
         block = f"transformer_blocks.{i}."
         names += [block + "self_attn.qkv_proj.weight", block + "self_attn.out_proj.weight"]
         if config.use_moe:
             continue
-        names.append(block + "mlp.fc2.weight")
-        first, gate = block + "mlp.fc1.weight", block + "mlp.gate_proj.weight"
+        names += [block + "mlp.fc1.weight", block + "mlp.fc2.weight"]
         if config.use_glu:
-            params[first] = pack_gated(params[first], params[gate], dtype, level=level)
-            params[gate] = jnp.zeros((0, config.hidden_size))
+            gates[block + "mlp.fc1.weight"] = block + "mlp.gate_proj.weight"
+
+    for name in names:  # one by one: each uses all cores
+        if name in gates:
+            params[name] = pack_gated(params[name], params[gates[name]], dtype, level=level)
         else:
-            names.append(first)
-    for name in names:
-        params[name] = pack(params[name], dtype, level=level)
+            params[name] = pack(params[name], dtype, level=level)
+    params |= {gate: jnp.zeros((0, config.hidden_size)) for gate in gates.values()}
     return replace(model, config=config, params=params)

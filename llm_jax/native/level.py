@@ -9,6 +9,7 @@ class Level(IntEnum):
     XLA = 0
     AVX2 = 1
     AVX512 = 2
-    AMX = 3
-    NEON = 4
-    DOTPROD = 5
+    AVX512_BF16 = 3
+    AMX = 4
+    NEON = 5
+    DOTPROD = 6

@@ -24,6 +24,7 @@ LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "avx2.cc": AVX2,
         "avx512.cc": AVX512,
+        "avx512_bf16.cc": (*AVX512, "-mavx512bf16"),
         "amx.cc": (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
     },
     "aarch64": {

@@ -77,11 +77,13 @@ class CharacterTokenizer:
     @classmethod
     def from_files(cls, files: TokenizerFiles) -> "CharacterTokenizer | None":
         """The character tokenizer in these files; None where they hold a tokenizer of another type."""
-        model = json.loads(files.tokenizer).get("model", {})
-        if model.get("type") != "WordLevel":
+        if "WordLevel" not in files.tokenizer:  # a large file takes long to parse, and the library parses it again
+            return None
+        saved = files.backend()
+        model = json.loads(files.tokenizer)["model"]
+        if model["type"] != "WordLevel":
             return None
         tokenizer = cls([token for token in model["vocab"] if token != PAD], chat_template=files.chat_template)
-        saved = files.backend()
         saved.post_processor = None  # transformers adds an empty one when it saves
         return tokenizer if saved.to_str() == tokenizer._backend().to_str() else None
 

@@ -47,7 +47,7 @@ class TokenizerFiles:
         config = _read_json(directory / SPECIAL_TOKENS) | _read_json(directory / CONFIG)
         inline_template = config.pop("chat_template", None)
         return cls(
-            tokenizer=json.dumps(_read_json(tokenizer), ensure_ascii=False),
+            tokenizer=_read_text(tokenizer),
             config=config,
             chat_template=_read_templates(directory) or _from_config(inline_template),
         )
@@ -74,18 +74,28 @@ class TokenizerFiles:
         try:
             return Backend.from_str(self.tokenizer)
         except Exception as error:  # the library raises plain Exception
+            _parse_json(self.tokenizer, TOKENIZER)
             raise TokenizerError(f"{TOKENIZER} cannot be read: {error}. Save the tokenizer again.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    return _parse_json(_read_text(path), str(path)) if path.is_file() else {}
+
+
+def _read_text(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not text: {error}. Save the tokenizer again.") from error
+
+
+def _parse_json(text: str, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
     except ValueError as error:
-        raise TokenizerError(f"{path} is not valid JSON: {error}. Save the tokenizer again.") from error
+        raise TokenizerError(f"{name} is not valid JSON: {error}. Save the tokenizer again.") from error
     if not isinstance(content, dict):
-        raise TokenizerError(f"{path} holds a {type(content).__name__}; it must hold a JSON object.")
+        raise TokenizerError(f"{name} holds a {type(content).__name__}; it must hold a JSON object.")
     return content
 
 

@@ -108,6 +108,10 @@ class HFTokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self._config | self.special_tokens
         TokenizerFiles(self._backend.to_str(pretty=True), config, self.chat_template).write(directory)
 
+    def to_json(self) -> str:
+        """The text of its tokenizer.json."""
+        return self._backend.to_str()
+
     def _id_of(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         return None if token is None else self._backend.token_to_id(token)

@@ -96,11 +96,17 @@ def test_chat_templates_are_read_from_every_file_that_may_hold_them(bpe, tmp_pat
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("[1]", "a JSON object"), ("{}", "cannot be read"), (None, "no tokenizer at")],
+    [
+        (b"{", "not valid JSON"),
+        (b"[1]", "a JSON object"),
+        (b"{}", "cannot be read"),
+        (b"\xff", "not text"),
+        (None, "no tokenizer at"),
+    ],
 )
 def test_an_unreadable_tokenizer_is_a_tokenizer_error(content, message, tmp_path):
     if content is not None:
-        (tmp_path / "tokenizer.json").write_text(content)
+        (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(tmp_path)
 

@@ -10,8 +10,7 @@ from jax import Array
 from llm_jax import native
 from llm_jax.native import Level
 
-PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
-READ_BLOCK, WRITE_BLOCK = "llm_read_block", "llm_write_block"
+PACK, PRODUCT, ATTENTION, EMPTY = "llm_pack", "llm_product", "llm_attention", "llm_empty"
 HUGE_PAGES_FROM = 4 << 20  # bytes: two pages of 2 MB, fewer gain nothing
 
 
@@ -22,7 +21,7 @@ def load() -> ctypes.CDLL | None:
     if library is None:
         return None
     library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    for name in (PACK, PRODUCT, ATTENTION, READ_BLOCK, WRITE_BLOCK):
+    for name in (PACK, PRODUCT, ATTENTION, EMPTY):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -35,7 +34,10 @@ def best_level() -> Level:
         ConfigError: LLM_JAX_KERNELS names no level.
     """
     level = native.status().level
-    return level if jax.default_backend() == "cpu" else Level.XLA
+    if jax.default_backend() != "cpu":
+        return Level.XLA
+    load()  # a program that was kept calls it without being traced
+    return level
 
 
 def available() -> bool:

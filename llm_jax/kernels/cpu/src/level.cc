@@ -47,7 +47,14 @@ bool tiles_permitted() { return syscall(SYS_arch_prctl, kRequestPermission, kTil
 
 }  // namespace
 
-const Level& level_of(int64_t level) { return level == kLevelAmx ? kAmx : level == kLevelAvx512 ? kAvx512 : kAvx2; }
+const Level& level_of(int64_t level) {
+  switch (level) {
+    case kLevelAmx: return kAmx;
+    case kLevelAvx512BFloat16: return kAvx512BFloat16;
+    case kLevelAvx512: return kAvx512;
+    default: return kAvx2;
+  }
+}
 
 }  // namespace llm
 
@@ -61,9 +68,9 @@ extern "C" int64_t llm_level() {
   // AVX-512 F, DQ, BW, VL; VNNI; and its registers.
   const bool avx512 = has(extended.ebx, bit(16) | bit(17) | bit(30) | bit(31)) && has(extended.ecx, bit(11));
   if (!avx512 || !has(saved, bit(5) | bit(6) | bit(7))) return kLevelAvx2;
-  const bool bfloat16 = has(cpuid(7, 1).eax, bit(5));                    // AVX-512 BF16
-  const bool tiles = has(extended.edx, bit(22) | bit(24) | bit(25));     // AMX BF16, TILE, INT8
-  return bfloat16 && tiles && tiles_permitted() ? kLevelAmx : kLevelAvx512;
+  if (!has(cpuid(7, 1).eax, bit(5))) return kLevelAvx512;             // AVX-512 BF16
+  const bool tiles = has(extended.edx, bit(22) | bit(24) | bit(25));  // AMX BF16, TILE, INT8
+  return tiles && tiles_permitted() ? kLevelAmx : kLevelAvx512BFloat16;
 }
 
 #else
@@ -86,13 +93,12 @@ extern "C" int64_t llm_level() {
 
 #endif
 
-// Asks Linux to back the aligned 2 MB blocks of a buffer with huge pages now: a tenth more read bandwidth. Without
-// effect where the kernel does not support it.
+// Asks Linux to back the aligned 2 MB blocks of a buffer with huge pages: a tenth more read bandwidth. It counts for
+// what is not written yet. Without effect where the kernel does not support it.
 extern "C" void llm_huge_pages(void* data, int64_t bytes) {
   using namespace llm;
-  constexpr int kMadviseCollapse = 25;        // MADV_COLLAPSE, linux/mman.h; Linux 6.1
   constexpr uintptr_t kHugePage = 2 << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, kMadviseCollapse);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }

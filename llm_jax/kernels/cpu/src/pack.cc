@@ -17,6 +17,7 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer gate
   const uint32_t* sources[] = {static_cast<const uint32_t*>(matrix.untyped_data()),
                                static_cast<const uint32_t*>(gate.untyped_data())};
   uint32_t* target = static_cast<uint32_t*>(tiles->untyped_data());
+  llm_huge_pages(target, int64_t(tiles->size_bytes()));
   parallel(pool, panels, [&](int64_t panel) {
     const uint32_t* source = sources[gated ? panel % 2 : 0];
     const int64_t first = (gated ? panel / 2 : panel) * kTile;
