@@ -91,7 +91,7 @@ def _why_missing() -> str:
         try:
             ctypes.CDLL(str(path))
         except OSError as error:
-            return f"{path.name} cannot be loaded ({error}); build it here: python -m llm_jax.native.build"
+            return f"{path} cannot be loaded ({error}); delete it and run: python -m llm_jax.native.build"
     return (
         "no native library is installed for this version; install a wheel that has it, "
         "or a C++ compiler and run: python -m llm_jax.native.build"

@@ -1,4 +1,4 @@
-// Products and attention of every level that this processor has, against plain loops in double. `make test-aarch64`
+// Products and attention of the levels of aarch64 that this processor has, against plain loops in double. `make test-aarch64`
 // compiles it for aarch64 and runs it under qemu, where no jaxlib need run.
 #include <cmath>
 #include <cstdio>
@@ -121,11 +121,9 @@ void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
   const int32_t blocks[] = {4, 1, 0, 3, 5, 2}, starts[] = {0, 70, 75}, before[] = {0, 100}, added[] = {70, 5};
   const int64_t bytes = dtype == kFloat32 ? 4 : dtype == kBFloat16 ? 2 : 1, vector = H * bytes + (dtype == kInt8 ? 4 : 0);
   std::vector<uint8_t> keys(6 * K * block_tokens * vector), values(keys.size());
-  const auto history = [&](std::vector<float>& qkv) {
-    for (float& value : qkv) value = normal();
-  };
   std::vector<float> first(100 * heads * H), qkv(75 * heads * H), out(75 * N * H), ignored(100 * N * H);
-  history(first), history(qkv);
+  for (float& value : first) value = normal();
+  for (float& value : qkv) value = normal();
   Attention a{};
   a.N = N, a.K = K, a.H = H, a.block_tokens = block_tokens, a.max_blocks = max_blocks;
   a.window = window, a.scale = 0.2f, a.keys = {keys.data(), dtype}, a.values = {values.data(), dtype};
@@ -175,8 +173,8 @@ void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
 
 int main() {
   using namespace llm;
-  const int64_t lowest = std::getenv("LOWEST") ? std::atoi(std::getenv("LOWEST")) : kLevelNeon, best = llm_level();
-  for (int64_t level = lowest; level <= best; ++level)
+  const int64_t best = llm_level();
+  for (int64_t level = kLevelNeon; level <= best; ++level)
     for (DType dtype : {kFloat32, kBFloat16, kInt8}) {
       for (int64_t M : {1, 2, 5, 16, 17, 70})
         for (int64_t O : {5, 32, 100})
@@ -184,6 +182,6 @@ int main() {
       for (int64_t H : {16, 64, 80})
         for (int64_t window : {0, 30}) test_attention(level, dtype, H, window);
     }
-  std::printf("levels %d to %d: %d checks passed\n", int(lowest), int(best), checks);
-  return best < lowest;
+  std::printf("levels up to %s: %d checks passed\n", best == kLevelDotprod ? "dotprod" : "neon", checks);
+  return 0;
 }
