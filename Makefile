@@ -11,7 +11,7 @@ SERVE  ?= 1
 
 # What a release publishes. zig is a C++ compiler for any architecture and for the oldest glibc that jaxlib runs on.
 RELEASE  := build/release
-MACHINES := x86_64
+MACHINES := x86_64 aarch64
 GLIBC    := 2.27
 
 .DEFAULT_GOAL := help
@@ -80,6 +80,13 @@ wheels:  ## build what a release publishes into dist: the source, and a wheel wi
 .PHONY: check-wheel
 check-wheel: wheels  ## install the wheel into an empty environment without a compiler, and run its native kernels there
 	$(PYTHON) scripts/check_wheels.py dist --install build/check-wheel
+
+.PHONY: test-aarch64
+test-aarch64:  ## run the native kernels for aarch64 under qemu-user (apt install qemu-user-static)
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock ziglang
+	CXX="$$($(RELEASE)/bin/python -c 'import ziglang; print(ziglang.__path__[0])')/zig c++ -target aarch64-linux-musl" \
+	  $(PYTHON) scripts/test_levels.py aarch64 qemu-aarch64-static
 
 .PHONY: image
 image:  ## build the server's container image (ACCELERATOR=cuda for NVIDIA GPUs)

@@ -45,8 +45,8 @@ def _log_kernels(device: str) -> None:
     """One line: which kernels run, and if none on a CPU, why and what to do."""
     from llm_jax.kernels import best_level
 
-    level = best_level().name.lower()
+    kernels = best_level().name.lower()
     if device == "cpu" and native.status().reason is not None:
-        log.warning("kernels", level=level, reason=native.status().reason)
+        log.warning("kernels", kernels=kernels, reason=native.status().reason)
     else:
-        log.info("kernels", level=level)
+        log.info("kernels", kernels=kernels)

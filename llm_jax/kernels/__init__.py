@@ -1,7 +1,7 @@
 """What a decoder spends its time on: products with weights, and attention.
 
 `matmul`, `attention` and `cached_attention` choose a backend: `xla`, plain JAX for any device, or `cpu`, native kernels
-for x86-64. The choice follows the `level` that weights are packed for and that the cache is made with.
+for x86-64 and aarch64. The choice follows the `level` that weights are packed for and that the cache is made with.
 """
 
 from llm_jax.kernels.attention_dispatch import attention, cached_attention, empty, has_native_attention

@@ -6,6 +6,6 @@ library is `llm_jax.kernels.cpu`.
 
 from llm_jax.native.level import Level
 from llm_jax.native.library import LEVELS, find, machine
-from llm_jax.native.status import Status, load, status
+from llm_jax.native.processor import Status, features, load, status
 
-__all__ = ["LEVELS", "Level", "Status", "find", "load", "machine", "status"]
+__all__ = ["LEVELS", "Level", "Status", "features", "find", "load", "machine", "status"]

@@ -11,3 +11,5 @@ class Level(IntEnum):
     AVX512 = 2
     AVX512_BF16 = 3
     AMX = 4
+    NEON = 5
+    DOTPROD = 6

@@ -20,12 +20,16 @@ SOURCES = PACKAGE.parent / "kernels" / "cpu" / "src"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 # By architecture: the files that only it has, and their flags. All other files are compiled for every architecture.
-LEVELS = {
+LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "avx2.cc": AVX2,
         "avx512.cc": AVX512,
         "avx512_bf16.cc": (*AVX512, "-mavx512bf16"),
         "amx.cc": (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+    },
+    "aarch64": {
+        "neon.cc": (),
+        "dotprod.cc": ("-march=armv8.2-a+dotprod",),
     },
 }
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")

@@ -1,4 +1,4 @@
-"""Native kernels for x86-64 processors, in C++ (src/): called through XLA's foreign function interface."""
+"""Native kernels for x86-64 and aarch64 processors, in C++ (src/): called through XLA's foreign function interface."""
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles

@@ -28,13 +28,16 @@ def load() -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def best_level() -> Level:
-    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS=xla|avx2|avx512|avx512_bf16|amx lowers it.
+    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS names a lower one.
 
     Raises:
         ConfigError: LLM_JAX_KERNELS names no level.
     """
     level = native.status().level
-    return level if jax.default_backend() == "cpu" else Level.XLA
+    if jax.default_backend() != "cpu":
+        return Level.XLA
+    load()  # a program that was kept calls it without being traced
+    return level
 
 
 def available() -> bool:
@@ -44,7 +47,7 @@ def available() -> bool:
 
 def features() -> tuple[Level, ...]:
     """All levels that can be asked for here, XLA first."""
-    return tuple(Level)[: best_level() + 1]
+    return native.features() if available() else (Level.XLA,)
 
 
 def use_huge_pages(array: Array) -> None:

@@ -11,15 +11,6 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-const Level& level_of(int64_t level) {
-  switch (level) {
-    case kLevelAmx: return kAmx;
-    case kLevelAvx512BFloat16: return kAvx512BFloat16;
-    case kLevelAvx512: return kAvx512;
-    default: return kAvx2;
-  }
-}
-
 Floats floats(const ffi::AnyBuffer& buffer) {
   const bool is_given = buffer.element_count() > 0;  // an absent optional operand is an empty placeholder
   return {is_given ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};

@@ -1,5 +1,5 @@
-// The interface between the FFI calls (calls.cc) and the instruction levels (avx2.cc, avx512.cc,
-// avx512_bf16.cc, amx.cc).
+// The interface between the FFI calls (calls.cc) and the instruction levels: avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on
+// x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
 // register. A weight tile is 16 groups of 64 bytes; a group has 4 bytes of each of 16 output rows (1 float32, 2
@@ -89,9 +89,21 @@ struct Level {
   void (*attend)(const Attention&, int64_t sequence, int64_t kv_head, int64_t first, int64_t count);
 };
 
-extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;
+extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64
+extern const Level kNeon, kDotprod;                         // on aarch64
 
-enum LevelId : int64_t { kLevelNone, kLevelAvx2, kLevelAvx512, kLevelAvx512BFloat16, kLevelAmx };
+enum LevelId : int64_t {
+  kLevelNone,
+  kLevelAvx2,
+  kLevelAvx512,
+  kLevelAvx512BFloat16,
+  kLevelAmx,
+  kLevelNeon,
+  kLevelDotprod
+};
+
+// The functions of a level of this architecture (level.cc).
+const Level& level_of(int64_t level);
 
 }  // namespace llm
 

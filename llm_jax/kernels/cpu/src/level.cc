@@ -1,10 +1,17 @@
 // The instruction level that the processor and the operating system support.
-#include <cpuid.h>
 #include <sys/mman.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#else
+#include <sys/auxv.h>
+#endif
 
 #include "kernels.h"
+
+#if defined(__x86_64__)
 
 namespace llm {
 namespace {
@@ -39,6 +46,16 @@ uint64_t saved_states() {
 bool tiles_permitted() { return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0; }
 
 }  // namespace
+
+const Level& level_of(int64_t level) {
+  switch (level) {
+    case kLevelAmx: return kAmx;
+    case kLevelAvx512BFloat16: return kAvx512BFloat16;
+    case kLevelAvx512: return kAvx512;
+    default: return kAvx2;
+  }
+}
+
 }  // namespace llm
 
 // The highest level that runs here.
@@ -56,9 +73,30 @@ extern "C" int64_t llm_level() {
   return tiles && tiles_permitted() ? kLevelAmx : kLevelAvx512BFloat16;
 }
 
+#else
+
+namespace llm {
+namespace {
+
+constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP, asm/hwcap.h
+
+}  // namespace
+
+const Level& level_of(int64_t level) { return level == kLevelDotprod ? kDotprod : kNeon; }
+
+}  // namespace llm
+
+extern "C" int64_t llm_level() {
+  using namespace llm;
+  return getauxval(AT_HWCAP) & kDotProducts ? kLevelDotprod : kLevelNeon;
+}
+
+#endif
+
 // Asks Linux to back the aligned 2 MB blocks of a buffer with huge pages: a tenth more read bandwidth. It counts for
 // what is not written yet. Without effect where the kernel does not support it.
 extern "C" void llm_huge_pages(void* data, int64_t bytes) {
+  using namespace llm;
   constexpr uintptr_t kHugePage = 2 << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;

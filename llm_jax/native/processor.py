@@ -5,12 +5,14 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from llm_jax.errors import ConfigError
 from llm_jax.native.level import Level
 from llm_jax.native.library import LEVELS, find, machine
 
 VARIABLE = "LLM_JAX_KERNELS"
+NATIVE = {name: tuple(Level[Path(file).stem.upper()] for file in files) for name, files in LEVELS.items()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def status() -> Status:
     """What runs here on a CPU.
 
     Raises:
-        ConfigError: LLM_JAX_KERNELS names no level.
+        ConfigError: LLM_JAX_KERNELS names no level of this architecture.
     """
     wanted, library = _requested(), load()
     if wanted == Level.XLA:
@@ -59,15 +61,25 @@ def _requested() -> Level | None:
     """What LLM_JAX_KERNELS allows at most; None where it is not set.
 
     Raises:
-        ConfigError: it names no level.
+        ConfigError: it names no level of this architecture.
     """
     name = os.environ.get(VARIABLE)
     if name is None:
         return None
-    if name.upper() not in Level.__members__:
-        names = ", ".join(level.name.lower() for level in Level)
-        raise ConfigError(f"{VARIABLE} is {name!r}; it must be one of {names}.")
-    return Level[name.upper()]
+    allowed = {level.name.lower(): level for level in (Level.XLA, *NATIVE.get(machine(), ()))}
+    if name.lower() not in allowed:
+        raise ConfigError(f"{VARIABLE} is {name!r}; it must be one of {', '.join(allowed)}.")
+    return allowed[name.lower()]
+
+
+def features() -> tuple[Level, ...]:
+    """All levels that can be asked for on this processor, XLA first.
+
+    Raises:
+        ConfigError: as `status`.
+    """
+    best = status().level
+    return (Level.XLA, *(level for level in NATIVE.get(machine(), ()) if level <= best))
 
 
 def _why_missing() -> str:
@@ -79,7 +91,7 @@ def _why_missing() -> str:
         try:
             ctypes.CDLL(str(path))
         except OSError as error:
-            return f"{path.name} cannot be loaded ({error}); build it here: python -m llm_jax.native.build"
+            return f"{path} cannot be loaded ({error}); delete it and run: python -m llm_jax.native.build"
     return (
         "no native library is installed for this version; install a wheel that has it, "
         "or a C++ compiler and run: python -m llm_jax.native.build"
