@@ -164,7 +164,9 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     """A mask that is too long breaks the step that it is sent with."""
     engine = Engine(model, max_batch=3, prefix_tokens=128)
     heard: list[object] = []
-    engine.submit(replace(request(0, 70, 5), constraint=AllowedTokens(lambda generated: np.ones(99, bool))), heard.append)
+    engine.submit(
+        replace(request(0, 70, 5), constraint=AllowedTokens(lambda generated: np.ones(99, bool))), heard.append
+    )
     while engine.step():
         pass
     assert len(heard) == 1
@@ -231,7 +233,10 @@ def test_after_warmup_nothing_is_compiled(model: Model) -> None:
     assert before > 0
     lengths = [1, 16, 17, 100, 129, 256, 300, 370, 300, 5]
     requests = [request(i, n, 30, **VARIETY[i % 5], logprobs=i % 3 or None) for i, n in enumerate(lengths)]
-    requests += [replace(requests[3], constraint=AllowedTokens(lambda generated: np.arange(61) > 30)), replace(requests[6], salt="other")]
+    requests += [
+        replace(requests[3], constraint=AllowedTokens(lambda generated: np.arange(61) > 30)),
+        replace(requests[6], salt="other"),
+    ]
     requests.append(replace(requests[0], prompt_ids=(5, 9, 2, 33, 7) * 20))
     events: list[TokenEvent] = []
     request_ids = [engine.submit(r, events.append) for r in requests]

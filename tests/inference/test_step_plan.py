@@ -52,7 +52,9 @@ def test_every_chunk_is_computed_once_behind_what_its_slot_has_cached(
             assert inputs.token_BT.flat[inputs.sampled_PR[0, index]] == chunk.tokens[-1]
             assert chunk.end <= forward_pass.shape.context
         slots = 1 + max(chunk.slot - forward_pass.first_slot for chunk in forward_pass.chunks)
-        sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, slots), np.ones((1, 1), np.uint32))
+        sampling = SamplingInputs.of(
+            forward_pass, buckets.sampled(forward_pass.shape, slots), np.ones((1, 1), np.uint32)
+        )
         active = {index + forward_pass.first_slot for index in np.flatnonzero(sampling.active_B)}
         assert active == {chunk.slot for chunk in forward_pass.chunks if chunk.is_sampled}
     assert served == {chunk.slot: list(chunk.tokens) for chunk in (*decoding, *prefilling) if chunk.tokens}
