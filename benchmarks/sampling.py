@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from cli._errors import Command
 
 if TYPE_CHECKING:
-    from llm_jax.inference import Engine, Request
+    from llm_jax.inference import Engine, Grammars, Request
     from llm_jax.kernels import WeightDtype
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def main(model: Path | None, dtype: "WeightDtype", batches: Sequence[int], const
     """Measure the rate of every sampling setting over greedy decoding's."""
     from benchmarks.weights import SHAPES
     from llm_jax.checkpoint import open_model
-    from llm_jax.inference import Engine, Grammars, Request, SamplingParams
+    from llm_jax.inference import Engine, Grammars
     from llm_jax.model import Model
     from llm_jax.tokenizers import load_tokenizer
 
@@ -68,18 +68,9 @@ def main(model: Path | None, dtype: "WeightDtype", batches: Sequence[int], const
     report: dict[str, dict[str, float]] = {}
     for batch in batches:
         engine = Engine(loaded, max_batch=batch, max_len=256, dtype=dtype, prefix_tokens=0, speculate=False)
-        runs: dict[str, Callable[[int], Request]] = {}
-        for name, settings in SETTINGS.items():
-            sampling = SamplingParams(max_new_tokens=STEPS + 1, **settings)
-
-            def plain(row: int, sampling: SamplingParams = sampling) -> Request:
-                prompt = np.random.default_rng(row).integers(0, loaded.config.vocab_size, PROMPT)
-                return Request(prompt_ids=tuple(prompt.tolist()), sampling=replace(sampling, seed=row))
-
-            runs[name] = plain
+        runs = {name: request_maker(loaded.config.vocab_size, settings) for name, settings in SETTINGS.items()}
         if grammars is not None:
-            made = grammars
-            runs["JSON schema"] = lambda row: replace(runs["temperature 0.8"](row), constraint=made.json_schema(SCHEMA))
+            runs["JSON schema"] = request_maker(loaded.config.vocab_size, SETTINGS["temperature 0.8"], grammars)
         rates = measure(engine, runs, batch)
         report[str(batch)] = rates
         if not as_json:
@@ -87,6 +78,21 @@ def main(model: Path | None, dtype: "WeightDtype", batches: Sequence[int], const
                 click.echo(f"batch {batch}, {name}: {rate:.0f} tokens/s, {rate / rates['greedy']:.1%} of greedy")
     if as_json:
         click.echo(json.dumps({"dtype": dtype, "rates": report}))
+
+
+def request_maker(
+    vocab_size: int, settings: dict[str, Any], grammars: "Grammars | None" = None
+) -> "Callable[[int], Request]":
+    """A function from the row to its request, under SCHEMA where there are grammars."""
+    from llm_jax.inference import Request, SamplingParams
+
+    def make(row: int) -> Request:
+        prompt = np.random.default_rng(row).integers(0, vocab_size, PROMPT)
+        sampling = SamplingParams(max_new_tokens=STEPS + 1, seed=row, **settings)
+        constraint = None if grammars is None else grammars.json_schema(SCHEMA)
+        return Request(prompt_ids=tuple(prompt.tolist()), sampling=sampling, constraint=constraint)
+
+    return make
 
 
 def measure(engine: "Engine", runs: "dict[str, Callable[[int], Request]]", batch: int) -> dict[str, float]:
@@ -117,7 +123,7 @@ class _Row:
         self.arrived.append(time.perf_counter())
 
 
-def mask_times(grammars: Any, vocab_size: int) -> None:
+def mask_times(grammars: "Grammars", vocab_size: int) -> None:
     """Prints how long a mask takes under the schema, for text that is drawn alike from what is allowed."""
     constraint, rng = grammars.json_schema(SCHEMA), np.random.default_rng(0)
     generated: list[int] = []

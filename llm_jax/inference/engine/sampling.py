@@ -266,7 +266,7 @@ def _top_k_among_groups(weight_BV: Array, k_B: Array, candidates: int) -> _Befor
 
 
 def _top_k_by_counting(weight_BV: Array, k_B: Array) -> _Before:
-    """The k most likely tokens, for any k: their least weight is found bit by bit, then their last id of that weight."""
+    """The k most likely tokens, for any k: first their least weight, bit by bit, then the last id of that weight."""
     B, V = weight_BV.shape
     order_BV = jax.lax.bitcast_convert_type(weight_BV, jnp.int32)  # of floats that are not negative, the same order
     id_V = jnp.arange(V, dtype=jnp.int32)
