@@ -1,22 +1,23 @@
 """Grammars compiled for one tokenizer, and the constraints that they put on requests."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llm_jax.errors import ConfigError, InferenceError, RequestError, TokenizerError
-from llm_jax.inference.constraints.json_schema import check_schema, check_text
+from llm_jax.inference.constraints.json_schema import check_schema, check_text, close_objects
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
     from llm_jax.tokenizers import CharacterTokenizer, Tokenizer
 
 # No whitespace between JSON's tokens: nothing else would bound it. And one spelling per string: \u0061 is an "a" too,
 # so that a key "a" could come again under another name, with a value that its schema does not allow.
-_JSON_OPTIONS = {"whitespace_flexible": False, "json_allowed_escapes": 'nrbtf\\"'}
+_JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_flexible": False, "json_allowed_escapes": 'nrbtf\\"'}
 
 
 class Grammars:
@@ -54,14 +55,14 @@ class Grammars:
         special = filter(self._tokenizer.is_special_token, range(self._tokenizer.vocab_size))
         self._special_tokens = frozenset(filter(None, (self._tokenizer.decode_str([token]) for token in special)))
 
-    def json_schema(self, schema: Mapping[str, Any]) -> "GrammarConstraint":
-        """JSON without whitespace that a schema accepts.
+    def json_schema(self, schema: dict[str, Any]) -> "GrammarConstraint":
+        """JSON without whitespace that a schema accepts. Objects have no properties but those that it names, if any.
 
         Raises:
             RequestError: it is no schema, or it has a feature that could not be kept; the message names it.
         """
         check_schema(schema, self._special_tokens)
-        grammar = self._matcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS)
+        grammar = self._matcher.grammar_from_json_schema(json.dumps(close_objects(schema)), overrides=_JSON_OPTIONS)
         return self._constraint(grammar, "JSON schema", "json_schema")
 
     def json_object(self) -> "GrammarConstraint":
@@ -99,7 +100,7 @@ class Grammars:
     def _constraint(self, grammar: str, what: str, param: str) -> "GrammarConstraint":
         matcher = self._matcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise RequestError(f"The {what} cannot be used: {_first_line(matcher.get_error())}.", param)
+            raise RequestError(f"The {what} cannot be used: {_reason(matcher.get_error())}.", param)
         return GrammarConstraint(matcher, self._tokenizer.vocab_size, self._vocab_size, self._end_ids)
 
 
@@ -148,7 +149,7 @@ class GrammarConstraint:
     def _check(self) -> None:
         # In its error state a matcher allows the end alone, which would look like a completion.
         if self._matcher.is_error():
-            raise InferenceError(f"The grammar failed: {_first_line(self._matcher.get_error())}.")
+            raise InferenceError(f"The grammar failed: {_reason(self._matcher.get_error())}.")
 
 
 def _ll_tokenizer(tokenizer: "Tokenizer", end_ids: list[int]) -> "LLTokenizer":
@@ -165,7 +166,7 @@ def _ll_tokenizer(tokenizer: "Tokenizer", end_ids: list[int]) -> "LLTokenizer":
         if isinstance(tokenizer, CharacterTokenizer):
             return LLTokenizer(TokenizerWrapper(_Characters(tokenizer, end_ids)), eos_token=end_ids)
     except ValueError as error:
-        raise TokenizerError(f"Grammars cannot be used with this tokenizer: {_first_line(str(error))}.") from error
+        raise TokenizerError(f"Grammars cannot be used with this tokenizer: {_reason(str(error))}.") from error
     raise TokenizerError(f"Grammars take a HFTokenizer or a CharacterTokenizer, not a {type(tokenizer).__name__}.")
 
 
@@ -182,9 +183,12 @@ class _Characters:
         for special in self.special_token_ids:
             self.tokens[special] = b"\xff" + self.tokens[special]  # how a special token is marked
 
-    def __call__(self, text: str) -> list[int]:
-        return [self._tokenizer.stoi[char] for char in text if char in self._tokenizer.stoi]
+    def __call__(self, text: bytes) -> list[int]:
+        return [self._tokenizer.stoi[char] for char in text.decode() if char in self._tokenizer.stoi]
 
 
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0].rstrip(".")
+def _reason(message: str) -> str:
+    """The line of llguidance's message that says why; others quote the grammar or its state."""
+    lines = message.strip().splitlines() or ["no reason given"]
+    reason = next((line for line in lines if line.startswith("error: ")), lines[0])
+    return reason.removeprefix("error: ").rstrip(".")

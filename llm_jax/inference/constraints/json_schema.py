@@ -76,8 +76,34 @@ def check_schema(schema: Any, special_tokens: frozenset[str] = frozenset()) -> N
                     "object can be. Name more of them in 'required'.",
                     "json_schema",
                 )
+            for key in ("minProperties", "maxProperties"):
+                if optional and node.get(key):
+                    raise RequestError(
+                        f"The JSON schema has {key!r} beside optional properties at {path}, which cannot be kept "
+                        "while generating; name all properties in 'required', or leave it out.",
+                        "json_schema",
+                    )
         for key in _BINDING_TEXTS:
             check_text(node.get(key), special_tokens, f"{key} of the JSON schema at {path}", "json_schema")
+
+
+def close_objects(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with `additionalProperties: false` where an object names its properties and is silent on others.
+
+    JSON Schema allows any others then, and a model without a stop in sight makes them up. Left as it is where schemas
+    are combined, since each would then forbid what the other names.
+    """
+    combined = ("allOf", "anyOf", "oneOf", "$ref")
+    nodes = [node for _, node in _walk(schema, "$")]
+    if any("allOf" in node or ("properties" in node and any(key in node for key in combined)) for node in nodes):
+        return schema
+    closed: dict[str, Any] = json.loads(json.dumps(schema))
+    for _, node in _walk(closed, "$"):
+        properties, required = node.get("properties"), node.get("required", [])
+        is_open = "additionalProperties" not in node and "patternProperties" not in node
+        if is_open and isinstance(properties, dict) and all(name in properties for name in required):
+            node["additionalProperties"] = False
+    return closed
 
 
 def check_text(value: Any, special_tokens: frozenset[str], where: str, param: str) -> None:

@@ -10,14 +10,14 @@ from llm_jax.inference.engine.request import Constraint
 
 def compute_masks(
     pool: Executor, rows: Sequence[tuple[Constraint, Sequence[int]]]
-) -> list[np.ndarray | None | Exception]:
+) -> list[np.ndarray | Exception | None]:
     """What each row's constraint allows next, or the exception that it raised, which is for its own request alone.
 
     Args:
         rows: constraints, each with the tokens that its request has generated.
     """
 
-    def compute(row: tuple[Constraint, Sequence[int]]) -> np.ndarray | None | Exception:
+    def compute(row: tuple[Constraint, Sequence[int]]) -> np.ndarray | Exception | None:
         constraint, generated = row
         try:
             return constraint.mask(generated)

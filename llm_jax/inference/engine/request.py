@@ -89,7 +89,7 @@ class Constraint(Protocol):
     """Which tokens of one request may come next."""
 
     def mask(self, generated: Sequence[int]) -> np.ndarray | None:
-        """The allowed tokens as uint32 words, bit i of word j for token 32 j + i; None for all. At least one is allowed.
+        """The allowed tokens, at least one: uint32 words, bit i of word j for token 32 j + i. None allows all.
 
         The engine calls it before each token, with all tokens generated so far; from any thread, but one call at a
         time. It may ask twice for the same tokens, and begin again with fewer. An exception ends the request, whose
