@@ -10,3 +10,8 @@ dtype = click.option(
     type=click.Choice(("float32", "bfloat16", "int8")),
     help="Weight dtype; fewer bits are faster.",
 )
+add_special_tokens = click.option(
+    "--add-special-tokens/--no-add-special-tokens",
+    default=True,
+    help="Surround a raw text with the special tokens that the tokenizer adds, such as a BOS.  [default: yes]",
+)

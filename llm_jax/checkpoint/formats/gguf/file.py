@@ -10,8 +10,7 @@ import numpy as np
 
 from llm_jax.atomic import atomic_file
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
-from llm_jax.checkpoint.formats.gguf.tokenizer import read_tokenizer, tokenizer_metadata
-from llm_jax.checkpoint.generation import GenerationDefaults
+from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
@@ -58,7 +57,7 @@ def read_gguf(path: Path) -> StoredModel:
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
     params = architecture.read_weights(config, architecture.from_file(config, tensors, metadata))
-    return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), _read_ids(metadata))
+    return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), read_generation(metadata))
 
 
 def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
@@ -179,15 +178,6 @@ def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
 def _shortest(value: Any) -> Any:
     """A float32 entry as its shortest decimal: 1e-06, not 9.999999974752427e-07."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-def _read_ids(metadata: dict[str, Any]) -> GenerationDefaults:
-    roles = ("eos", "eot", "bos", "padding")
-    ids: dict[str, int] = {
-        role: metadata[key] for role in roles if (key := f"tokenizer.ggml.{role}_token_id") in metadata
-    }
-    ends = tuple(ids[role] for role in ("eos", "eot") if role in ids)
-    return GenerationDefaults(eos_ids=ends, bos_id=ids.get("bos"), pad_id=ids.get("padding"))
 
 
 def _library() -> "ModuleType":
