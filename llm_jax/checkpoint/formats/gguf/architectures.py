@@ -185,17 +185,20 @@ def _experts(arch: str) -> Section:
     return Section(read, write)
 
 
-def _windows(arch: str, every: int) -> Section:
-    """All layers but every `every`-th have the window, unless the file has another number or says it for each layer."""
+def _windows(arch: str, every: int, default: int | None = None) -> Section:
+    """All layers but every `every`-th have the window, unless the file has another number or says it for each layer.
+
+    Args:
+        default: size of the window where the file has none; unless given, there is then no window.
+    """
     window, pattern = f"{arch}.attention.sliding_window", f"{arch}.attention.sliding_window_pattern"
 
     def read(entries: Json) -> Json:
         layers = range(entries[f"{arch}.block_count"])
         said = entries.get(pattern, every)
         windowed = said[: len(layers)] if isinstance(said, list) else [not said or (i + 1) % said != 0 for i in layers]
-        if not any(windowed) or not entries.get(window):
-            return {}
-        return {"window_size": entries[window], "window_layers": tuple(map(bool, windowed))}
+        size = entries.get(window, default)
+        return {"window_size": size, "window_layers": tuple(map(bool, windowed))} if size and any(windowed) else {}
 
     def write(config: ModelConfig) -> Json:
         windowed = [config.window(i) is not None for i in range(config.num_layers)]
@@ -252,7 +255,7 @@ QWEN3_MOE = _architecture(
 GEMMA = _architecture("gemma", LLAMA_TABLE, always=GEMMAS, offset_norms=True, sections=(_rope("gemma"),))
 GEMMA2 = _architecture(
     "gemma2", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True}, offset_norms=True,
-    sections=(_rope("gemma2"), _windows("gemma2", 2), _attention_scale("gemma2", 46)),
+    sections=(_rope("gemma2"), _windows("gemma2", 2, 4096), _attention_scale("gemma2", 46)),
     keys={
         "attention_softcap": Key("gemma2.attn_logit_softcapping", 50.0),
         "logit_softcap": Key("gemma2.final_logit_softcapping", 30.0),

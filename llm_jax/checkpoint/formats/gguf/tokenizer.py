@@ -41,7 +41,13 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaul
         CheckpointError: llama.cpp does not have this splitting pattern.
     """
     ends = zip(ENDS, generation.eos_ids, strict=False)
-    ids = {"bos": generation.bos_id, "padding": generation.pad_id, **dict(ends)}
+    unknown = tokenizer.special_tokens.get("unk_token") if tokenizer is not None else None
+    ids = {
+        "bos": generation.bos_id,
+        "padding": generation.pad_id,
+        "unknown": tokenizer.encode(unknown)[0] if tokenizer is not None and unknown is not None else None,
+        **dict(ends),
+    }
     entries: dict[str, Any] = {f"{PREFIX}{role}_token_id": index for role, index in ids.items()}
     if tokenizer is None:
         return entries | {PREFIX + "model": "none"}
