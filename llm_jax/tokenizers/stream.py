@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"  # what decoders return for bytes of an incomplete or invalid character
 MAX_PENDING_TOKENS = 8  # a character has at most four bytes, hence four tokens; twice that is invalid
+MAX_CHARACTER_TOKENS = 4
 CONTEXT_TOKENS = 8  # enough to know what precedes the text, for instance whether it begins with a space
 
 
@@ -31,7 +32,13 @@ class IncrementalDecoder:
             start -= 1  # a run of bytes is decoded as a whole
         self._window = [index for index in context[start:] if index < tokenizer.vocab_size]
         self._settled = len(self._window)  # ids of the window whose whole text has been returned
-        self._returned = tokenizer.decode(self._window)  # text of the window that has been returned, or is the context's
+        # Text of the window that has been returned, or is the context's: without a character that it ends within, which
+        # is `_incomplete` signs of an invalid one if it is not completed.
+        text = tokenizer.decode(self._window)
+        self._incomplete = len(text) - len(text.rstrip(REPLACEMENT))
+        ends = range(len(self._window), max(len(self._window) - MAX_CHARACTER_TOKENS, -1), -1)
+        prefixes = (tokenizer.decode(self._window[:end]) for end in ends)
+        self._returned = next((prefix for prefix in prefixes if not prefix.endswith(REPLACEMENT)), text)
 
     def push(self, token_id: int) -> str:
         """The text that this id completes; "" while a character is incomplete."""
@@ -65,12 +72,13 @@ class IncrementalDecoder:
         before = self._returned
         if before.startswith(text):
             return ""
-        self._returned = text
-        # Ids may complete the context's last character, or turn its last bytes invalid, each of them one U+FFFD.
+        # Ids may complete the context's last character, or turn its last bytes invalid, each of them one sign.
         same = len(commonprefix([before, text]))
         changed, rest = before[same:].encode(), text[same:]
         invalid = len(rest) - len(rest.lstrip(REPLACEMENT))
-        return rest[min(invalid, len(changed)) :]
+        of_context = min(invalid, max(len(changed), self._incomplete))
+        self._returned, self._incomplete = text, 0
+        return rest[of_context:]
 
     def _move_window(self, ids: list[int], pending: int) -> None:
         """Shortens the window to its last ids, provided that they have text: later ids are decoded after that text."""
