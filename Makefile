@@ -44,6 +44,10 @@ endif
 test: install lint  ## install, lint, run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+.PHONY: real-models
+real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
+	$(BIN)/python scripts/fetch_real_models.py
+
 .PHONY: lint
 lint: install  ## ruff, mypy, and the layers of the packages
 	$(BIN)/ruff check .

@@ -15,6 +15,11 @@ dtype = click.option(
     type=click.Choice(("float32", "bfloat16", "int8")),
     help="Weight dtype; fewer bits are faster.",
 )
+add_special_tokens = click.option(
+    "--add-special-tokens/--no-add-special-tokens",
+    default=True,
+    help="Surround a raw text with the special tokens that the tokenizer adds, such as a BOS.  [default: yes]",
+)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -72,6 +72,10 @@ class InferenceError(LLMError):
     """A completion that cannot go on."""
 
 
+class LLMWarning(UserWarning):
+    """What was read is not quite what its file says; the message says what was done instead."""
+
+
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
     """The known name spelled most like `name`, for "did you mean"; None where none is as similar as `cutoff` (0 to 1).
 

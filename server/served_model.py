@@ -98,10 +98,19 @@ class ServedModel:
 
     def _prepare(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> Request:
         try:
-            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            encode = self.tokenizer.encode_with_special_tokens if body.add_special_tokens else self.tokenizer.encode
+            ids = encode(prompt) if isinstance(prompt, str) else prompt
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
             sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._eos_ids, **body.sampling())
-            request = prepare_request(self._config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len)
+            request = prepare_request(
+                self._config,
+                self.tokenizer,
+                ids,
+                sampling,
+                truncate=False,
+                stop=body.stop_strings,
+                max_len=self.max_len,
+            )
         except RequestError as error:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
