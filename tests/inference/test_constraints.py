@@ -1,4 +1,4 @@
-"""Text under a grammar is what the grammar says, whatever the model; what could not be guaranteed is refused by name."""
+"""Text under a grammar is what the grammar says, whatever the model; what cannot be guaranteed is refused by name."""
 
 import json
 import re

@@ -55,8 +55,8 @@ def check_schema(schema: Any, special_tokens: frozenset[str] = frozenset()) -> N
         unsupported = sorted(_UNSUPPORTED & node.keys())
         if unsupported:
             raise RequestError(
-                f"The JSON schema has {unsupported[0]!r} at {path}, which cannot be guaranteed while generating; leave it "
-                "out and check the result.",
+                f"The JSON schema has {unsupported[0]!r} at {path}, which generated text cannot be held to; "
+                "leave it out and check the result.",
                 "json_schema",
             )
         for key in _NUMBERS & node.keys():
