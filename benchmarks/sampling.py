@@ -53,12 +53,12 @@ SCHEMA = {
 def main(model: Path | None, dtype: "WeightDtype", batches: Sequence[int], constrained: bool, as_json: bool) -> None:
     """Measure the rate of every sampling setting over greedy decoding's."""
     from benchmarks.weights import SHAPES
-    from llm_jax.checkpoint import open_model
+    from llm_jax.checkpoint import load_model
     from llm_jax.inference import Engine, Grammars
     from llm_jax.model import Model
     from llm_jax.tokenizers import load_tokenizer
 
-    loaded = Model.init(SHAPES["llama-160m"]) if model is None else open_model(model).load()
+    loaded = Model.init(SHAPES["llama-160m"]) if model is None else load_model(model).model
     grammars = None
     if constrained and model is not None:
         tokenizer = load_tokenizer(model)

@@ -1,4 +1,4 @@
-"""Text under a grammar is what the grammar says, whatever the model; what could not be kept is refused by name."""
+"""Text under a grammar is what the grammar says, whatever the model; what cannot be guaranteed is refused by name."""
 
 import json
 import re
@@ -149,7 +149,7 @@ def schemas(draw: Any, depth: int = 2) -> dict[str, Any]:
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(schema=schemas(), seed=st.integers(0, 2**32 - 1))
-def test_any_schema_is_kept_or_refused(
+def test_any_schema_is_obeyed_or_refused(
     grammars: Grammars, tokenizer: HFTokenizer, schema: dict[str, Any], seed: int
 ) -> None:
     try:
@@ -199,7 +199,7 @@ def test_any_schema_is_kept_or_refused(
     ],
     ids=str,
 )
-def test_what_cannot_be_kept_is_refused_by_name(grammars: Grammars, schema: Any, named: str) -> None:
+def test_what_cannot_be_guaranteed_is_refused_by_name(grammars: Grammars, schema: Any, named: str) -> None:
     with pytest.raises(RequestError, match=named) as error:
         grammars.json_schema(schema)
     assert error.value.param == "json_schema"

@@ -59,7 +59,7 @@ class Grammars:
         """JSON without whitespace that a schema accepts. Objects have no properties but those that it names, if any.
 
         Raises:
-            RequestError: it is no schema, or it has a feature that could not be kept; the message names it.
+            RequestError: it is no schema, or it has a feature that could not be held to; the message names it.
         """
         check_schema(schema, self._special_tokens)
         grammar = self._matcher.grammar_from_json_schema(json.dumps(close_objects(schema)), overrides=_JSON_OPTIONS)

@@ -1,4 +1,4 @@
-"""Which JSON schemas can be kept: all others are refused before a token is made.
+"""Which JSON schemas generated text can be held to: all others are refused before a token is made.
 
 llguidance ignores some keywords silently, rounds large integers, and notices some limits only while it generates.
 """
@@ -47,7 +47,7 @@ def check_schema(schema: Any, special_tokens: frozenset[str] = frozenset()) -> N
         special_tokens: texts that the tokenizer turns into one token each, so that they cannot be generated as text.
 
     Raises:
-        RequestError: it is no schema, or it has a feature that could not be kept; the message names it.
+        RequestError: it is no schema, or it has a feature that could not be held to; the message names it.
     """
     if not isinstance(schema, dict):
         raise RequestError(f"The JSON schema is {json.dumps(schema)[:80]}; it must be an object.", "json_schema")
@@ -55,8 +55,8 @@ def check_schema(schema: Any, special_tokens: frozenset[str] = frozenset()) -> N
         unsupported = sorted(_UNSUPPORTED & node.keys())
         if unsupported:
             raise RequestError(
-                f"The JSON schema has {unsupported[0]!r} at {path}, which cannot be kept while generating; leave it "
-                "out and check the result.",
+                f"The JSON schema has {unsupported[0]!r} at {path}, which generated text cannot be held to; "
+                "leave it out and check the result.",
                 "json_schema",
             )
         for key in _NUMBERS & node.keys():
@@ -79,7 +79,7 @@ def check_schema(schema: Any, special_tokens: frozenset[str] = frozenset()) -> N
             for key in ("minProperties", "maxProperties"):
                 if optional and node.get(key):
                     raise RequestError(
-                        f"The JSON schema has {key!r} beside optional properties at {path}, which cannot be kept "
+                        f"The JSON schema has {key!r} beside optional properties at {path}, which cannot be guaranteed "
                         "while generating; name all properties in 'required', or leave it out.",
                         "json_schema",
                     )

@@ -7,9 +7,9 @@ A token is drawn down a tree: the weights of 32 tokens each are added up, then 3
 top down, one of 32 children is drawn at a time. So the logits are read once or twice and few random numbers are needed:
 noise for 50,000 tokens, sorting them or adding them up one by one takes milliseconds.
 
-top-p and min-p keep the most likely tokens, and nobody has to find where those end: a token is drawn among all; if it
+top-p and min-p keep the most likely tokens, and where those end need not be found: a token is drawn among all; if it
 is not one of them, the next is drawn among the more likely ones, and so on. That is exact: what is drawn among always
-contains all that are kept, each with its own weight.
+contains all that remain, each with its own weight.
 """
 
 from collections.abc import Callable
