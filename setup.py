@@ -1,8 +1,9 @@
 """The step that pyproject.toml cannot describe: the native kernels are compiled where that can be done.
 
 It needs a C++ compiler (CXX, or g++ or clang++) and the headers of jaxlib, a build requirement. Where it cannot be
-done, the package is installed without them, and says so when it runs. The library is loaded by ctypes, so that one
-wheel serves every Python. `--plat-name` of a wheel says for which architecture CXX compiles.
+done, the package is installed without them, and says so when it runs; if CXX names a compiler, that is an error. The
+library is loaded by ctypes, so that one wheel serves every Python. `--plat-name` of a wheel says for which architecture
+CXX compiles.
 """
 
 import os
@@ -29,6 +30,8 @@ class BuildWithKernels(build_py):
         try:
             print(f"Native kernels: {build() if self.editable_mode else self._build_library()}")
         except BuildError as error:
+            if os.environ.get("CXX"):  # who names a compiler wants a library
+                raise
             print(f"Native kernels: {error}")
 
     def _build_library(self) -> Path:

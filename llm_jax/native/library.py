@@ -29,7 +29,7 @@ LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {
         "neon.cc": (),
-        "dotprod.cc": ("-march=armv8.2-a+dotprod",),
+        "dotprod.cc": (),
     },
 }
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-w")
