@@ -40,7 +40,9 @@ class HFTokenizer:
         vocab = backend.get_vocab(with_added_tokens=True)
         self._backend = backend
         self._config = config
-        self.special_tokens = roles_of(config) or {role: token for role, token in USUAL_TOKENS.items() if token in vocab}
+        self.special_tokens = roles_of(config) or {
+            role: token for role, token in USUAL_TOKENS.items() if token in vocab
+        }
         self.chat_template = chat_template
         self.vocab_size = 1 + max(vocab.values(), default=-1)  # not the count: ids may have gaps
         added = backend.get_added_tokens_decoder()

@@ -142,8 +142,15 @@ WRAPPERS: dict[str, dict[str, Any]] = {
         "vision_config": VISION | {"model_type": "pixtral", "image_size": 28, "patch_size": 14, "head_dim": 8},
     },
     "qwen2_5_vl": {
-        "text_config": TEXT | {"rope_parameters": {"rope_type": "default", "rope_theta": 90.0, "mrope_section": [1, 1, 2]}},
-        "vision_config": {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32},
+        "text_config": TEXT
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 90.0, "mrope_section": [1, 1, 2]}},
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "intermediate_size": 16,
+            "out_hidden_size": 32,
+        },
     },
 }
 
@@ -159,7 +166,10 @@ def test_the_text_half_of_a_model_that_sees_pictures(tmp_path: Path, model_type:
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     if older_names and model_type == "qwen2_5_vl":
-        tensors = {name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): t for name, t in tensors.items()}
+        tensors = {
+            name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): t
+            for name, t in tensors.items()
+        }
     elif older_names:
         older = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
         older |= {f"model.{part}": part for part in ("vision_tower.", "multi_modal_projector.")}

@@ -123,7 +123,9 @@ def test_every_window_of_an_evaluation_begins_with_the_bos() -> None:
     """A plain version: each window of 8 alone, with a BOS in the place of its first token."""
     rng = np.random.default_rng(0)
     model = after_bos()
-    params = {name: value + 0.3 * rng.standard_normal(value.shape).astype(np.float32) for name, value in model.params.items()}
+    params = {
+        name: value + 0.3 * rng.standard_normal(value.shape).astype(np.float32) for name, value in model.params.items()
+    }
     model = Model(model.config, params)
     text = "the quick brown fox jumps over the lazy dog"
     ids = TOKENIZER.encode_with_special_tokens(text)
@@ -190,7 +192,14 @@ def test_a_token_that_only_the_configuration_declares_is_one_id(tmp_path: Any) -
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.save(str(tmp_path / "tokenizer.json"))
-    end = {"content": "<|im_end|>", "special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    end = {
+        "content": "<|im_end|>",
+        "special": True,
+        "normalized": False,
+        "lstrip": False,
+        "rstrip": False,
+        "single_word": False,
+    }
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "added_tokens_decoder": {"94": end},
     }  # fmt: skip

@@ -3,7 +3,16 @@
 import math
 
 from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
-from llm_jax.checkpoint.families.parts import BLOCK, ENDS, LAYER, PRE_NORMS, WINDOW, read_rope, rotary_entries, write_rope
+from llm_jax.checkpoint.families.parts import (
+    BLOCK,
+    ENDS,
+    LAYER,
+    PRE_NORMS,
+    WINDOW,
+    read_rope,
+    rotary_entries,
+    write_rope,
+)
 from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import Rule, same
 from llm_jax.config import ModelConfig, RopeScaling

@@ -34,10 +34,15 @@ class Architecture(Family):
 
     def read_config(self, entries: Json) -> ModelConfig:
         for name in entries:
-            if name.startswith((f"{self.model_type}.rope.", f"{self.model_type}.attention.")) and name not in self.known:
+            if (
+                name.startswith((f"{self.model_type}.rope.", f"{self.model_type}.attention."))
+                and name not in self.known
+            ):
                 raise CheckpointError(f"The GGUF file has {name} = {entries[name]!r}, which is not known here.")
         if entries.get(f"{self.model_type}.attention.causal") is False:
-            raise CheckpointError("The GGUF file is of a model whose tokens see those after them, which writes no text.")
+            raise CheckpointError(
+                "The GGUF file is of a model whose tokens see those after them, which writes no text."
+            )
         return super().read_config(entries)
 
     def to_file(self, config: ModelConfig, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Json]:

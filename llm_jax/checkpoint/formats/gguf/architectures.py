@@ -214,7 +214,9 @@ def _attention_scale(arch: str, layers: int) -> Section:
     def read(entries: Json) -> Json:
         if entries[f"{arch}.block_count"] != layers:
             return {}
-        return {"attention_scale": (entries[f"{arch}.embedding_length"] // entries[f"{arch}.attention.head_count"]) ** -0.5}
+        return {
+            "attention_scale": (entries[f"{arch}.embedding_length"] // entries[f"{arch}.attention.head_count"]) ** -0.5
+        }
 
     return Section(read, lambda _: {})
 

@@ -53,7 +53,9 @@ def read_gguf(path: Path) -> StoredModel:
             )
         described, more = _read_part(gguf, part)
         if described.get(SPLIT_NUMBER) != number - 1 or not tensors.keys().isdisjoint(more):
-            raise CheckpointError(f"{part} is not part {number} of {path}, as its name says. Copy or download it again.")
+            raise CheckpointError(
+                f"{part} is not part {number} of {path}, as its name says. Copy or download it again."
+            )
         tensors |= more
     name = metadata.get("general.architecture")
     architecture = next((a for a in ARCHITECTURES if a.model_type == name), None)

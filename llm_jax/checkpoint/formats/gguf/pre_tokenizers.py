@@ -39,7 +39,10 @@ def _by_case(upper: str, lower: str, number: str, end: str = "") -> str:
 
 
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-ASCII_UPPER, ASCII_LOWER = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"  # llama.cpp: letters that are no small ASCII letter, …
+ASCII_UPPER, ASCII_LOWER = (
+    r"[\p{L}&&[^a-z]]",
+    r"[\p{L}&&[^A-Z]]",
+)  # llama.cpp: letters that are no small ASCII letter, …
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,18 @@ SPACE = "▁"  # in the tokens of SentencePiece
 # llama.cpp takes these for control tokens, whatever their type, and ends a text at the first ones.
 ENDS = frozenset(
     {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"}
-    | {"<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<eos>", "<turn|>"}
+    | {
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<eos>",
+        "<turn|>",
+    }
     | {"<end_of_utterance>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["}
     | {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}
     | {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"}
@@ -51,7 +62,9 @@ def read_lists(path: Path, metadata: Mapping[str, Any]) -> Backend:
         backend = _byte_level(path, vocab, metadata, pre)
     else:
         backend = _sentencepiece(path, vocab, types, metadata)
-    added = [_added(token, types[i], metadata) for token, i in vocab.items() if types[i] in (CONTROL, USER_DEFINED, UNKNOWN)]
+    added = [
+        _added(token, types[i], metadata) for token, i in vocab.items() if types[i] in (CONTROL, USER_DEFINED, UNKNOWN)
+    ]
     backend.add_tokens(added)
     backend.post_processor = _ends(path, tokens, metadata, add_bos=pre is None or pre.add_bos)
     return backend
@@ -60,7 +73,9 @@ def read_lists(path: Path, metadata: Mapping[str, Any]) -> Backend:
 def role_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
     """bos, eos, unknown, padding, … -> id. SentencePiece's own ids hold where the file has none."""
     usual = {"bos": 1, "eos": 2, "unknown": 0} if metadata.get(PREFIX + "model") == "llama" else {}
-    named_ids = {role: metadata.get(f"{PREFIX}{role}_token_id") for role in ("bos", "eos", "eot", "eom", "unknown", "padding")}
+    named_ids = {
+        role: metadata.get(f"{PREFIX}{role}_token_id") for role in ("bos", "eos", "eot", "eom", "unknown", "padding")
+    }
     return usual | {role: index for role, index in named_ids.items() if index is not None}
 
 
@@ -119,7 +134,9 @@ def _sentencepiece(path: Path, vocab: dict[str, int], types: Sequence[int], meta
     merged = [(token, i) for token, i in vocab.items() if types[i] not in (CONTROL, UNKNOWN) and len(token) > 1]
     merged.sort(key=lambda entry: -scores[entry[1]])
     merges = [pair for token, _ in merged for pair in _pairs(token, vocab)]
-    backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token=unknown_token, fuse_unk=True, byte_fallback=True))
+    backend = Backend(
+        models.BPE(vocab=vocab, merges=merges, unk_token=unknown_token, fuse_unk=True, byte_fallback=True)
+    )
     begins_with_space = metadata.get(PREFIX + "add_space_prefix", True)
     spaces = normalizers.Replace(" ", SPACE)
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spaces]) if begins_with_space else spaces
