@@ -1,5 +1,6 @@
-"""Tokenizers of GGUF files: ids equal to llama.cpp's, from its lists alone; written so that llama.cpp has the same ids."""
+"""Tokenizers of GGUF files: llama.cpp's ids from its lists alone, and files from which llama.cpp has the same ids."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,7 @@ def byte_level() -> HFTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=2500, initial_alphabet=alphabet, max_token_length=8, min_frequency=2, show_progress=False
     )
-    pairs = [
-        f"{first}{space}{second}" for first, second in zip(WORDS, WORDS[1:], strict=False) for space in (" ", "\n", "")
-    ]
+    pairs = [f"{first}{space}{second}" for first, second in pairwise(WORDS) for space in (" ", "\n", "")]
     backend.train_from_iterator(pairs * 2, trainer)
     return HFTokenizer(backend)
 
