@@ -26,11 +26,11 @@ class Command(click.Command):
             raise _Mistake(str(error)) from error
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     if issubclass(category, LLMWarning):
         click.echo(f"Note: {message}", err=True)
     else:
-        click.echo(warnings.formatwarning(message, category, *place[:2]), err=True, nl=False)
+        click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
 
 
 class _Mistake(click.ClickException):

@@ -120,7 +120,7 @@ def _architecture(directory: Path, tensors: Mapping[str, np.ndarray]) -> tuple[F
 
 
 def _tokenizer(directory: Path) -> Tokenizer | None:
-    """The tokenizer beside the weights. It may have more ids than the model has rows: a text that uses one is refused."""
+    """The tokenizer beside the weights. It may have more ids than the model: only a text that uses one is refused."""
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
     return load_tokenizer(directory)

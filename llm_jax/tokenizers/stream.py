@@ -1,7 +1,6 @@
 """Streaming decoding: text from ids that arrive one by one."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class IncrementalDecoder:
         if before.startswith(text):
             return ""
         # Ids may complete the context's last character, or turn its last bytes invalid, each of them one sign.
-        same = len(commonprefix([before, text]))
+        same = next((at for at, pair in enumerate(zip(before, text, strict=False)) if pair[0] != pair[1]), len(before))
         changed, rest = before[same:].encode(), text[same:]
         invalid = len(rest) - len(rest.lstrip(REPLACEMENT))
         of_context = min(invalid, max(len(changed), self._incomplete))

@@ -88,8 +88,8 @@ def _without_nulls(value: Any) -> Any:
 class SamplingFields(Body):
     """Sampling parameters: the fields that every generating route has, named as SamplingParams names them.
 
-    `field_names` says what a route calls what the core calls prompt and max_new_tokens. `add_special_tokens` surrounds a
-    prompt as text with what the tokenizer adds, such as a BOS.
+    `field_names` says what a route calls what the core calls prompt and max_new_tokens. `add_special_tokens` surrounds
+    a prompt as text with what the tokenizer adds, such as a BOS.
     """
 
     field_names: ClassVar[Mapping[str, str]] = {}

@@ -28,7 +28,7 @@ FUSED = re.compile(r"(.*\.)mlp\.experts\.(gate_up_proj|down_proj)")
 
 
 def _unfused(at: str, fc1: str, gate_proj: str, fc2: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """transformers 5 may store all experts of a layer as one tensor, [E, 2 F, D] and [E, D, F]: the same, one by one."""
+    """transformers 5 may store a layer's experts as two tensors, [E, 2 F, D] and [E, D, F]: the same, one by one."""
 
     def restore(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not any(FUSED.fullmatch(name) for name in tensors):

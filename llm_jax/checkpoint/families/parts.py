@@ -43,8 +43,8 @@ def rotary_entries(entries: Json) -> Json:
     rope: Json = dict(scaling or parameters or {})
     if scaling and parameters and rope.get("rope_theta") is None and entries.get("rope_theta") is None:
         raise CheckpointError(
-            "config.json has rope_scaling without rope_theta, and rope_parameters, whose rope_theta does not hold beside "
-            "it. Put rope_theta into rope_scaling, or the scaling into rope_parameters."
+            "config.json has rope_scaling without rope_theta, and rope_parameters, whose rope_theta does not hold "
+            "beside it. Put rope_theta into rope_scaling, or the scaling into rope_parameters."
         )
     if rope.get("rope_theta") is None:
         rope["rope_theta"] = entries.get("rope_theta")

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from llm_jax.checkpoint.family import Json
-from llm_jax.checkpoint.tensors import Tensor
 
 # model_type -> the family of its text half, and entries that its text_config leaves out where they are the default.
 WRAPPERS: dict[str, tuple[str, Json]] = {
@@ -35,9 +36,9 @@ def text_entries(entries: Json) -> Json:
     return {**defaults, **text, **tied, "model_type": family}
 
 
-def text_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
+def text_tensors(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], set[str]]:
     """The tensors of the text half by its family's names, and the parts that are left out."""
-    text: dict[str, Tensor] = {}
+    text: dict[str, np.ndarray] = {}
     left_out: set[str] = set()
     for name, tensor in tensors.items():
         if other := OTHER.match(name):

@@ -49,7 +49,7 @@ def read_gguf(path: Path) -> StoredModel:
         part = _part(path, number)
         if part == path or not part.is_file():
             raise CheckpointError(
-                f"{path} is part 1 of {metadata[SPLIT_COUNT]}, and part {number} is missing: {part.name} belongs beside it."
+                f"{path} is part 1 of {metadata[SPLIT_COUNT]}, and part {number} is missing: put {part.name} beside it."
             )
         described, more = _read_part(gguf, part)
         if described.get(SPLIT_NUMBER) != number - 1 or not tensors.keys().isdisjoint(more):
@@ -123,7 +123,7 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
         if exact:
             types |= dict.fromkeys(exact, "f32")
             warnings.warn(
-                f"{', '.join(exact)} stay in f32: q8_0 has a scale in half precision, and theirs are too small or too large.",
+                f"{', '.join(exact)} stay in f32: the scales of q8_0, in half precision, cannot be as small or as large.",
                 LLMWarning,
                 stacklevel=2,
             )

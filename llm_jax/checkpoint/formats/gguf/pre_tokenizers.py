@@ -80,8 +80,8 @@ PRE_TOKENIZERS = (
         ("|".join([CONTRACTION, MARKED_LETTERS, DIGIT, r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", LINES, SPACES]),),
     ),
     PreTokenizer(
-        ("gpt-2", "phi-2", "mpt", "olmo", "jais", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0",
-         "mellum", "modern-bert", "exaone4", "trillion", "granite-docling"),
+        ("gpt-2", "phi-2", "mpt", "olmo", "jais", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat",
+         "a.x-4.0", "mellum", "modern-bert", "exaone4", "trillion", "granite-docling"),
         (GPT2,),
     ),
     PreTokenizer(

@@ -83,7 +83,7 @@ def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
 
 
 def read_generation(metadata: dict[str, Any]) -> GenerationDefaults:
-    """The ids that begin, end and pad a text. A file with tokenizer.json names all; lists alone are read as llama.cpp does."""
+    """The ids that begin, end and pad a text. A file with tokenizer.json names all; llama.cpp finds more in lists."""
     ids = role_ids(metadata)
     named = tuple(ids[role] for role in ENDS if role in ids)
     ends = named if TOKENIZER_JSON in metadata else end_ids(metadata)
@@ -162,9 +162,9 @@ def _pre_tokenizer(content: dict[str, Any]) -> str:
     pre = None if patterns is None else for_patterns(patterns, ignore_merges=ignore_merges)
     if pre is None:
         raise CheckpointError(
-            f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which no name in llama.cpp is "
-            f"known here; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Leave tokenizer.json out to write the "
-            "weights alone."
+            f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which no name in "
+            f"llama.cpp is known here; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Leave tokenizer.json out "
+            "to write the weights alone."
         )
     return pre.names[0]
 
