@@ -49,7 +49,8 @@ def generate(
     The special tokens that the tokenizer's maker meant to surround a text, such as a BOS, are added to the prompt,
     unless `add_special_tokens` is False. A prompt longer than `max_seq_len - max_new_tokens` keeps its right end for
     the model; the returned string still starts with the whole prompt. Generation ends at the tokenizer's end-of-text,
-    before a stop string, or after max_new_tokens. `SamplingParams` says what the settings mean and which values they take.
+    before a stop string, or after max_new_tokens. `SamplingParams` says what the settings mean and which values they
+    take.
 
     Raises:
         RequestError: a setting is out of range, or the prompt cannot be continued.
