@@ -163,7 +163,7 @@ def _pre_tokenizer(content: dict[str, Any]) -> str:
     if pre is None:
         raise CheckpointError(
             f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which no "
-            f"name in llama.cpp is known; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Leave tokenizer.json "
+            f"name in llama.cpp known; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Leave tokenizer.json "
             "out to write the weights alone."
         )
     return pre.names[0]
