@@ -163,7 +163,7 @@ def _pre_tokenizer(content: dict[str, Any]) -> str:
     if pre is None:
         raise CheckpointError(
             f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which "
-            f"llama.cpp has no name; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Remove tokenizer.json "
+            f"llama.cpp has no name; it has {', '.join(one.names[0] for one in PRE_TOKENIZERS)}. Remove tokenizer.json "
             "to write the weights alone."
         )
     return pre.names[0]
