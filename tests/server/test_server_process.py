@@ -283,5 +283,4 @@ def test_what_a_prompt_has_in_common_with_an_earlier_one_of_its_key_is_not_compu
     assert narrow.metric("llm_prefix_cache_hits_total", **KEYS) == 2 * 192
     assert narrow.metric("llm_prefix_cache_queries_total", **KEYS) >= 4 * len(prompt)
     assert narrow.metric("llm_prompt_tokens_cached_total", **KEYS) == 2 * 192
-    assert compiled > 0
     assert narrow.metric("llm_compilations_total", **KEYS) == 0
