@@ -18,7 +18,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_warning  # type: ignore[assignment]
+                warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone (`llm-generate … | head`); click ends quietly
             raise

@@ -180,16 +180,22 @@ _Attempt = tuple[Array, Array, Array, _Before, list[Array]]  # number, rows that
 def _tree(x_BV: Array) -> list[Array]:
     """Sums of 32 values each, then 32 such sums each, until there are at most 32.
 
-    Node n of N has the children n, n + N, n + 2 N, …: so XLA adds whole slices, three times as fast as neighbours.
+    Node n of N has the children n, n + N, n + 2 N, …: so XLA adds whole slices, three times as fast as neighbours. For
+    the few sums above the lowest, slices would only take longer to compile.
     """
-    levels = [x_BV]
-    while len(levels) == 1 or levels[-1].shape[1] > _GROUP:
-        below_BC = levels[-1]
-        N = -(-below_BC.shape[1] // _GROUP)
-        slices = [below_BC[:, start : start + N] for start in range(0, below_BC.shape[1], N)]
-        slices[-1] = jnp.pad(slices[-1], ((0, 0), (0, N - slices[-1].shape[1])))
-        levels.append(sum(slices[1:], start=slices[0]))
-    return levels[1:]
+    levels: list[Array] = []
+    below_BC = x_BV
+    while not levels or below_BC.shape[1] > _GROUP:
+        B, C = below_BC.shape
+        N = -(-C // _GROUP)
+        if levels:
+            below_BC = jnp.pad(below_BC, ((0, 0), (0, N * _GROUP - C))).reshape(B, _GROUP, N).sum(1)
+        else:
+            slices = [below_BC[:, start : start + N] for start in range(0, C, N)]
+            slices[-1] = jnp.pad(slices[-1], ((0, 0), (0, N - slices[-1].shape[1])))
+            below_BC = sum(slices[1:], start=slices[0])
+        levels.append(below_BC)
+    return levels
 
 
 def _descend(weight_BV: Array, among: _Before, levels: list[Array], noise_NBI: Array) -> _Before:
