@@ -2,23 +2,36 @@
 # NVIDIA driver and container runtime). Serving does not need torch, so the image does not have it.
 ARG PYTHON_VERSION=3.12
 
-FROM python:${PYTHON_VERSION}-slim AS build
-ARG ACCELERATOR=cpu
+# The wheel, with the native kernels for the architecture of the image, by the compiler of `make wheels`.
+FROM python:${PYTHON_VERSION}-slim AS wheel
 WORKDIR /src
-RUN python -m venv /opt/llm
-COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY requirements.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint requirements.lock ziglang
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY llm_jax llm_jax
 COPY llm_torch_compat llm_torch_compat
 COPY llm llm
 COPY server server
 COPY cli cli
 RUN --mount=type=cache,target=/root/.cache/pip \
+    zig="$(python -c 'import ziglang; print(ziglang.__path__[0])')/zig" \
+    && CXX="$zig c++ -target $(uname -m)-linux-gnu.2.27" pip wheel --no-deps --wheel-dir /wheels .
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ARG ACCELERATOR=cpu
+WORKDIR /src
+RUN python -m venv /opt/llm
+COPY requirements.lock ./
+COPY --from=wheel /wheels /wheels
+RUN --mount=type=cache,target=/root/.cache/pip \
     case "$ACCELERATOR" in \
       cpu) backend="jax" ;; \
       cuda) backend="jax[cuda13]" ;; \
       *) echo "ACCELERATOR is '$ACCELERATOR'; it must be cpu or cuda." >&2; exit 2 ;; \
     esac \
-    && /opt/llm/bin/pip install --constraint requirements.lock ".[serve]" "$backend"
+    && /opt/llm/bin/pip install --constraint requirements.lock "$(echo /wheels/*.whl)[serve]" "$backend"
+RUN /opt/llm/bin/python -c "from llm_jax import native; assert native.find(), 'the wheel has no native library'"
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 10001 --create-home llm

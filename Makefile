@@ -9,6 +9,11 @@ EXTRAS := torch,hf,gguf,train,serve,dev
 RUN    := runs/quickstart
 SERVE  ?= 1
 
+# What a release publishes. zig is a C++ compiler for any architecture and for the oldest glibc that jaxlib runs on.
+RELEASE  := build/release
+MACHINES := x86_64 aarch64
+GLIBC    := 2.27
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,7 +28,7 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or later is needed (make PYTHON=python3.12 …)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'
-	-$(BIN)/python -m llm_jax.kernels.cpu.build  # without a compiler everything runs on XLA's own kernels
+	-$(BIN)/python -m llm_jax.native.build  # without a compiler everything runs on XLA's own kernels
 	@touch $@
 
 .PHONY: quickstart
@@ -38,6 +43,10 @@ endif
 .PHONY: test
 test: install lint  ## install, lint, run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+.PHONY: real-models
+real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
+	$(BIN)/python scripts/fetch_real_models.py
 
 .PHONY: lint
 lint: install  ## ruff, mypy, and the layers of the packages
@@ -58,6 +67,30 @@ demo-model: install  ## train the model that ships in llm_jax/demo anew
 .PHONY: bench
 bench: install  ## compare this engine with transformers and llama.cpp on this machine (BENCH=--help lists its options)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: wheels
+wheels:  ## build what a release publishes into dist: the source, and a wheel with the native kernels per architecture
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock build ziglang
+	rm -rf dist
+	set -e; zig="$$($(RELEASE)/bin/python -c 'import ziglang; print(ziglang.__path__[0])')/zig"; \
+	for machine in $(MACHINES); do \
+	  CXX="$$zig c++ -target $$machine-linux-gnu.$(GLIBC)" \
+	  $(RELEASE)/bin/python -m build \
+	    --config-setting=--build-option=--plat-name=manylinux_$(subst .,_,$(GLIBC))_$$machine; \
+	done
+	$(PYTHON) scripts/check_wheels.py dist
+
+.PHONY: check-wheel
+check-wheel: wheels  ## install the wheel into an empty environment without a compiler, and run its native kernels there
+	$(PYTHON) scripts/check_wheels.py dist --install build/check-wheel
+
+.PHONY: test-aarch64
+test-aarch64:  ## run the native kernels for aarch64 under qemu-user (apt install qemu-user-static)
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock ziglang
+	CXX="$$($(RELEASE)/bin/python -c 'import ziglang; print(ziglang.__path__[0])')/zig c++ -target aarch64-linux-musl" \
+	  $(PYTHON) scripts/test_levels.py aarch64 qemu-aarch64-static
 
 .PHONY: image
 image:  ## build the server's container image (ACCELERATOR=cuda for NVIDIA GPUs)

@@ -22,11 +22,12 @@ from benchmarks.report import ProfileRow, Report, print_table, put_section
 from benchmarks.step_profile import profile
 from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
-from llm_jax.kernels import WeightDtype
+from llm_jax.kernels import Level, WeightDtype
 
 HERE = Path(__file__).parent
 BATCHES, CONTEXTS, PREFILL = (1, 4, 8, 16), (32, 1024), 512
 QUICK_BATCHES, QUICK_CONTEXTS = (1, 16), (32,)
+LEVELS = [level.name.lower() for level in Level]
 SECTION = "comparison"
 OPENING, SLOWNESS = 25.0, 4.0  # estimates: seconds to open the engines of a dtype; a turn over one at the limits
 
@@ -40,6 +41,7 @@ OPENING, SLOWNESS = 25.0, 4.0  # estimates: seconds to open the engines of a dty
 )
 @click.option("--peers", multiple=True, type=click.Choice([*PEERS, "none"]), help="Likewise: peers to measure.")
 @click.option("--prefill", type=click.IntRange(min=0), help=f"Tokens of the prompt that is timed, 0: none. [{PREFILL}]")
+@click.option("--kernels", type=click.Choice(LEVELS), help="This engine's instruction level.  [default: the best here]")
 @click.option("--model-shape", type=click.Choice(list(SHAPES)), default="llama-160m", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), help="Turns of each engine; the best counts. [3]")
 @click.option("--steps", type=click.IntRange(min=1), default=32, show_default=True, help="Decode steps of a turn.")
@@ -53,6 +55,7 @@ def main(
     dtypes: tuple[WeightDtype, ...],
     peers: tuple[str, ...],
     prefill: int | None,
+    kernels: str | None,
     model_shape: str,
     rounds: int | None,
     steps: int,
@@ -66,8 +69,10 @@ def main(
     --json or --results say where. Files are written after each weight dtype.
     """
     is_full = not (
-        quick or batches or contexts or dtypes or peers or prefill is not None or model_shape != "llama-160m"
+        quick or batches or contexts or dtypes or peers or kernels or prefill is not None or model_shape != "llama-160m"
     )
+    if kernels is not None:
+        os.environ["LLM_JAX_KERNELS"] = kernels
     if is_full:
         json_path = json_path or HERE / "results" / f"{model_shape}.json"
         results = results or HERE / "RESULTS.md"

@@ -5,7 +5,7 @@ little. Here each checkout has a process of its own with the engine ready, and t
 Where a process happens to get its memory is worth several percent for as long as it lives: hence more than one start.
 
     git worktree add ../before COMMIT
-    (cd ../before && python -m llm_jax.kernels.cpu.build)
+    (cd ../before && python -m llm_jax.native.build)
     python -m benchmarks.before ../before --dtype int8
 """
 
@@ -76,7 +76,7 @@ def main(
                 if before.level != now.level:
                     raise ConfigError(
                         f"{checkout} runs {before.level} kernels and this build {now.level}; "
-                        "run `python -m llm_jax.kernels.cpu.build` where they are missing."
+                        "run `python -m llm_jax.native.build` where they are missing."
                     )
                 for cell in cells:
                     pairs[cell] += _turns(before, now, cell, rounds)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from llm_jax.kernels import WeightDtype, features, matmul, pack
+from llm_jax.kernels import WeightDtype, best_level, features, matmul, pack
 
 PROBE_BYTES = 2**29
 FLAGS = {"amx_tile": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx512_bf16": "AVX-512 bf16", "avx2": "AVX2"}
@@ -65,6 +65,7 @@ def describe() -> dict[str, str]:
     return {
         "date": date.today().isoformat(),
         "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "kernels": best_level().name.lower(),
         "memory": f"{gib:.0f} GiB",
         "python": platform.python_version(),
     } | {name: version for name in PACKAGES if (version := _version(name))}

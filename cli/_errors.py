@@ -1,10 +1,11 @@
 """A person's mistake reaches the terminal as one clear message and exit code 2, never as a traceback."""
 
+import warnings
 from typing import Any
 
 import click
 
-from llm_jax.errors import LLMError
+from llm_jax.errors import LLMError, LLMWarning
 
 
 class Command(click.Command):
@@ -16,11 +17,20 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning  # type: ignore[assignment]
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone (`llm-generate … | head`); click ends quietly
             raise
         except (LLMError, OSError) as error:
             raise _Mistake(str(error)) from error
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    if issubclass(category, LLMWarning):
+        click.echo(f"Note: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
 
 
 class _Mistake(click.ClickException):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import _options
 from cli._errors import Command
-from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.checkpoint import Layout, StoredModel
 
 
-@click.command(cls=Command)
+@click.command("llm-convert", cls=Command)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="Cut the weights into files of at most this size.",
 )
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
-@click.version_option(__version__)
+@_options.version
 def main(source: str, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:
     """Turn SOURCE into DESTINATION.
 

@@ -8,22 +8,28 @@ import click
 
 from cli import _options
 from cli._errors import Command
-from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.kernels import WeightDtype
 
 
-@click.command(cls=Command)
+@click.command("llm-eval", cls=Command)
 @click.argument("text_file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @_options.model
 @click.option("--window", type=int, help="Tokens that the model sees at once. [default: its context]")
 @click.option("--stride", type=int, help="Tokens from one window to the next. [default: half a window]")
+@_options.add_special_tokens
 @_options.dtype
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.version_option(__version__)
+@_options.version
 def main(
-    text_file: Path, model: str | None, window: int | None, stride: int | None, dtype: "WeightDtype", as_json: bool
+    text_file: Path,
+    model: str | None,
+    window: int | None,
+    stride: int | None,
+    add_special_tokens: bool,
+    dtype: "WeightDtype",
+    as_json: bool,
 ) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).
 
@@ -35,7 +41,15 @@ def main(
     from llm_jax.hub import load_with_tokenizer
 
     loaded, tokenizer = load_with_tokenizer(model)
-    score = evaluate_text(loaded.model, tokenizer, read_text(text_file), window=window, stride=stride, dtype=dtype)
+    score = evaluate_text(
+        loaded.model,
+        tokenizer,
+        read_text(text_file),
+        window=window,
+        stride=stride,
+        add_special_tokens=add_special_tokens,
+        dtype=dtype,
+    )
     rows = {
         "model": str(loaded.path),
         "text": str(text_file),

@@ -10,14 +10,13 @@ import click
 
 from cli import _options
 from cli._errors import Command
-from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.inference import TextPiece
     from llm_jax.kernels import WeightDtype
 
 
-@click.command(cls=Command)
+@click.command("llm-generate", cls=Command)
 @click.argument("prompt", required=False)
 @click.option(
     "--file",
@@ -38,17 +37,19 @@ if TYPE_CHECKING:
     "--frequency-penalty", type=float, default=0.0, show_default=True, help="-2 to 2; for each use of a token."
 )
 @click.option("--stop", multiple=True, help="Text to stop before; may be given several times.")
+@_options.add_special_tokens
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of a stream.")
 @click.option("--chat", is_flag=True, help="Answer PROMPT by the model's chat format; without one, talk in turns.")
 @click.option("--system", help="With --chat: what the model should keep in mind throughout.")
-@click.version_option(__version__)
+@_options.version
 def main(
     prompt: str | None,
     prompt_file: Path | None,
     model: str | None,
     dtype: "WeightDtype",
     stop: tuple[str, ...],
+    add_special_tokens: bool,
     as_json: bool,
     chat: bool,
     system: str | None,
@@ -84,7 +85,9 @@ def main(
     elif chat:
         _print(conversation.answer(prompt), "", as_json)
     else:
-        stream = continue_prompts(loaded.model, tokenizer, [prompt], settings, stop=stop, dtype=dtype)
+        stream = continue_prompts(
+            loaded.model, tokenizer, [prompt], settings, stop=stop, add_special_tokens=add_special_tokens, dtype=dtype
+        )
         _print((piece for _, piece in stream), prompt, as_json)
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
+from cli import _options
 from cli._errors import Command
-from llm_jax import __version__
 from server import Settings, flag_name, load_settings, serve, setting_names, variable_name
 
 
@@ -50,7 +50,7 @@ def _metavar(hint: Any) -> str:
     return {str: "TEXT", int: "NUMBER", float: "SECONDS"}[hint]
 
 
-def _options() -> list[click.Parameter]:
+def _setting_options() -> list[click.Parameter]:
     hints = get_type_hints(Settings)
     return [SettingOption(field, hints[field.name]) for field in dataclasses.fields(Settings)]
 
@@ -63,9 +63,7 @@ def _serve(**flags: Any) -> None:
     serve(load_settings(os.environ, flags))
 
 
-main = click.version_option(__version__, prog_name="llm-serve")(
-    GroupedCommand("llm-serve", callback=_serve, params=_options(), help=_serve.__doc__)
-)
+main = _options.version(GroupedCommand("llm-serve", callback=_serve, params=_setting_options(), help=_serve.__doc__))
 
 if __name__ == "__main__":
     main()

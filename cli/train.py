@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import _options
 from cli._errors import Command
-from llm_jax import __version__
 
 if TYPE_CHECKING:
     from llm_jax.parallel import DeviceName
@@ -32,7 +32,7 @@ FLAGS = {
 }
 
 
-@click.command(cls=Command)
+@click.command("llm-train", cls=Command)
 @click.option("--task", "task", type=click.Choice(["regression", "lm"]), required=True, help="What to learn.")
 @click.option("--config-path", type=Path, help="YAML file with the sections model, data, training, …")
 @click.option("--epochs", type=int, help="Passes over the data.")
@@ -54,7 +54,7 @@ FLAGS = {
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any other setting; repeatable.")
-@click.version_option(__version__)
+@_options.version
 def main(task: TaskName, config_path: Path | None, device: DeviceName, settings: tuple[str, ...], **flags: Any) -> None:
     """Train a model: a small regression that works as it is, or a language model (lm) on text.
 

@@ -7,7 +7,8 @@
     │   └── UnknownToken   … because a character or id is not in its vocabulary (also a KeyError)
     ├── DataError          a corpus or a dataset that cannot be trained on
     ├── TrainingError      a run that cannot go on, because its loss is no longer a number
-    └── RequestError       a generation request that cannot be served as asked (also a ValueError)
+    ├── RequestError       a generation request that cannot be served as asked (also a ValueError)
+    └── InferenceError     a completion that cannot go on, because its logits are no numbers or its grammar failed
 
 A message says which value, what is allowed, and what to do next. The command line prints it without a
 traceback, the server sends it as OpenAI's error body.
@@ -65,6 +66,14 @@ class RequestError(LLMError, ValueError):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class InferenceError(LLMError):
+    """A completion that cannot go on."""
+
+
+class LLMWarning(UserWarning):
+    """What was read is not quite what its file says; the message says what was done instead."""
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:

@@ -9,6 +9,7 @@ file is named by a digest of everything that its program follows from, and not o
 or built into an image, still serves. What cannot be read or written is compiled, without a complaint.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -19,7 +20,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -148,7 +148,7 @@ def _load(path: Path | None) -> Compiled | None:
         loaded = deserialize_and_load(executable, arguments, results, execution_devices=jax.devices()[:1])
     except Exception:  # the library promises nothing about what it raises
         return None
-    with suppress(OSError):  # a folder of another user, or of an image
+    with contextlib.suppress(OSError):  # a folder of another user, or of an image
         os.utime(path)  # used now
     return loaded
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from llm_jax.config import ModelConfig
-from llm_jax.model import Params, dense_arrays, dense_cache, forward
+from llm_jax.model import Params, dense_arrays, dense_cache, dense_layout, forward
 from llm_torch_compat.views import to_jax, to_torch
 
 
@@ -57,9 +57,11 @@ def run(
 
 @jax.jit
 def _decode(inputs: DecoderInputs, params: Params, cached: list[Array]) -> tuple[Array, list[Array]]:
-    cache = None
+    cache = layout = None
     if cached:
-        cache = dense_cache(cached, jnp.broadcast_to(inputs.past, inputs.tokens_BT.shape[:1]))
+        B, T = inputs.tokens_BT.shape
+        cache = dense_cache(cached)
+        layout = dense_layout(cache, jnp.broadcast_to(inputs.past, B), T)
     out = forward(
         inputs.config,
         params,
@@ -68,6 +70,7 @@ def _decode(inputs: DecoderInputs, params: Params, cached: list[Array]) -> tuple
         dtype=inputs.dtype,
         dropout_key=inputs.dropout_key,
         cache=cache,
+        layout=layout,
     )
     if cache is None:
         return out, []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from llm_jax import native
 from server.observers import Observer
 from server.settings import Settings
 
@@ -30,6 +31,7 @@ def load_served_model(settings: Settings, observers: Sequence[Observer]) -> "Ser
     from server.served_model import ServedModel
 
     device = use_device(settings.device)
+    _log_kernels(device)
     mesh = tensor_parallel_mesh(settings.tensor_parallel) if settings.tensor_parallel > 1 else None
     loaded, tokenizer = load_with_tokenizer(settings.model, mesh=mesh)
     parameters = sum(parameter.size for parameter in loaded.model.params.values())
@@ -37,3 +39,14 @@ def load_served_model(settings: Settings, observers: Sequence[Observer]) -> "Ser
     model = ServedModel(settings.served_model_name, loaded, tokenizer, settings, observers=observers, mesh=mesh)
     model.start()
     return model
+
+
+def _log_kernels(device: str) -> None:
+    """One line: which kernels run, and if none on a CPU, why and what to do."""
+    from llm_jax.kernels import best_level
+
+    kernels = best_level().name.lower()
+    if device == "cpu" and native.status().reason is not None:
+        log.warning("kernels", kernels=kernels, reason=native.status().reason)
+    else:
+        log.info("kernels", kernels=kernels)

@@ -4,6 +4,7 @@ The names are those that dashboards and autoscalers for language model servers a
 """
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, generate_latest
@@ -11,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from llm_jax import __version__
 from server.observers import RequestStats
 from server.registry import Registry
 
@@ -111,20 +113,38 @@ class _EngineMetrics(Collector):
             return sum(map(value, engines))
 
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
-        usage = total(lambda e: e.kv_tokens) / max(total(lambda e: e.kv_capacity), 1)
+        usage = total(lambda e: e.held_blocks) / max(total(lambda e: e.blocks), 1)
         compilations = max((engine.compilations for engine in engines), default=0)  # each counts the whole process
         yield gauge("llm_num_requests_running", "Requests in the batch.", total(lambda e: e.running))
         yield gauge("llm_num_requests_waiting", "Requests waiting for a batch slot.", total(lambda e: e.waiting))
-        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache in use, 0 to 1.", usage)
+        yield counter(
+            "llm_num_preemptions",
+            "Requests put back into the queue, since the KV cache was full.",
+            total(lambda e: e.preemptions),
+        )
+        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache that running requests hold, 0 to 1.", usage)
         yield counter(
             "llm_prefix_cache_queries",
-            "Prompt tokens looked up in the prefix cache.",
+            "Prompt tokens of admitted requests.",
             total(lambda e: e.prefix_queries),
         )
-        yield counter("llm_prefix_cache_hits", "Prompt tokens found there.", total(lambda e: e.prefix_hits))
+        yield counter(
+            "llm_prefix_cache_hits", "Prompt tokens that were in the KV cache already.", total(lambda e: e.prefix_hits)
+        )
         yield counter("llm_spec_decode_num_draft_tokens", "Draft tokens proposed.", total(lambda e: e.drafted))
         yield counter("llm_spec_decode_num_accepted_tokens", "Draft tokens accepted.", total(lambda e: e.accepted))
+        if engines:
+            yield _build_info()
         yield counter("llm_compilations", "XLA compilations; flat once ready.", compilations)
+
+
+def _build_info() -> Metric:
+    from llm_jax.kernels import best_level
+
+    labels = {"version": __version__, "kernels": best_level().name.lower(), "jax": version("jax")}
+    info = GaugeMetricFamily("llm_build_info", "1; the labels say what runs.", labels=list(labels))
+    info.add_metric(list(labels.values()), 1)
+    return info
 
 
 class _VllmNames(Collector):

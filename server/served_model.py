@@ -58,12 +58,13 @@ class ServedModel:
             max_len=settings.max_model_len,
             dtype=settings.dtype,
             kv_dtype=settings.kv_dtype,
+            kv_memory=settings.kv_memory,
             prefix_tokens=settings.prefix_cache,
             speculate=settings.speculate,
             mesh=mesh,
         )
         self.max_len = self._engine.max_len
-        self._capacity = settings.max_batch + settings.max_queue  # requests that run or wait
+        self._capacity = self._engine.max_batch + settings.max_queue  # requests that run or wait
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
         )
@@ -71,7 +72,7 @@ class ServedModel:
 
     def start(self) -> None:
         """Compiles what requests need and starts the engine's thread. Takes seconds."""
-        self._engine.warmup()
+        self._engine.warmup(complete=False)
         self._engine.start()
         self.ready_at = int(time.time())
 
@@ -97,15 +98,24 @@ class ServedModel:
 
     def _prepare(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> Request:
         try:
-            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            encode = self.tokenizer.encode_with_special_tokens if body.add_special_tokens else self.tokenizer.encode
+            ids = encode(prompt) if isinstance(prompt, str) else prompt
             limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
             sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._eos_ids, **body.sampling())
-            request = prepare_request(self._config, self.tokenizer, ids, sampling, truncate=False, max_len=self.max_len)
+            request = prepare_request(
+                self._config,
+                self.tokenizer,
+                ids,
+                sampling,
+                truncate=False,
+                stop=body.stop_strings,
+                max_len=self.max_len,
+            )
         except RequestError as error:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
             raise _refusal(error, "prompt", body) from None
-        return replace(request, salt=tenant)
+        return replace(request, salt=tenant, tenant=tenant)
 
     def generate(self, requests: Sequence[Request], *, stop: Sequence[str] = (), prefix: str = "") -> Generation:
         """Begins to generate for all requests, or for none.

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Interval
 
 from llm_jax.errors import ConfigError, nearest
+from llm_jax.memory import parse_memory
 
 PREFIX = "LLM_SERVING_"
 
@@ -42,9 +43,12 @@ class Settings:
     max_model_len: Annotated[int, Ge(2)] | None = setting(
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
     )
-    max_batch: Annotated[int, Ge(1)] = setting(8, "Model", "Batch slots: requests that are generated at the same time.")
+    max_batch: Annotated[int, Ge(1)] | None = setting(
+        None, "Model", "The most requests that are generated at a time. Unset: 64, or 8 by XLA on a CPU."
+    )
+    kv_memory: str = setting("50%", "Model", "The most memory for the KV cache: 2GB, 512MiB, or 50% of what is free.")
     prefix_cache: Annotated[int, Ge(0)] = setting(
-        4096, "Model", "Tokens that the prefix cache stores, for prompts that begin alike; 0 turns it off."
+        4096, "Model", "Tokens that stay in the KV cache when no request needs them, for prompts that begin alike."
     )
     speculate: bool = setting(
         True, "Model", "Speculative decoding by prompt lookup; the generated tokens are the same."
@@ -145,6 +149,10 @@ def load_settings(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Setti
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         raise ConfigError(f"{origin[name]} is {problem['input']!r}: {problem['msg']}.") from None
+    try:
+        parse_memory(settings.kv_memory, free=0)
+    except ConfigError as error:
+        raise ConfigError(f"{origin['kv_memory']}: {error}") from None
     if settings.api_key and not settings.api_keys:
         raise ConfigError(f"{origin['api_key']} holds no key, only commas; give one, or leave it unset to need none.")
     return settings

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,21 @@ def known_settings() -> set[str]:
 def test_everything_copied_exists_and_is_sent_to_the_builder() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {s for line in instructions("COPY") if "--from" not in line for s in shlex.split(line)[:-1]}
-    assert {"pyproject.toml", "requirements.lock", "llm_jax", "server", "cli"} <= copied
+    assert {"pyproject.toml", "setup.py", "requirements.lock", "llm_jax", "server", "cli"} <= copied
     assert copied == allowed
     assert [source for source in copied if not (ROOT / source).exists()] == []
+
+
+def test_the_wheel_is_built_from_all_packages_and_holds_native_kernels() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        found = tomllib.load(file)["tool"]["setuptools"]["packages"]["find"]["include"]
+    packages = {pattern.removesuffix("*").removesuffix(".") for pattern in found}
+    assert packages <= {source for line in instructions("COPY") for source in shlex.split(line)[:-1]}
+    compiled, installed, checked = (line for line in instructions("RUN") if "/wheels" in line or "native" in line)
+    assert "-target $(uname -m)-linux-gnu." in compiled
+    assert "pip wheel --no-deps --wheel-dir /wheels ." in compiled
+    assert '"$(echo /wheels/*.whl)[serve]"' in installed
+    assert "native.find()" in checked
 
 
 def test_the_server_is_what_the_image_runs_and_not_as_root() -> None:

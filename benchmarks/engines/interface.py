@@ -43,7 +43,7 @@ class BenchmarkEngine(Protocol):
 
 def cache_capacity(context: int, steps: int, batch: int) -> int:
     """Tokens of KV cache that a slot needs: the others decode on while the end of one prompt is computed in chunks."""
-    return context + steps + Engine.prefix_block // Engine.min_prefill * batch + 16
+    return context + steps + Engine.block_tokens // Engine.min_prefill * batch + 16
 
 
 def prompts(batch: int, context: int, vocab_size: int) -> list[list[int]]:

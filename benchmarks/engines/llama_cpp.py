@@ -1,6 +1,7 @@
 """llama.cpp through its batch interface: all sequences in one `llama_decode`."""
 
 import ctypes
+import re
 import subprocess
 import sys
 import time
@@ -33,9 +34,10 @@ class LlamaCpp:
         llama_cpp.llama_backend_init()
         settings = llama_cpp.llama_model_default_params()
         path = weights.gguf(dtype)
+        self.note = f"built with {_instructions()}"
         if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info() and not _runs_a_prompt(path):
             settings.use_extra_bufts = False
-            self.note = f"crashes in its AMX kernels with {dtype}, so they are off"
+            self.note += f"; it crashes in its AMX kernels with {dtype}, so they are off"
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
         self._cache_in_float32 = dtype == "float32"
         self._max_batch, self._max_len = max_batch, max_len
@@ -118,6 +120,16 @@ def _runs_a_prompt(path: Path) -> bool:
     # g++ 12 takes `_tile_loadconfig` to read 8 bytes of its 64, and leaves the rest unwritten.
     code = f"import llama_cpp; llama_cpp.Llama({str(path)!r}, n_ctx=64, verbose=False).eval([1] * 33)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode >= 0
+
+
+def _instructions() -> str:
+    """The vector instructions that it was compiled for."""
+    import llama_cpp
+
+    flags = re.findall(r"(\w+) = 1", llama_cpp.llama_print_system_info().decode())
+    return (
+        ", ".join(flag for flag in flags if flag.startswith(("AVX", "FMA", "AMX", "NEON"))) or "no vector instructions"
+    )
 
 
 @cache

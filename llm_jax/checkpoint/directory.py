@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_jax.atomic import atomic_directory
 from llm_jax.checkpoint.decoder_arguments import decoder_model_buffers
-from llm_jax.checkpoint.families import DECODER_MODEL, family_for, family_of_config
+from llm_jax.checkpoint.families import DECODER_MODEL, family_for, family_of_config, text_entries
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.formats import MAX_SHARD_BYTES, write_safetensors, write_torch_file
 from llm_jax.checkpoint.generation import GenerationDefaults
@@ -92,13 +92,14 @@ def write_directory(
 
 
 def read_architecture(directory: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
-    """The family, the architecture and the raw content of config.json.
+    """The family, the architecture and the content of config.json; of a model that sees pictures too, its text half's.
 
     Raises CheckpointError when it is damaged, of an unknown family, or asks for a computation that is not supported.
     """
     raw = read_json(directory / CONFIG)
-    family = family_of_config(raw)
-    return family, family.read_config(raw), raw
+    entries = text_entries(raw)
+    family = family_of_config(entries)
+    return family, family.read_config(entries), raw | entries
 
 
 def check_params(config: ModelConfig, params: Mapping[str, Tensor]) -> None:

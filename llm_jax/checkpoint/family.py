@@ -5,14 +5,17 @@ writes must give the same architecture.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from llm_jax.checkpoint.names import Rule, read_names, write_names
 from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.config import ModelConfig
-from llm_jax.errors import CheckpointError, ConfigError
+from llm_jax.errors import CheckpointError, ConfigError, LLMWarning
 
 Json = dict[str, Any]
 
@@ -57,6 +60,7 @@ class Family:
         table: the name table, for a given architecture.
         prefix: of the names of the body; files of the body without its head lack it.
         ignored: names in a file that are not parameters (buffers, tied heads).
+        restore: tensors under the names of the table, where another writer has stored them otherwise.
     """
 
     model_type: str
@@ -68,6 +72,7 @@ class Family:
     unsupported: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
     ignored: re.Pattern[str] = re.compile(r"(?!)")
+    restore: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
 
     def read_config(self, entries: Json) -> ModelConfig:
         """Raises CheckpointError about an entry that is missing, unsupported or out of range."""
@@ -112,11 +117,41 @@ class Family:
 
         Raises one CheckpointError about all tensors that are missing, unexpected or misshaped.
         """
-        prefix = "" if any(name.startswith(self.prefix) for name in tensors) else self.prefix
-        names = {prefix + name: name for name in tensors if not self.ignored.search(prefix + name)}
+        named = self._named(tensors)
         if config.tie_embeddings:
-            names.pop("lm_head.weight", None)  # some writers store the tied table twice
-        return read_names(self.table(config), config, {name: tensors[stored] for name, stored in names.items()})
+            table, head = self._tied_names(config)
+            stored_head = named.pop(head, None)  # some writers store the tied table twice, or under this name alone
+            if stored_head is not None:
+                named.setdefault(table, stored_head)
+        return read_names(self.table(config), config, named)
+
+    def resolve_tie(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
+        """`config`, not tied where the file has a head that differs from the embedding; a warning says so."""
+        if not config.tie_embeddings:
+            return config
+        named = self._named(tensors)
+        table, head = (named.get(name) for name in self._tied_names(config))
+        if table is None or head is None or np.array_equal(np.asarray(table), np.asarray(head)):
+            return config
+        warnings.warn(
+            "config.json says tie_word_embeddings: true, and the weights have a head that differs from the embedding. "
+            "The head is used; set tie_word_embeddings to false.",
+            LLMWarning,
+            stacklevel=2,
+        )
+        return replace(config, tie_embeddings=False)
+
+    def _named(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors under the names of the table, without those that are no parameters."""
+        restored = self.restore(dict(tensors))
+        body = any(name.startswith(self.prefix) for name in restored)
+        named = {name if body or name == "lm_head.weight" else self.prefix + name: restored[name] for name in restored}
+        return {name: tensor for name, tensor in named.items() if not self.ignored.search(name)}
+
+    def _tied_names(self, config: ModelConfig) -> tuple[str, str]:
+        """The names in files of the embedding and of the head."""
+        stored = {rule.params[0]: rule.stored[0] for rule in self.table(replace(config, tie_embeddings=False))}
+        return stored["embedding_layer.token_embeddings.weight"], stored["lm_head.weight"]
 
     def write_weights(self, config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The family's tensors by name."""

@@ -1,5 +1,6 @@
 """Load a model by its path: a model directory, a training run, or a file."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,14 @@ from jax.sharding import Mesh
 
 from llm_jax.checkpoint.decoder_arguments import check_positions, decoder_kwargs_to_config, model_json_advice
 from llm_jax.checkpoint.directory import GENERATION, read_architecture, read_json
-from llm_jax.checkpoint.families import DECODER_MODEL
+from llm_jax.checkpoint.families import DECODER_MODEL, text_tensors
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.formats import open_weights, read_gguf
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.recognise import CONFIG, recognise
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.config import ModelConfig
-from llm_jax.errors import CheckpointError, ConfigError
+from llm_jax.errors import CheckpointError, ConfigError, LLMWarning
 from llm_jax.model import Model, param_sharding
 from llm_jax.tokenizers import Tokenizer, load_tokenizer
 
@@ -88,12 +89,17 @@ def open_model(path: str | Path) -> StoredModel:
     source = recognise(Path(path))
     if source.format == "gguf":
         return read_gguf(source.path)
-    directory, tensors = source.directory, open_weights(source)
+    directory = source.directory
+    tensors, left_out = text_tensors(open_weights(source))
     family, config, raw = _architecture(directory, tensors)
     if family is DECODER_MODEL:
         check_positions(config, tensors)
+    if left_out:
+        parts = " and ".join(sorted(left_out))
+        warnings.warn(f"{source.path} has {parts} too; only its text half is read.", LLMWarning, stacklevel=2)
+    config = family.resolve_tie(config, tensors)
     params = family.read_weights(config, tensors)
-    tokenizer = _tokenizer(directory, config)
+    tokenizer = _tokenizer(directory)
     generation = GenerationDefaults.of_tokenizer(tokenizer)
     if (directory / GENERATION).is_file():
         generation = GenerationDefaults.from_json(read_json(directory / GENERATION), raw)
@@ -113,13 +119,8 @@ def _architecture(directory: Path, tensors: Mapping[str, np.ndarray]) -> tuple[F
     raise CheckpointError(f"{directory} has no {ARGUMENTS} and no {CONFIG}. {model_json_advice(tensors)}")
 
 
-def _tokenizer(directory: Path, config: ModelConfig) -> Tokenizer | None:
+def _tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer beside the weights. It may have more ids than the model: only a text that uses one is refused."""
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
-    tokenizer = load_tokenizer(directory)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer in {directory} has {tokenizer.vocab_size} tokens and the model {config.vocab_size}: "
-            "they do not belong together. Put the tokenizer there that the model was trained with."
-        )
-    return tokenizer
+    return load_tokenizer(directory)

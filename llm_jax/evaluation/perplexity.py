@@ -56,9 +56,13 @@ def evaluate_text(
     *,
     window: int | None = None,
     stride: int | None = None,
+    add_special_tokens: bool = True,
     dtype: WeightDtype = "float32",
 ) -> TextScore:
     """Score a text of any length by sliding windows; every token counts once.
+
+    Where the tokenizer begins a text with a BOS, every window begins with one, as llama.cpp's do: a model such as Gemma
+    has seen no text without it.
 
     >>> from llm_jax.checkpoint import load_model
     >>> from llm_jax.demo import PATH
@@ -71,6 +75,7 @@ def evaluate_text(
         window: tokens that the model sees at once; its whole context (at most 2048) unless given.
         stride: tokens from one window to the next; half a window unless given. The tokens of a later window that an
             earlier one has counted are its context, so a smaller stride is slower and nearer to the true value.
+        add_special_tokens: to the text, those that the tokenizer's maker meant to surround it.
         dtype: of the weights, rounded as an engine of this dtype rounds them.
 
     Raises:
@@ -84,7 +89,8 @@ def evaluate_text(
         raise ConfigError(f"window is {window}; it must be 1 to {longest}, the model's context.")
     if not 1 <= stride <= window:
         raise ConfigError(f"stride is {stride}; it must be 1 to {window}, the window.")
-    ids = np.asarray(tokenizer.encode(text), np.int32)
+    encode = tokenizer.encode_with_special_tokens if add_special_tokens else tokenizer.encode
+    ids = np.asarray(encode(text), np.int32)
     if len(ids) < 2:
         raise DataError(f"The text has {len(ids)} token(s); at least 2 are needed, one to predict the other from.")
     if ids.max() >= model.config.vocab_size:
@@ -93,10 +99,12 @@ def evaluate_text(
             "use the tokenizer that the model was trained with."
         )
 
+    begins_with_bos = encode("")[:1] == [tokenizer.bos_token_id]
+    bos = tokenizer.bos_token_id if begins_with_bos else None
     model, compute = cast_model(model, dtype)
     batch_size = max(1, _TOKENS_PER_CALL // window)
     loss = correct = 0.0
-    for inputs_BT, targets_BT, counted_BT in _batches(ids, min(window, len(ids) - 1), stride, batch_size):
+    for inputs_BT, targets_BT, counted_BT in _batches(ids, min(window, len(ids) - 1), stride, batch_size, bos):
         score = _score.prepare(model.config, compute, model.params, inputs_BT, targets_BT, counted_BT)
         batch_loss, batch_correct = score(model.params, inputs_BT, targets_BT, counted_BT)
         loss += float(batch_loss)
@@ -107,9 +115,13 @@ def evaluate_text(
 
 
 def _batches(
-    ids: np.ndarray, window: int, stride: int, batch_size: int
+    ids: np.ndarray, window: int, stride: int, batch_size: int, bos: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(inputs, targets, counted), each [batch_size, window]: batches of one shape share one compiled program."""
+    """(inputs, targets, counted), each [batch_size, window]: batches of one shape share one compiled program.
+
+    Args:
+        bos: replaces the first input of every window, unless it is None.
+    """
     last = len(ids) - 1
     # The windows with tokens that the ones before have not counted.
     starts = [0, *range(stride, last - window + stride, stride)]
@@ -119,6 +131,8 @@ def _batches(
         for row, start in enumerate(starts[first : first + batch_size]):
             size = min(window, last - start)
             inputs_BT[row, :size] = ids[start : start + size]
+            if bos is not None:
+                inputs_BT[row, 0] = bos
             targets_BT[row, :size] = ids[start + 1 : start + 1 + size]
             counted_BT[row, 0 if start == 0 else window - stride : size] = True
         yield inputs_BT, targets_BT, counted_BT

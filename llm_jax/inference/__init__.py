@@ -1,6 +1,9 @@
 """Prompts to tokens: sampling, the batching engine, and text on top of it."""
 
+from llm_jax.inference.constraints import Grammars
 from llm_jax.inference.engine import (
+    AllowedTokens,
+    Constraint,
     ContextLengthExceeded,
     Engine,
     EngineStats,
@@ -21,11 +24,14 @@ from llm_jax.inference.text import (
 )
 
 __all__ = [
+    "AllowedTokens",
+    "Constraint",
     "ContextLengthExceeded",
     "Conversation",
     "Engine",
     "EngineStats",
     "FinishReason",
+    "Grammars",
     "Request",
     "SamplingParams",
     "TextPiece",

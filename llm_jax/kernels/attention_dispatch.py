@@ -3,12 +3,13 @@
 Two functions: attention of tokens over each other, and of new tokens over a cache.
 """
 
+import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
 from llm_jax.kernels.cpu import best_level
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 
 
 def attention(
@@ -37,50 +38,57 @@ def attention(
 
 def cached_attention(
     qkv_BTJH: Array,
-    keys_BKSH: Array,
-    values_BKSH: Array,
+    keys_ZKXH: Array,
+    values_ZKXH: Array,
+    blocks_RY: Array,
     layout: ChunkLayout,
     settings: AttentionSettings,
     *,
     rotary: tuple[Array, Array] | None = None,
     allowed: Array | None = None,
-    context: int | None = None,
     level: Level | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Appends each sequence's new keys and values to its slot; each new token attends to all up to itself.
+    """Appends each sequence's new keys and values to its blocks; each new token attends to all up to itself.
 
-    A sequence reads as many keys as it has cached, whatever the others have; what is beyond the capacity is not
-    written. With a window the cache may be a ring (see `cache_format`).
-    Natively, a token's result does not depend, to the last bit, on other sequences or on T. Padding costs nothing,
-    writes nothing and gives zeros; by XLA it gives anything and is written, behind the tokens that count.
+    What is beyond a sequence's blocks is not written, and padding is neither. Natively, a sequence reads as many keys
+    as it has cached, and a token's result does not depend, to the last bit, on other sequences or on T; by XLA all
+    sequences read all of their Y blocks.
 
     Args:
         qkv_BTJH: the fused projection's heads: N of queries, then K of keys, then K of values.
-        keys_BKSH, values_BKSH: the cache, float32, bfloat16 or int8 (see `cache_format`), S tokens for each slot;
-            donate them to the jitted step, and nothing is copied. It may have more slots than there are sequences.
+        keys_ZKXH, values_ZKXH: Z blocks of X tokens, float32, bfloat16 or int8 (see `cache_format`); donate them to the
+            jitted step, and nothing is copied.
+        blocks_RY: int32, see `ChunkLayout`; those of this layer's group. A block that several sequences have must not
+            be written.
         rotary: cosines and sines [B, T, h] float32 of the new positions; None leaves q and k as they are.
-        allowed: bool, broadcastable to [B, 1, T, S]: pairs that may attend, beside causality and window. By XLA.
-        context: static, above every position of a token that counts: all that XLA reads. The native kernel needs no
-            such bound.
+        allowed: bool, broadcastable to [B, 1, T, S] with S = Y · X: pairs that may attend, beside causality and
+            window. By XLA.
         level: which kernels run; the best of this machine unless given.
 
     Raises:
         ValueError: a ragged layout without the native kernel.
 
     Returns:
-        out [B, T, N, H] in qkv's dtype, and both caches.
+        out [B, T, N, H] in qkv's dtype, and both caches. That of padding means nothing.
     """
     level = best_level() if level is None else level
     is_native = has_native_attention(qkv_BTJH.shape[3], level) and settings.is_causal and allowed is None
     if is_native:
-        return cpu.cached_attention(qkv_BTJH, keys_BKSH, values_BKSH, layout, settings, rotary=rotary, level=level)
+        return cpu.cached_attention(
+            qkv_BTJH, keys_ZKXH, values_ZKXH, blocks_RY, layout, settings, rotary=rotary, level=level
+        )
     if layout.starts is not None:
         raise ValueError("Sequences of different numbers of tokens in one call need the native kernel.")
     return xla.cached_attention(
-        qkv_BTJH, keys_BKSH, values_BKSH, layout, settings, rotary=rotary, allowed=allowed, context=context
+        qkv_BTJH, keys_ZKXH, values_ZKXH, blocks_RY, layout, settings, rotary=rotary, allowed=allowed
     )
 
 
 def has_native_attention(head_size: int, level: Level) -> bool:
-    """Whether `cached_attention` of causal layers runs natively: ragged, and with no need of a `context`."""
+    """Whether `cached_attention` of causal layers runs natively, and ragged."""
     return level != Level.XLA and head_size % cpu.HEAD_STEP == 0 and head_size <= cpu.LARGEST_HEAD
+
+
+def empty(shape: tuple[int, ...], dtype: jnp.dtype | str, level: Level) -> Array:
+    """Memory for keys or values. With native kernels, the system provides it as it is first written."""
+    return jnp.zeros(shape, dtype) if level == Level.XLA else cpu.empty(shape, dtype)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+NO_BLOCK = np.iinfo(np.int32).max  # behind every block: nothing is written there, and zeros are read
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings:
@@ -32,21 +34,23 @@ class AttentionSettings:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ChunkLayout:
-    """Which cache slots the new tokens [B, T] of R sequences go to, and behind how many cached ones.
+    """Where the new tokens [B, T] of R sequences go in the cache, and behind how many cached ones.
 
     Attributes:
         cached_R: int32, tokens of each sequence that are cached already.
         new_R: int32, how many of its new tokens count, from the first; the rest is padding, whose hidden states mean
             nothing.
+        blocks: for each group of layers (`KVCache`) int32 [R, Y], the blocks that hold a sequence: its position p is in
+            block p // X, X being a block's tokens. NO_BLOCK, or anything that the sequence neither writes nor sees,
+            where it has none.
         starts: int32 [R + 1], where B is 1 and the tokens are those of all sequences in turn (ragged): sequence r has
             starts[r] … starts[r + 1] - 1. None where each of R = B sequences has T.
-        first_slot: int32, the cache slot of the first sequence, the others follow; None is slot 0.
     """
 
     cached_R: Array
     new_R: Array
+    blocks: tuple[Array, ...]
     starts: Array | None = None
-    first_slot: Array | None = None
 
     def sequences(self, shape: tuple[int, ...]) -> Array:
         """Each token's sequence, an index into R: int32 [B, T]."""

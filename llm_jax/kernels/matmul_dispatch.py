@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu, xla
-from llm_jax.kernels.level import Level
 from llm_jax.kernels.packed import PackedMatrix
 from llm_jax.kernels.xla import ActivationName, Norm
+from llm_jax.native import Level
 
 
 def matmul(

@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 from jax import Array
 
-from llm_jax.kernels.level import Level
+from llm_jax.native import Level
 
 WeightDtype = Literal["float32", "bfloat16", "int8"]
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = ("float32", "bfloat16", "int8")  # numbered as in cpu/src/kernels.h
@@ -26,8 +26,8 @@ class PackedMatrix:
     Attributes:
         tiles: the values, laid out for `level`.
         scale: float32, what each packed row of an int8 matrix is multiplied with.
-        column_sum: int32, the sum of each packed row of an int8 matrix; AVX-512 wants it alone, which multiplies
-            unsigned rows.
+        column_sum: int32, the sum of each packed row of an int8 matrix; AVX-512 wants it alone, which
+            multiplies unsigned rows.
         dtype: of the values. int8 is symmetric with one scale per output.
         shape: (O, I) of the map, however it is packed. A gated map has O outputs and 2 O packed rows.
         gated: y = act(x Wᵀ) · (x Vᵀ), two matrices in one.

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu
-from llm_jax.kernels.level import Level
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
+from llm_jax.native import Level
 from llm_jax.programs import program
 
 
@@ -44,7 +44,7 @@ def _lay_out(
     if dtype == "int8":
         values, scales = zip(*map(_quantise, matrices), strict=True)
         scale = _in_order(scales, level)
-        if level == Level.AVX512:
+        if level in (Level.AVX512, Level.AVX512_BF16):
             column_sum = _in_order([x.astype(jnp.int32).sum(-1) for x in values], level)
         matrices = list(values)
     matrices = [x.astype(dtype) for x in matrices]

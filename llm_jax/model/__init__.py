@@ -5,8 +5,16 @@ What needs Flax is imported at its first use, see `model.py`.
 
 from typing import TYPE_CHECKING, Any
 
-from llm_jax.kernels import ChunkLayout
-from llm_jax.model.cache import KVCache, dense_arrays, dense_cache, init_cache
+from llm_jax.kernels import NO_BLOCK, ChunkLayout
+from llm_jax.model.cache import (
+    KVCache,
+    block_bytes,
+    dense_arrays,
+    dense_cache,
+    dense_layout,
+    init_cache,
+    layer_windows,
+)
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge
 from llm_jax.model.packing import MutableModel, cast_model, kernel_level, pack_model
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
@@ -19,22 +27,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INIT_STD",
+    "NO_BLOCK",
     "ChunkLayout",
     "KVCache",
     "Model",
     "MutableModel",
     "Params",
     "allocate_cache",
+    "block_bytes",
     "cache_devices",
     "cast_model",
     "dense_arrays",
     "dense_cache",
+    "dense_layout",
     "forward",
     "forward_hidden",
     "head_params",
     "init_cache",
     "init_params",
     "kernel_level",
+    "layer_windows",
     "merge",
     "pack_model",
     "param_shapes",

@@ -1,6 +1,6 @@
 """Grouped-query self-attention (arXiv:2305.13245), with or without a cache."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,11 @@ class AttentionInputs:
         position_BT: int32 positions of the tokens.
         allowed: bool, broadcastable to [B, 1, T, S]; None allows all pairs.
         layout: where the tokens go in the cache; None without one.
-        context: static, how many cached positions attention runs over; None without a cache.
     """
 
     position_BT: Array
     allowed: Array | None = None
     layout: ChunkLayout | None = None
-    context: int | None = field(default=None, metadata={"static": True})
 
 
 class SelfAttention(nnx.Module):
@@ -72,7 +70,7 @@ class SelfAttention(nnx.Module):
         else:
             assert inputs.layout is not None
             heads_BTNH, cache = cache.append_and_attend(
-                qkv_BTJH, inputs.layout, settings, rotary=rotary, allowed=inputs.allowed, context=inputs.context
+                qkv_BTJH, inputs.layout, settings, rotary=rotary, allowed=inputs.allowed
             )
         heads = heads_BTNH.reshape(B, T, -1)
         return self.out_proj.add_to(x_BTD, heads, post_norm=post_norm, dropout_key=None), cache

@@ -8,29 +8,21 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import (
-    AttentionSettings,
-    ChunkLayout,
-    Level,
-    cached_attention,
-    read_block,
-    ring_capacity,
-    use_huge_pages,
-    vector_width,
-    write_block,
-)
+from llm_jax.kernels import AttentionSettings, ChunkLayout, Level, cached_attention, empty, vector_width
 
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's keys and values [B, K, S, H], as attention appends to them and reads them."""
+    """One layer's keys and values [Z, K, X, H], as attention appends to them and reads them, and its group."""
 
     keys: Array
     values: Array
+    group: int
     level: Level
 
     def append_and_attend(
@@ -41,18 +33,17 @@ class LayerCache:
         *,
         rotary: tuple[Array, Array] | None,
         allowed: Array | None,
-        context: int | None,
     ) -> tuple[Array, "LayerCache"]:
         """What each new token sees, [B, T, N, H], and the cache grown by them: see `kernels.cached_attention`."""
         heads_BTNH, keys, values = cached_attention(
             qkv_BTJH,
             self.keys,
             self.values,
+            layout.blocks[self.group],
             layout,
             settings,
             rotary=rotary,
             allowed=allowed,
-            context=context,
             level=self.level,
         )
         return heads_BTNH, replace(self, keys=keys, values=values)
@@ -61,121 +52,91 @@ class LayerCache:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer for a number of slots, and how many tokens each slot has cached.
+    """Blocks of keys and values of every layer. Which sequence has which blocks, and how much of them, a `ChunkLayout`
+    says (PagedAttention, arXiv:2309.06180).
 
-    Build one with `init_cache` (inside or outside jit) or `allocate_cache`; read and change it through its methods.
+    A block of a sequence's tokens has the same number in all layers of a group: those with the same window. Groups
+    differ in which tokens they still need (`groups`).
+
+    Build one with `init_cache`, inside or outside jit; donate it to each step, and it is changed in place.
 
     Attributes:
-        keys, values: L arrays [B, K, S, H], encoded as llm_jax/kernels/cache_format.py says. A list, not one stacked
-            array, so that XLA updates each in place. S is smaller where a layer's window needs less.
-        length_B: int32, tokens cached in each slot; the next one is written at that index.
+        keys, values: L arrays [Z, K, X, H], encoded as llm_jax/kernels/cache_format.py says. A list, not one stacked
+            array, so that XLA updates each in place. Z differs between groups.
+        layer_groups: static, the group of each layer.
         level: static, which kernels read and write it.
         sharding: static, of keys and values on a mesh of several devices; None on one device.
     """
 
     keys: list[Array]
     values: list[Array]
-    length_B: Array
+    layer_groups: tuple[int, ...] = field(metadata={"static": True})
     level: Level = field(default=Level.XLA, metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
-    @property
-    def slots(self) -> int:
-        """How many sequences there is memory for."""
-        return len(self.length_B)
-
-    @property
-    def capacity(self) -> int:
-        """How many tokens a slot holds."""
-        return max(keys.shape[2] for keys in self.keys)
-
-    def move_slot(self, source: Array, target: Array) -> "KVCache":
-        """Everything of slot `source` copied over slot `target`. Donate the cache, and it is changed in place."""
-
-        def move(x_BKSH: Array) -> Array:
-            return self._write(x_BKSH, self._read(x_BKSH, x_BKSH.shape[2], source, zero), target, zero)
-
-        zero = jnp.int32(0)
-        return self._updated([*map(move, self.keys)], [*map(move, self.values)])
-
-    def copy_block(
-        self, source: "KVCache", length: int, *, source_slot: Array, source_start: Array, slot: Array, start: Array
-    ) -> "KVCache":
-        """`length` tokens of a slot of `source`, from `source_start` on, copied into a slot of this cache at `start`.
-
-        Positions count from the sequence's first token; a layer with a window stores them modulo its capacity. Donate
-        this cache to the jitted caller, and it is changed in place.
-        """
-
-        def copy(x_BKSH: Array, source_BKSH: Array) -> Array:
-            block = self._read(source_BKSH, length, source_slot, source_start % source_BKSH.shape[2])
-            return self._write(x_BKSH, block, slot, start % x_BKSH.shape[2])
-
-        return self._updated(
-            [copy(x, other) for x, other in zip(self.keys, source.keys, strict=True)],
-            [copy(x, other) for x, other in zip(self.values, source.values, strict=True)],
-        )
-
     def layer(self, index: int) -> LayerCache:
-        return LayerCache(self.keys[index], self.values[index], self.level)
+        return LayerCache(self.keys[index], self.values[index], self.layer_groups[index], self.level)
 
-    def with_layers(self, layers: Sequence[LayerCache], length_B: Array) -> "KVCache":
-        """The cache with these keys and values, and other lengths."""
-        return self._updated([layer.keys for layer in layers], [layer.values for layer in layers], length_B)
-
-    def _updated(self, keys: list[Array], values: list[Array], length_B: Array | None = None) -> "KVCache":
+    def with_layers(self, layers: Sequence[LayerCache]) -> "KVCache":
+        """The cache with these keys and values."""
+        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
         if self.sharding is not None:  # donated memory is reused only under the sharding that it has
             keys, values = jax.lax.with_sharding_constraint((keys, values), self.sharding)
-        return replace(self, keys=keys, values=values, length_B=self.length_B if length_B is None else length_B)
+        return replace(self, keys=keys, values=values)
 
-    def use_huge_pages(self) -> None:
-        """Backs the memory with 2 MB pages where the system can: reads are about a tenth faster."""
-        for array in (*self.keys, *self.values):
-            use_huge_pages(array)
 
-    def _write(self, x_BKSH: Array, block_1KTH: Array, slot: Array, start: Array) -> Array:
-        return write_block(x_BKSH, block_1KTH, slot, start, native=self.level != Level.XLA)
-
-    def _read(self, x_BKSH: Array, length: int, slot: Array, start: Array) -> Array:
-        return read_block(x_BKSH, length, slot, start, native=self.level != Level.XLA)
+def layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
+    """The window of each group of layers, None where they see everything."""
+    return tuple(dict.fromkeys(config.window(i) for i in range(config.num_layers)))
 
 
 def init_cache(
     config: ModelConfig,
-    slots: int,
-    max_len: int,
+    blocks: int | Sequence[int],
+    block_tokens: int,
     dtype: jnp.dtype | str = jnp.float32,
     *,
-    chunk: int | None = None,
     level: Level = Level.XLA,
     sharding: NamedSharding | None = None,
 ) -> KVCache:
-    """An empty cache for `slots` sequences of at most `max_len` tokens, in float32, bfloat16 or int8.
+    """An empty cache in float32, bfloat16 or int8.
 
     Args:
-        chunk: the most tokens that a call may add; layers with a window then store no more than they need for that.
+        blocks: how many; for each group, or as many for all.
+        block_tokens: tokens of a block. Native kernels take a multiple of 64, or a block for each sequence.
         level: the kernels that read and write it. Native ones have no gradient.
     """
+    windows = layer_windows(config)
+    groups = tuple(windows.index(config.window(i)) for i in range(config.num_layers))
+    counts = [blocks] * len(windows) if isinstance(blocks, int) else blocks
+    width = vector_width(config.head_size, dtype)
 
-    def empty(layer: int) -> Array:
-        window = config.window(layer)
-        capacity = max_len if window is None or chunk is None else min(max_len, ring_capacity(window, chunk))
-        return jnp.zeros((slots, config.kv_heads, capacity, vector_width(config.head_size, dtype)), dtype)
+    def arrays() -> list[Array]:
+        return [empty((counts[group], config.kv_heads, block_tokens, width), dtype, level) for group in groups]
 
-    return KVCache(
-        keys=[empty(i) for i in range(config.num_layers)],
-        values=[empty(i) for i in range(config.num_layers)],
-        length_B=jnp.zeros(slots, jnp.int32),
-        level=level,
-        sharding=sharding,
-    )
+    return KVCache(keys=arrays(), values=arrays(), layer_groups=groups, level=level, sharding=sharding)
 
 
-def dense_cache(arrays: Sequence[Array], length_B: Array) -> KVCache:
-    """A cache over the caller's arrays: k, v, k, v … of all layers, each [B, K, S, H], filled up to `length_B`."""
-    return KVCache(keys=list(arrays[0::2]), values=list(arrays[1::2]), length_B=length_B)
+def dense_layout(cache: KVCache, cached_B: Array, tokens: int) -> ChunkLayout:
+    """The next `tokens` tokens of B sequences, each of which has the block of its number, as long as its context."""
+    B = len(cached_B)
+    blocks = jnp.arange(B, dtype=jnp.int32)[:, None]
+    return ChunkLayout(cached_B, jnp.full(B, tokens, jnp.int32), (blocks,) * (1 + max(cache.layer_groups)))
+
+
+def dense_cache(arrays: Sequence[Array]) -> KVCache:
+    """A cache over the caller's arrays: k, v, k, v … of all layers, each [B, K, S, H]. See `dense_layout`."""
+    return KVCache(keys=list(arrays[0::2]), values=list(arrays[1::2]), layer_groups=(0,) * (len(arrays) // 2))
 
 
 def dense_arrays(cache: KVCache) -> list[Array]:
     """What `dense_cache` takes."""
     return [array for pair in zip(cache.keys, cache.values, strict=True) for array in pair]
+
+
+def block_bytes(config: ModelConfig, group: int, block_tokens: int, dtype: jnp.dtype | str) -> int:
+    """The memory of a block in all layers of a group."""
+    window = layer_windows(config)[group]
+    layers = sum(config.window(i) == window for i in range(config.num_layers))
+    vectors = 2 * layers * config.kv_heads * block_tokens
+    return vectors * vector_width(config.head_size, dtype) * np.dtype(jnp.dtype(dtype)).itemsize

@@ -87,7 +87,7 @@ def forward(
     dtype: jnp.dtype | str | None = None,
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
-    context: int | None = None,
+    layout: ChunkLayout | None = None,
 ) -> Any:
     """Logits [B, T, V] in float32; with a cache, (logits, cache).
 
@@ -99,13 +99,14 @@ def forward(
 
     Args:
         tokens_BT: int ids.
-        positions_BT: int positions; 0 … T-1 unless given. Not with a cache, where they count on from its lengths.
+        positions_BT: int positions; 0 … T-1 unless given. Not with a cache, where they count on from what is cached.
         segments_BT: int; tokens attend within their own segment only (packed documents). Not with a cache.
         mask: bool, True where a query may attend, broadcastable to [B, 1, T, S]; combined with causality.
         dtype: what to compute in; the parameters' own dtype unless given.
         dropout_key: a PRNG key switches dropout on.
-        cache: keys and values seen before. New ones are appended to each slot's, whose length grows by T.
-        context: static; attend over the first `context` positions of the cache only (all, unless given).
+        cache: keys and values seen before, to which new ones are appended.
+        layout: with a cache, which of its blocks each sequence has, and how much is in them (`dense_layout`). Where
+            sequences have different numbers of tokens, attention must be native.
     """
     hidden, cache = forward_hidden(
         config,
@@ -117,7 +118,7 @@ def forward(
         dtype=dtype,
         dropout_key=dropout_key,
         cache=cache,
-        context=context,
+        layout=layout,
     )
     logits = merge(config, params).head(hidden)
     return logits if cache is None else (logits, cache)
@@ -134,33 +135,26 @@ def forward_hidden(
     dtype: jnp.dtype | str | None = None,
     dropout_key: Array | None = None,
     cache: KVCache | None = None,
-    context: int | None = None,
     layout: ChunkLayout | None = None,
 ) -> tuple[Array, KVCache | None]:
-    """Like `forward`, but stops before the output head: hidden states [B, T, D].
-
-    `layout` says which slots of the cache the tokens belong to, in place of the cache's own lengths; these then come
-    back as they were. Where sequences have different numbers of tokens, attention must be native.
-    """
+    """Like `forward`, but stops before the output head: hidden states [B, T, D]."""
     from llm_jax.model.attention import AttentionInputs
 
     B, T = tokens_BT.shape
     decoder = merge(config, params)
     compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
     if cache is not None:
-        if positions_BT is not None or segments_BT is not None:
-            raise ValueError("With a cache, positions are counted on from it, and there are no segments.")
-        grown_B = cache.length_B if layout is not None else cache.length_B + T
-        layout = layout or ChunkLayout(cache.length_B, jnp.full(B, T, jnp.int32))
+        if layout is None or positions_BT is not None or segments_BT is not None:
+            raise ValueError("With a cache, a layout says where tokens go, and there are no positions and no segments.")
         positions_BT = layout.positions((B, T))
     elif positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     if segments_BT is not None:
         same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
         mask = same if mask is None else mask & same
-    inputs = AttentionInputs(positions_BT, mask, layout, context)
+    inputs = AttentionInputs(positions_BT, mask, layout)
     hidden, layers = decoder.hidden(tokens_BT, inputs, cache, compute, dropout_key)
-    return hidden, None if cache is None else cache.with_layers(layers, grown_B)
+    return hidden, None if cache is None else cache.with_layers(layers)
 
 
 @lru_cache(maxsize=64)

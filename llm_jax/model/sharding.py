@@ -38,7 +38,7 @@ PARAM_AXES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
         (r"token_embeddings\.weight$", ("vocab", "embed")),
     )
 )
-CACHE_AXES = (None, "heads", None, None)  # of keys and values [B, K, S, H]
+CACHE_AXES = (None, "heads", None, None)  # of keys and values [Z, K, X, H]
 
 
 def param_sharding(config: ModelConfig, name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
@@ -71,19 +71,17 @@ def cache_devices(config: ModelConfig, mesh: Mesh | None) -> int:
 
 def allocate_cache(
     config: ModelConfig,
-    slots: int,
-    max_len: int,
+    blocks: Sequence[int],
+    block_tokens: int,
     dtype: jnp.dtype | str,
     *,
-    chunk: int | None = None,
     level: Level = Level.XLA,
     mesh: Mesh | None = None,
 ) -> KVCache:
     """An empty cache (see `init_cache`), sharded from the start: no device may have memory for it all. Not in jit."""
     if mesh is None:
-        return init_cache(config, slots, max_len, dtype, chunk=chunk, level=level)
+        return init_cache(config, blocks, block_tokens, dtype, level=level)
     sharding: Any = cache_sharding(config, mesh)
-    replicated: Any = parallel.replicated(mesh)
-    make = partial(init_cache, config, slots, max_len, dtype, chunk=chunk, level=level, sharding=sharding)
-    shardings = replace(jax.eval_shape(make), keys=sharding, values=sharding, length_B=replicated)
+    make = partial(init_cache, config, blocks, block_tokens, dtype, level=level, sharding=sharding)
+    shardings = replace(jax.eval_shape(make), keys=sharding, values=sharding)
     return jax.jit(make, out_shardings=shardings)()

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_jax.tokenizers.base import Tokenizer
+    from llm_jax.tokenizers.base import ChatTemplate, Tokenizer
     from llm_jax.tokenizers.bpe import BPETokenizer
     from llm_jax.tokenizers.character import CharacterTokenizer
     from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, answer_bounds, render_chat
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_CHAT_TEMPLATE",
     "BPETokenizer",
     "CharacterTokenizer",
+    "ChatTemplate",
     "HFTokenizer",
     "IncrementalDecoder",
     "Tokenizer",
@@ -34,6 +35,7 @@ _MODULES = {
     "DEFAULT_CHAT_TEMPLATE": "chat",
     "BPETokenizer": "bpe",
     "CharacterTokenizer": "character",
+    "ChatTemplate": "base",
     "HFTokenizer": "huggingface",
     "IncrementalDecoder": "stream",
     "Tokenizer": "base",

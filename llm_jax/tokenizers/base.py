@@ -14,6 +14,8 @@ class Tokenizer(Protocol):
         pad_token_id, bos_token_id, eos_token_id: None where the tokenizer has no such token.
         special_tokens: role to token, as transformers names them: {"eos_token": "</s>", …}.
         chat_template: Jinja source, or named sources, or None for the default format of `render_chat`.
+        hidden_tokens: the special tokens, which leave no text when they are decoded: written form to id.
+        byte_ids: ids that are one byte each, a run of which is decoded as a whole.
     """
 
     @property
@@ -28,9 +30,20 @@ class Tokenizer(Protocol):
     def special_tokens(self) -> Mapping[str, str]: ...
     @property
     def chat_template(self) -> "ChatTemplate | None": ...
+    @property
+    def hidden_tokens(self) -> Mapping[str, int]: ...
+    @property
+    def byte_ids(self) -> frozenset[int]: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, with no special tokens added; a special token written out in the text becomes its id."""
+        """Ids of `text`, with no special tokens added; a special token written out in the text becomes its id.
+
+        For a part of a text, or a rendered chat, whose template writes the special tokens.
+        """
+        ...
+
+    def encode_with_special_tokens(self, text: str) -> list[int]:
+        """Ids of `text` as the tokenizer's maker meant it, with a BOS, say, before it. For a whole raw text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -33,6 +34,8 @@ class CharacterTokenizer:
     pad_char = PAD
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+    hidden_tokens: Mapping[str, int] = MappingProxyType({})
+    byte_ids: frozenset[int] = frozenset()
 
     def __init__(self, corpus: list[str], *, chat_template: ChatTemplate | None = None) -> None:
         if not isinstance(corpus, list) or not all(isinstance(text, str) for text in corpus):
@@ -55,6 +58,10 @@ class CharacterTokenizer:
         for part in re.split(f"({PAD})", text):
             ids += [self.stoi[PAD]] if part == PAD else [self._id(char) for char in part]
         return ids
+
+    def encode_with_special_tokens(self, text: str) -> list[int]:
+        """`encode`: there are no special tokens to add."""
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The characters joined; the padding token becomes `<PAD>`.

@@ -10,10 +10,12 @@ from tokenizers import Tokenizer as Backend
 
 from llm_jax.errors import TokenizerError
 from llm_jax.tokenizers.base import ChatTemplate
+from llm_jax.tokenizers.declared import ADDED
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"  # written form -> id, of an older layout
 TEMPLATE = "chat_template.jinja"
 NAMED_TEMPLATES = "additional_chat_templates"
 
@@ -46,9 +48,10 @@ class TokenizerFiles:
         directory = tokenizer.parent
         config = _read_json(directory / SPECIAL_TOKENS) | _read_json(directory / CONFIG)
         inline_template = config.pop("chat_template", None)
+        added = {str(index): {"content": token} for token, index in _read_json(directory / ADDED_TOKENS).items()}
         return cls(
             tokenizer=_read_text(tokenizer),
-            config=config,
+            config={ADDED: added} | config if added else config,
             chat_template=_read_templates(directory) or _from_config(inline_template),
         )
 

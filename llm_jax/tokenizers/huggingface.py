@@ -8,9 +8,9 @@ from tokenizers import Tokenizer as Backend
 
 from llm_jax.errors import TokenizerError, UnknownToken
 from llm_jax.tokenizers.base import ChatTemplate
+from llm_jax.tokenizers.declared import ADDED, add_declared_tokens, roles_of
 from llm_jax.tokenizers.files import TOKENIZER, TokenizerFiles
 
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # For GPT-2's files and a single tokenizer.json, which name no roles: the usual tokens, if the vocabulary has them.
 USUAL_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 
@@ -32,14 +32,22 @@ class HFTokenizer:
     def __init__(
         self, backend: Backend, config: Mapping[str, Any] | None = None, chat_template: ChatTemplate | None = None
     ) -> None:
+        config = dict(config or {})
         backend.no_padding()
         backend.no_truncation()
+        add_declared_tokens(backend, config)
+        config.pop(ADDED, None)  # the backend has them now
         vocab = backend.get_vocab(with_added_tokens=True)
         self._backend = backend
-        self._config = dict(config or {})
-        self.special_tokens = _special_tokens(self._config, vocab)
+        self._config = config
+        self.special_tokens = roles_of(config) or {
+            role: token for role, token in USUAL_TOKENS.items() if token in vocab
+        }
         self.chat_template = chat_template
         self.vocab_size = 1 + max(vocab.values(), default=-1)  # not the count: ids may have gaps
+        added = backend.get_added_tokens_decoder()
+        self.hidden_tokens = {token.content: index for index, token in added.items() if token.special}
+        self.byte_ids = _byte_ids(backend)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> Self:
@@ -83,14 +91,11 @@ class HFTokenizer:
             TokenizerError: `text` holds a lone surrogate, which is not text.
             UnknownToken: the vocabulary has no token for a part of the text, and no unknown token.
         """
-        try:
-            text.encode()  # the library's own message would speak of types
-        except UnicodeEncodeError as error:
-            raise TokenizerError(f"The text holds a lone surrogate at character {error.start}; remove it.") from error
-        try:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises plain Exception
-            raise UnknownToken(f"The tokenizer cannot encode {text[:40]!r}: {error}.") from error
+        return self._encode(text, add_special_tokens=False)
+
+    def encode_with_special_tokens(self, text: str) -> list[int]:
+        """`encode`, with what the tokenizer's post-processor adds: a BOS before the text, an EOS after it, nothing."""
+        return self._encode(text, add_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`. Special tokens, and ids that only pad the vocabulary, have no text.
@@ -107,6 +112,20 @@ class HFTokenizer:
         """Write tokenizer.json, tokenizer_config.json and the chat template."""
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self._config | self.special_tokens
         TokenizerFiles(self._backend.to_str(pretty=True), config, self.chat_template).write(directory)
+
+    def to_json(self) -> str:
+        """The text of its tokenizer.json."""
+        return self._backend.to_str()
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()  # the library's own message would speak of types
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"The text holds a lone surrogate at character {error.start}; remove it.") from error
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except Exception as error:  # the library raises plain Exception
+            raise UnknownToken(f"The tokenizer cannot encode {text[:40]!r}: {error}.") from error
 
     def _id_of(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
@@ -134,8 +153,9 @@ class HFTokenizer:
         return cls(backend, tokenizer.special_tokens_map, tokenizer.chat_template)
 
 
-def _special_tokens(config: Mapping[str, Any], vocab: Mapping[str, int]) -> dict[str, str]:
-    """role -> token, for tokens in the vocabulary. A token in `config` is a string or {"content": …}."""
-    named = {role: config[role] for role in ROLES if config.get(role)}
-    tokens = {role: token["content"] if isinstance(token, dict) else str(token) for role, token in named.items()}
-    return {role: token for role, token in (tokens or USUAL_TOKENS).items() if token in vocab}
+def _byte_ids(backend: Backend) -> frozenset[int]:
+    """The ids of <0x00> to <0xFF>, where the decoder joins such tokens to text; none elsewhere."""
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    if backend.decoder is None or backend.decoder.decode([names[65]]) != "A":
+        return frozenset()
+    return frozenset(index for name in names if (index := backend.token_to_id(name)) is not None)

@@ -88,7 +88,8 @@ def _without_nulls(value: Any) -> Any:
 class SamplingFields(Body):
     """Sampling parameters: the fields that every generating route has, named as SamplingParams names them.
 
-    `field_names` says what a route calls what the core calls prompt and max_new_tokens.
+    `field_names` says what a route calls what the core calls prompt and max_new_tokens. `add_special_tokens` surrounds
+    a prompt as text with what the tokenizer adds, such as a BOS.
     """
 
     field_names: ClassVar[Mapping[str, str]] = {}
@@ -103,6 +104,7 @@ class SamplingFields(Body):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    add_special_tokens: bool = True
 
     @property
     @abstractmethod

@@ -70,6 +70,7 @@ class ChatBody(OpenAIFields):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    add_special_tokens: bool = False  # the chat template writes them
 
     @property
     def token_limit(self) -> int | None:

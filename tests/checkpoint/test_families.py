@@ -1,7 +1,6 @@
 """Every family: the same logits and tokens as transformers, and a lossless round trip."""
 
 import copy
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from llm_jax.checkpoint import load_model, save_model
 from llm_jax.checkpoint.families import DECODER_MODEL, FAMILIES, family_for, family_of_config
 from llm_jax.checkpoint.family import canonical
 from llm_jax.errors import CheckpointError
-from llm_jax.model import Model, forward, init_cache
+from llm_jax.model import Model, dense_layout, forward, init_cache
 from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, save
 from tests.checkpoint.greedy import continue_greedily
 
@@ -85,8 +84,8 @@ def in_chunks(model: Model, tokens: np.ndarray, lengths: tuple[int, int]) -> np.
     cached = np.zeros(2, np.int32)
     while (cached < CONTEXT).any():
         at = np.minimum(cached[:, None] + np.arange(CHUNK), CONTEXT - 1)
-        cache = dataclasses.replace(cache, length_B=jnp.asarray(cached))
-        chunk, cache = run(model.config, model.params, tokens[[[0], [1]], at], cache=cache)
+        layout = dense_layout(cache, jnp.asarray(cached), CHUNK)
+        chunk, cache = run(model.config, model.params, tokens[[[0], [1]], at], cache=cache, layout=layout)
         for row, length in enumerate(lengths):
             # Tokens after the end of a row's prompt are padding in the prefill; the next call overwrites them.
             count = min(CHUNK, (length if cached[row] < length else CONTEXT) - cached[row])

@@ -85,7 +85,7 @@ def test_a_turn_computes_what_is_new_and_says_what_a_fresh_engine_says() -> None
         assert chat.engine is not None
         hits = hits + cached if chat.engine is before else 0  # all whole blocks of the prompt before
         assert chat.engine.stats.prefix_hits == hits
-        before, cached = chat.engine, (len(prompt) - 1) // Engine.prefix_block * Engine.prefix_block
+        before, cached = chat.engine, (len(prompt) - 1) // Engine.block_tokens * Engine.block_tokens
         engines.add(chat.engine)
     assert hits > 0
     assert len(engines) == 2  # it grew out of one

@@ -39,4 +39,4 @@ def test_answers_without_heavy_imports(command: str, flag: str) -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "", "imported: " + done.stderr
-    assert ("Usage:" if flag == "--help" else __version__) in done.stdout
+    assert ("Usage:" if flag == "--help" else f", version {__version__}\nkernels ") in done.stdout

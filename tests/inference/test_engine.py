@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm_jax.errors import ConfigError, RequestError
-from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
+from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
 from llm_jax.model import Model, forward
 
 VARIETY = [
@@ -37,6 +37,9 @@ def finish_all(engine: Engine, requests: list[Request]) -> list[list[TokenEvent]
 
 def tokens(events: list[TokenEvent]) -> list[int]:
     return [event.token for event in events]
+
+
+KV_BLOCK = 20_000  # bytes of KV cache that hold one block of the model, and not two
 
 
 def uncached_greedy(model: Model, prompt: tuple[int, ...], new: int) -> list[int]:
@@ -109,7 +112,7 @@ def test_the_mask_sees_what_was_generated_and_binds(model: Model) -> None:
         allowed[len(generated)] = True
         return allowed
 
-    r = replace(request(0, 5, 4), mask=only_counting_up)
+    r = replace(request(0, 5, 4), constraint=AllowedTokens(only_counting_up))
     (events, other) = finish_all(Engine(model, max_batch=3), [r, request(1, 5, 4)])
     assert tokens(events) == [0, 1, 2, 3]
     assert seen == [[], [0], [0, 1], [0, 1, 2]]
@@ -142,7 +145,7 @@ def test_cancelling_frees_the_slot_and_silences_the_request(model: Model) -> Non
         pass
     assert len(first) == count
     assert len(second) == 3
-    assert (engine.stats.running, engine.stats.waiting, engine.stats.kv_tokens) == (0, 0, 0)
+    assert (engine.stats.running, engine.stats.waiting, engine.stats.held_blocks) == (0, 0, 0)
 
 
 def test_a_failing_grammar_ends_its_own_request_alone(model: Model) -> None:
@@ -154,7 +157,7 @@ def test_a_failing_grammar_ends_its_own_request_alone(model: Model) -> None:
         return None
 
     heard: list[object] = []
-    engine.submit(replace(request(0, 5, 5), mask=broken), heard.append)
+    engine.submit(replace(request(0, 5, 5), constraint=AllowedTokens(broken)), heard.append)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert [str(x) for x in heard[2:]] == ["grammar failed"]
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
@@ -164,13 +167,15 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     """A mask that is too long breaks the step that it is sent with."""
     engine = Engine(model, max_batch=3, prefix_tokens=128)
     heard: list[object] = []
-    engine.submit(replace(request(0, 70, 5), mask=lambda generated: np.ones(99, bool)), heard.append)
+    engine.submit(
+        replace(request(0, 70, 5), constraint=AllowedTokens(lambda generated: np.ones(99, bool))), heard.append
+    )
     while engine.step():
         pass
     assert len(heard) == 1
     assert isinstance(heard[0], Exception)
     stats = engine.stats
-    assert (stats.running, stats.kv_tokens, stats.prefix_blocks, stats.prefix_free) == (0, 0, 0, 2)
+    assert (stats.running, stats.held_blocks, stats.kept_blocks) == (0, 0, 0)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
 
@@ -192,11 +197,8 @@ def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request
 
 
 def test_a_cache_that_exceeds_free_memory_is_refused_with_what_to_do(model: Model) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"KV cache of 100000000 slots of 400 tokens, with a prefix cache of 0, takes .* GB.*lower max_batch",
-    ):
-        Engine(model, max_batch=10**8)
+    with pytest.raises(ConfigError, match=r"of 400 tokens needs .* GB.*room for 64 tokens; lower the context"):
+        Engine(model, max_len=400, kv_memory=KV_BLOCK)
 
 
 def test_the_thread_serves_many_submitters(model: Model) -> None:
@@ -231,7 +233,10 @@ def test_after_warmup_nothing_is_compiled(model: Model) -> None:
     assert before > 0
     lengths = [1, 16, 17, 100, 129, 256, 300, 370, 300, 5]
     requests = [request(i, n, 30, **VARIETY[i % 5], logprobs=i % 3 or None) for i, n in enumerate(lengths)]
-    requests += [replace(requests[3], mask=lambda generated: np.arange(61) > 30), replace(requests[6], salt="other")]
+    requests += [
+        replace(requests[3], constraint=AllowedTokens(lambda generated: np.arange(61) > 30)),
+        replace(requests[6], salt="other"),
+    ]
     requests.append(replace(requests[0], prompt_ids=(5, 9, 2, 33, 7) * 20))
     events: list[TokenEvent] = []
     request_ids = [engine.submit(r, events.append) for r in requests]

@@ -1,11 +1,19 @@
-"""Admission, the order of prefill, cancellation and compaction: no model needed."""
+"""The order of requests, admission by memory, and putting back: no model needed."""
+
+from collections import Counter
 
 from llm_jax.inference import Request, SamplingParams
-from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
+from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool
+from llm_jax.inference.engine.scheduler import PRIORITY_TOKENS, Scheduler, SequenceState
 
 
-def submit(scheduler: Scheduler, number: int) -> list[SequenceState]:
-    request = Request(prompt_ids=(1,), sampling=SamplingParams())
+def scheduler_of(slots: int, blocks: int = 100) -> Scheduler:
+    pool = BlockPool([blocks], [None], slots=slots, max_len=blocks * BLOCK_TOKENS, keep=0)
+    return Scheduler(pool, slots)
+
+
+def submit(scheduler: Scheduler, number: int, prompt: int = 1, **fields: object) -> list[SequenceState]:
+    request = Request(prompt_ids=(1,) * prompt, sampling=SamplingParams(), **fields)
     sequences = [SequenceState(request, print, print) for _ in range(number)]
     for sequence in sequences:
         scheduler.submit(sequence)
@@ -13,17 +21,17 @@ def submit(scheduler: Scheduler, number: int) -> list[SequenceState]:
 
 
 def test_slots_go_to_the_requests_that_waited_longest() -> None:
-    scheduler = Scheduler(2)
+    scheduler = scheduler_of(2)
     first, second, third, fourth = submit(scheduler, 4)
     assert scheduler.admit() == [first, second]
     assert scheduler.admit() == []
     scheduler.end(first)
     assert scheduler.admit() == [third]
-    assert (third.slot, scheduler.running, list(scheduler.waiting)) == (0, [third, second], [fourth])
+    assert (third.slot, scheduler.running, scheduler.waiting) == (0, [second, third], [fourth])
 
 
 def test_prompts_are_prefilled_in_order_of_arrival_whatever_the_slot() -> None:
-    scheduler = Scheduler(2)
+    scheduler = scheduler_of(2)
     first, second, third = submit(scheduler, 3)
     scheduler.admit()
     scheduler.end(first)
@@ -36,7 +44,7 @@ def test_prompts_are_prefilled_in_order_of_arrival_whatever_the_slot() -> None:
 
 
 def test_a_cancelled_request_leaves_its_slot_or_the_queue() -> None:
-    scheduler = Scheduler(1)
+    scheduler = scheduler_of(1)
     first, second, third = submit(scheduler, 3)
     scheduler.admit()
     scheduler.cancel(second.request_id)
@@ -45,17 +53,70 @@ def test_a_cancelled_request_leaves_its_slot_or_the_queue() -> None:
     assert (first.has_ended, second.has_ended) == (True, True)
     assert scheduler.admit() == [third]
     scheduler.end(third)
-    assert not scheduler.has_work
-    assert scheduler.slots == [None]
-
-
-def test_slots_are_compacted_only_where_that_makes_the_batch_smaller() -> None:
-    scheduler = Scheduler(4)
-    first, second, third, fourth = submit(scheduler, 4)
+    assert scheduler.has_work  # its slot and blocks are given back by the next step
     scheduler.admit()
-    scheduler.end(second)
-    assert scheduler.compact(lambda slots: 2 if slots <= 2 else 4) is None  # three slots need four either way
-    scheduler.end(third)
-    assert scheduler.compact(lambda slots: 2 if slots <= 2 else 4) == (3, 1)
-    assert scheduler.slots == [first, fourth, None, None]
-    assert fourth.slot == 1
+    assert not scheduler.has_work
+    assert (scheduler.slots, scheduler.pool.held) == ([None], 0)
+
+
+def test_what_does_not_fit_waits_and_lets_nobody_pass() -> None:
+    scheduler = scheduler_of(4, blocks=10)
+    large, larger, small = (submit(scheduler, 1, prompt)[0] for prompt in (5 * 64, 6 * 64, 1))
+    assert scheduler.admit() == [large]
+    assert scheduler.waiting == [larger, small]
+    scheduler.end(large)
+    assert scheduler.admit() == [larger, small]
+
+
+def test_the_last_in_turn_is_put_back_to_its_place() -> None:
+    scheduler = scheduler_of(2)
+    first, second, third = submit(scheduler, 3)
+    scheduler.admit()
+    scheduler.put_back_last()
+    assert (scheduler.running, scheduler.waiting) == ([first], [second, third])
+    assert (second.slot, scheduler.preemptions) == (-1, 1)
+    assert scheduler.admit() == [second]
+
+
+def test_a_tenant_that_asks_much_does_not_delay_one_that_asks_little() -> None:
+    scheduler = scheduler_of(1)
+    greedy = submit(scheduler, 50, tenant="greedy")
+    served = [run_one(scheduler) for _ in range(10)]
+    assert served == greedy[:10]
+    modest = submit(scheduler, 3, tenant="modest")
+    served = [run_one(scheduler) for _ in range(8)]
+    assert {s.request_id for s in modest} < {s.request_id for s in served}
+    counts = Counter(s.request.tenant for s in served[:6])
+    assert abs(counts["greedy"] - counts["modest"]) <= 1
+
+
+def test_shares_are_counted_in_tokens() -> None:
+    scheduler = scheduler_of(1)
+    submit(scheduler, 40, prompt=351, tenant="long")  # 401 tokens with the 50 that may follow
+    submit(scheduler, 40, prompt=51, tenant="short")  # 101
+    served = Counter(run_one(scheduler).request.tenant for _ in range(25))
+    assert 3.5 < served["short"] / served["long"] < 5
+
+
+def test_priority_goes_first_and_the_last_come_in_the_end() -> None:
+    scheduler = scheduler_of(1)
+    [late] = submit(scheduler, 1, priority=1)
+    [soon] = submit(scheduler, 1, priority=-1, tenant="other")
+    [now] = submit(scheduler, 1, tenant="third")
+    assert [run_one(scheduler) for _ in range(3)] == [soon, now, late]
+    [late] = submit(scheduler, 1, priority=1)
+    passed = 0
+    while True:  # others keep coming
+        submit(scheduler, 1, prompt=4000, tenant=f"tenant {passed}")
+        if run_one(scheduler) is late:
+            break
+        passed += 1
+    assert 1 < passed <= 1 + 2 * PRIORITY_TOKENS / 4050  # there are two tenants at a time
+
+
+def run_one(scheduler: Scheduler) -> SequenceState:
+    """Admits one request and ends it."""
+    [sequence] = scheduler.admit()
+    scheduler.end(sequence)
+    scheduler.vacate_ended()
+    return sequence

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
-from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, plan_step
+from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, plan_step
 
 MAX_BATCH, MAX_LEN = 12, 700
+TABLES = [np.arange(n, n + 12 * 5).reshape(12, 5) for n in (0, 100)]
 
 
 @st.composite
@@ -37,52 +38,37 @@ def test_every_chunk_is_computed_once_behind_what_its_slot_has_cached(
     served: dict[int, list[int]] = {}
     for forward_pass in plan_step(buckets, decoding, prefilling):
         assert forward_pass.shape in known
-        inputs = ModelInputs.of(forward_pass)
+        inputs = ModelInputs.of(forward_pass, TABLES, 3)
         assert inputs.token_BT.shape == (forward_pass.shape.batch, forward_pass.shape.length)
         starts = inputs.layout.starts
         of_sequences = inputs.token_BT if starts is None else np.split(inputs.token_BT[0], starts[1:-1])
         for index, tokens in enumerate(of_sequences):
             new = int(inputs.layout.new_R[index])
-            if not new:
+            if index >= len(forward_pass.chunks):
+                assert new == 0
                 continue
-            assert index + forward_pass.first_slot not in served
-            served[index + forward_pass.first_slot] = tokens[:new].tolist()
-            [chunk] = [chunk for chunk in forward_pass.chunks if chunk.slot == index + forward_pass.first_slot]
+            chunk = forward_pass.chunks[index]
+            assert inputs.slot_R[index] == chunk.slot not in served
+            served[chunk.slot] = tokens[:new].tolist()
+            assert [table[index].tolist() for table in inputs.layout.blocks] == [
+                table[chunk.slot, :3].tolist() for table in TABLES
+            ]
             assert int(inputs.layout.cached_R[index]) == chunk.start
             assert inputs.token_BT.flat[inputs.sampled_PR[0, index]] == chunk.tokens[-1]
             assert chunk.end <= forward_pass.shape.context
-        slots = 1 + max(chunk.slot - forward_pass.first_slot for chunk in forward_pass.chunks)
-        sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, slots), np.ones((1, 1)))
-        active = {index + forward_pass.first_slot for index in np.flatnonzero(sampling.active_B)}
-        assert active == {chunk.slot for chunk in forward_pass.chunks if chunk.is_sampled}
+        if not forward_pass.sampled:
+            continue
+        batch = buckets.sampled(forward_pass.shape, forward_pass.sampled)
+        sampling = SamplingInputs.of(forward_pass, batch, np.ones((1, 1), np.uint32), {})
+        active = sampling.slot_B[sampling.active_B].tolist()
+        assert active == [chunk.slot for chunk in forward_pass.chunks if chunk.is_sampled]
     assert served == {chunk.slot: list(chunk.tokens) for chunk in (*decoding, *prefilling) if chunk.tokens}
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(work=chunks())
-def test_an_idle_slot_is_written_behind_what_it_has_cached(work: tuple[list[Chunk], list[Chunk]]) -> None:
-    """XLA writes for every slot of a batch: where nothing is lost."""
-    decoding, prefilling = work
-    passes = plan_step(Buckets(MAX_BATCH, MAX_LEN), decoding, prefilling)
-    if decoding:
-        layout = ModelInputs.of(passes[-1]).layout
-        for chunk in prefilling:
-            if chunk.slot < len(layout.cached_R):
-                assert (layout.new_R[chunk.slot], layout.cached_R[chunk.slot]) == (0, chunk.end)
 
 
 def test_drafts_are_verified_from_the_last_token_on() -> None:
     buckets = Buckets(MAX_BATCH, MAX_LEN, draft=7, is_ragged=True)
     [forward_pass] = plan_step(buckets, [Chunk(0, 40, [LAST_TOKEN, 5, 6], draft_count=2)], [])
-    inputs = ModelInputs.of(forward_pass)
-    sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, 1), np.ones((1, 9)))
+    inputs = ModelInputs.of(forward_pass, TABLES, 3)
+    sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, 1), np.ones((1, 1), np.uint32), {})
     assert inputs.token_BT.flat[inputs.sampled_PR[:3, 0]].tolist() == [LAST_TOKEN, 5, 6]
     assert (sampling.draft_BU[0, :2].tolist(), int(sampling.draft_count_B[0])) == ([5, 6], 2)
-
-
-@pytest.mark.parametrize("is_ragged", [True, False])
-def test_a_filled_pass_fills_its_shape(is_ragged: bool) -> None:
-    for shape in Buckets(MAX_BATCH, MAX_LEN, draft=7, is_ragged=is_ragged).all_shapes():
-        forward_pass = ForwardPass.filled(shape)
-        assert sum(len(chunk.tokens) for chunk in forward_pass.chunks) == shape.batch * shape.length
-        assert int(ModelInputs.of(forward_pass).layout.new_R.sum()) == shape.batch * shape.length

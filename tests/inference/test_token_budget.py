@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets
+from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, PassShape
 from llm_jax.inference.engine.token_budget import LATENCY_LIMIT, TokenBudget
 
 BUCKETS = Buckets(12, 700)
@@ -15,27 +15,44 @@ def test_a_prompt_always_advances(max_batch: int) -> None:
 
 def test_the_budget_has_the_best_rate_within_the_latency_limit() -> None:
     budget = TokenBudget(BUCKETS)
-    for size, seconds in {"plain": 10.0, 8: 11.0, 64: 10 * LATENCY_LIMIT - 1, 256: 10 * LATENCY_LIMIT + 1}.items():
-        budget.record(size, seconds)
-    steps = {n: [n] for n in (8, 64, 256)}
-    assert budget.choose(steps, ["plain"], prompt_tokens=1000) == 64  # 256 would be faster for the prompt
-    assert budget.choose(steps, ["plain"], prompt_tokens=5) == 8  # a larger one would only be padded
+    for size, seconds in {1: 10.0, 8: 11.0, 64: 10 * LATENCY_LIMIT - 1, 256: 10 * LATENCY_LIMIT + 1}.items():
+        budget.record(of(size), seconds)
+    steps = {n: [of(n)] for n in (8, 64, 256)}
+    plain = [of(1)]
+    assert budget.choose(steps, plain, prompt_tokens=1000) == 64  # 256 would be faster for the prompt
+    assert budget.choose(steps, plain, prompt_tokens=5) == 8  # a larger one would only be padded
     assert budget.choose(steps, [], prompt_tokens=1000) == 256
-    assert budget.choose({256: [256]}, ["plain"], prompt_tokens=1000) == 256  # prefill must go on
+    assert budget.choose({256: [of(256)]}, plain, prompt_tokens=1000) == 256  # prefill must go on
 
 
 def test_where_no_time_is_known_one_program_holds_the_prompt() -> None:
-    steps = {n: [n] for n in (8, 64, 256)}
+    steps = {n: [of(n)] for n in (8, 64, 256)}
     assert [TokenBudget(BUCKETS).choose(steps, [], n) for n in (3, 9, 65, 999)] == [8, 64, 256, 256]
+
+
+def test_sizes_that_were_never_tried_are_tried_and_the_best_is_found() -> None:
+    """A step of n tokens takes 10 + n / 20: the limit is 17, so 64 is the best beside a stream."""
+    budget = TokenBudget(BUCKETS)
+    steps = {n: [of(n)] for n in (8, 16, 64, 256)}
+    budget.record(of(1), 10.05)
+    chosen = []
+    for _ in range(6):
+        chosen.append(budget.choose(steps, [of(1)], prompt_tokens=1000))
+        budget.record(of(chosen[-1]), 10 + chosen[-1] / 20)
+    assert chosen[-3:] == [64, 64, 64]
 
 
 def test_one_slow_pass_counts_little_and_many_count() -> None:
     budget = TokenBudget(BUCKETS)
-    steps = {8: [8], 64: [64]}
-    budget.record(8, 1.0)
+    steps = {8: [of(8)], 64: [of(64)]}
+    budget.record(of(8), 1.0)
     for seconds in (5.0, 500.0):
-        budget.record(64, seconds)
+        budget.record(of(64), seconds)
     assert budget.choose(steps, [], prompt_tokens=64) == 64
     for _ in range(10):
-        budget.record(64, 9.0)
+        budget.record(of(64), 9.0)
     assert budget.choose(steps, [], prompt_tokens=64) == 8
+
+
+def of(tokens: int) -> PassShape:
+    return BUCKETS.prefill(tokens, 100)._replace(length=tokens)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llm_jax.kernels import (
+    NO_BLOCK,
     AttentionSettings,
     ChunkLayout,
     Level,
@@ -19,10 +20,21 @@ from llm_jax.kernels import (
     decode,
     encode,
     features,
-    ring_capacity,
 )
 
 NATIVE = [level for level in features() if level != Level.XLA]
+
+
+def in_order(
+    qkv: jax.Array, keys: jax.Array, values: jax.Array, layout: ChunkLayout, *args: Any, **options: Any
+) -> Any:
+    """Attention where each sequence has the one block of its number."""
+    blocks = np.arange(len(layout.cached_R), dtype=np.int32)[:, None]
+    return cached_attention(qkv, keys, values, blocks, layout, *args, **options)
+
+
+def layout_of(lengths: np.ndarray, new: np.ndarray | int, starts: np.ndarray | None = None) -> ChunkLayout:
+    return ChunkLayout(lengths, np.broadcast_to(np.int32(new), lengths.shape), (), starts)
 
 
 def inputs(
@@ -83,8 +95,8 @@ def test_attention_equals_float64(level: Level, dtype: str, N: int, K: int, opti
     for T in (1, 3, 20):
         qkv, keys, values = inputs(len(lengths), T, N, K, S, H, dtype)
         settings = AttentionSettings(scale=H**-0.5, **options)
-        run = jax.jit(partial(cached_attention, settings=settings, level=level))
-        actual = run(qkv, keys, values, ChunkLayout(lengths, np.full(len(lengths), T, np.int32)))
+        run = jax.jit(partial(in_order, settings=settings, level=level))
+        actual = run(qkv, keys, values, layout_of(lengths, T))
         expected = reference(qkv, keys, values, lengths, scale=H**-0.5, **options)
         for got, want, exact in zip(actual, expected, (False, True, True), strict=True):
             tolerance = 0 if exact else {"float32": 2e-6, "bfloat16": 1e-2}[dtype]
@@ -99,8 +111,8 @@ def test_rotation_equals_xla(level: Level, H: int, half: int, dtype: str, tolera
     qkv, keys, values = inputs(B, T, N, K, S, H, dtype)
     lengths = np.array([3, 68, 40], np.int32)
     angle = jnp.asarray((lengths[:, None, None] + np.arange(T)[:, None]) * 0.9 ** np.arange(half), jnp.float32)
-    layout, settings = ChunkLayout(lengths, np.full(B, T, np.int32)), AttentionSettings(scale=0.1)
-    run = partial(cached_attention, rotary=(jnp.cos(angle), jnp.sin(angle)), context=S)
+    layout, settings = layout_of(lengths, T), AttentionSettings(scale=0.1)
+    run = partial(in_order, rotary=(jnp.cos(angle), jnp.sin(angle)))
     expected = run(qkv, keys, values, layout, settings, level=Level.XLA)
     actual = run(qkv, keys, values, layout, settings, level=level)
     for got, want in zip(actual, expected, strict=True):
@@ -120,13 +132,12 @@ def test_a_token_depends_on_its_own_row_and_position_only(
         options = {"slopes_N": np.linspace(0.5, 0.01, N).astype(np.float32)}
     qkv, keys, values = inputs(5, T, N, K, 200, 32, cached=dtype)
     lengths, new = np.array([0, 10, 64, 130, 160], np.int32), np.array([T, 3, T, 0, T], np.int32)
-    run = jax.jit(partial(cached_attention, settings=AttentionSettings(scale=0.2, **options), level=level))
-    together = np.asarray(run(qkv, keys, values, ChunkLayout(lengths, new))[0])
-    one = np.ones(1, np.int32)
+    run = jax.jit(partial(in_order, settings=AttentionSettings(scale=0.2, **options), level=level))
+    together = np.asarray(run(qkv, keys, values, layout_of(lengths, new))[0])
     for b in range(5):
         own = keys[b : b + 1], values[b : b + 1]
         for t in range(new[b]):
-            alone, *own = run(qkv[b : b + 1, t : t + 1], *own, ChunkLayout(lengths[b : b + 1] + np.int32(t), one))
+            alone, *own = run(qkv[b : b + 1, t : t + 1], *own, layout_of(lengths[b : b + 1] + np.int32(t), 1))
             np.testing.assert_array_equal(np.asarray(alone[0, 0]), together[b, t])
         assert (together[b, new[b] :] == 0).all()
 
@@ -141,8 +152,8 @@ def test_rows_of_different_lengths_share_a_call(level: Level, options: dict[str,
     qkv = inputs(1, int(starts[-1]), 6, 2, 200, 32)[0]
     keys, values = inputs(4, 1, 6, 2, 200, 32, cached=dtype)[1:]
     half = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, int(starts[-1]), 16)), jnp.float32)
-    run = jax.jit(partial(cached_attention, settings=AttentionSettings(scale=0.2, **options), level=level))
-    out, *caches = run(qkv, keys, values, ChunkLayout(lengths, new, starts), rotary=tuple(half))
+    run = jax.jit(partial(in_order, settings=AttentionSettings(scale=0.2, **options), level=level))
+    out, *caches = run(qkv, keys, values, layout_of(lengths, new, starts), rotary=tuple(half))
     for row, (first, end) in enumerate(itertools.pairwise(starts)):
         own = slice(row, row + 1)
         if first == end:
@@ -150,7 +161,7 @@ def test_rows_of_different_lengths_share_a_call(level: Level, options: dict[str,
                 np.testing.assert_array_equal(np.asarray(cache[own]), np.asarray(before[own]))
             continue
         turn = tuple(half[:, :, first:end])
-        alone = run(qkv[:, first:end], keys[own], values[own], ChunkLayout(lengths[own], new[own]), rotary=turn)
+        alone = run(qkv[:, first:end], keys[own], values[own], layout_of(lengths[own], new[own]), rotary=turn)
         for got, want in zip((out[:, first:end], caches[0][own], caches[1][own]), alone, strict=True):
             np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
 
@@ -160,8 +171,8 @@ def test_int8_rows_stay_within_half_a_level(level: Level) -> None:
     B, T, N, K, S, H = 3, 2, 4, 2, 150, 48
     lengths = np.array([0, 64, 140], np.int32)
     qkv, keys, values = inputs(B, T, N, K, S, H, cached="int8")
-    layout, settings = ChunkLayout(lengths, np.full(B, T, np.int32)), AttentionSettings(scale=H**-0.5)
-    out, new_keys, new_values = cached_attention(qkv, keys, values, layout, settings, level=level)
+    layout, settings = layout_of(lengths, T), AttentionSettings(scale=H**-0.5)
+    out, new_keys, new_values = in_order(qkv, keys, values, layout, settings, level=level)
     plain = (decode(x, jnp.dtype("float32")) for x in (keys, values))
     exact, exact_keys, exact_values = reference(qkv, *plain, lengths, scale=H**-0.5)
     for rows, want in ((new_keys, exact_keys), (new_values, exact_values)):
@@ -173,8 +184,8 @@ def test_int8_rows_stay_within_half_a_level(level: Level) -> None:
 @pytest.mark.parametrize("level", NATIVE)
 def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
     qkv, keys, values = inputs(3, 2, 4, 2, 150, 48, cached="int8")
-    layout = ChunkLayout(np.array([0, 64, 140], np.int32), np.full(3, 2, np.int32))
-    run = partial(cached_attention, qkv, keys, values, layout, AttentionSettings(scale=0.2))
+    layout = layout_of(np.array([0, 64, 140], np.int32), 2)
+    run = partial(in_order, qkv, keys, values, layout, AttentionSettings(scale=0.2))
     (out, *rows), (expected, *expected_rows) = run(level=level), run(level=Level.XLA)
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), rtol=3e-6, atol=3e-6)
     for got, want in zip(rows, expected_rows, strict=True):
@@ -183,31 +194,42 @@ def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
 
 @pytest.mark.parametrize("level", features())
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_a_ring_gives_what_the_whole_cache_gives(level: Level, dtype: str) -> None:
-    window, longest, S, H = 50, 40, 512, 32
-    whole = inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]
-    ring = inputs(2, 1, 4, 2, ring_capacity(window, longest), H, cached=dtype)[1:]
-    settings = AttentionSettings(scale=0.2, window=window)
-    run = jax.jit(partial(cached_attention, settings=settings, level=level))
-    lengths = np.zeros(2, np.int32)
-    while lengths.max() < S - longest:
+@pytest.mark.parametrize("window", [None, 50])
+def test_blocks_anywhere_give_what_one_long_block_gives(level: Level, dtype: str, window: int | None) -> None:
+    """Two sequences that share their first block; with a window, the blocks behind it are given away, full of NaN."""
+    S, X, H = 512, 64, 32
+    long = inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]
+    long = [x.at[1, :, :X].set(x[0, :, :X]) for x in long]
+    order = np.random.default_rng(3).permutation(20)[: 2 * S // X].reshape(2, -1).astype(np.int32)
+    order[1, 0] = order[0, 0]
+    poison = jnp.full((20, 2, X, long[0].shape[-1]), -128 if dtype == "int8" else np.nan, dtype)
+    pool = [poison.at[order].set(x.reshape(2, 2, S // X, X, -1).swapaxes(1, 2)) for x in long]
+    run = jax.jit(partial(cached_attention, settings=AttentionSettings(scale=0.2, window=window), level=level))
+    lengths, T = np.array([70, 64], np.int32), 0
+    while lengths.max() < S - 40:
         for T, new in ((40, (40, 33)), (8, (1, 8)), (1, (1, 0)), (16, (5, 16))):
-            new_B = np.array(new, np.int32)
+            blocks = order.copy()
+            blocks[np.arange(S // X) * X >= (lengths + new)[:, None]] = NO_BLOCK
+            if window is not None:
+                gone = (np.arange(S // X) + 1) * X <= (lengths + 1 - window)[:, None]
+                blocks[gone] = np.where(np.arange(gone.sum()) % 2, NO_BLOCK, 19)
+                pool = [x.at[order[gone & (order != order[0, 0])]].set(poison[0]) for x in pool]
             qkv = inputs(2, T, 4, 2, S + int(lengths.sum()), H)[0]
-            expected, *whole = run(qkv, *whole, ChunkLayout(lengths, new_B))
-            actual, *ring = run(qkv, *ring, ChunkLayout(lengths, new_B))
+            layout = layout_of(lengths, np.array(new, np.int32))
+            expected, *long = run(qkv, *long, np.arange(2, dtype=np.int32)[:, None], layout)
+            actual, *pool = run(qkv, *pool, blocks, layout)
             for b in range(2):
                 got, want = np.asarray(actual[b, : new[b]]), np.asarray(expected[b, : new[b]])
                 np.testing.assert_allclose(got, want, rtol=0 if level else 1e-5, atol=0 if level else 1e-5)
-            lengths = lengths + new_B
+            lengths = lengths + np.array(new, np.int32)
 
 
 @pytest.mark.parametrize("level", NATIVE)
 def test_idle_rows_and_full_rows_keep_their_cache(level: Level) -> None:
     qkv, keys, values = inputs(3, 2, 2, 2, 20, 16)
     lengths, new = np.array([5, 20, 7], np.int32), np.array([0, 2, 1], np.int32)
-    layout, settings = ChunkLayout(lengths, new), AttentionSettings(scale=1.0)
-    out, new_keys, new_values = cached_attention(qkv, keys, values, layout, settings, level=level)
+    layout, settings = layout_of(lengths, new), AttentionSettings(scale=1.0)
+    out, new_keys, new_values = in_order(qkv, keys, values, layout, settings, level=level)
     assert (np.asarray(out[0]) == 0).all()
     np.testing.assert_array_equal(np.asarray(new_keys[:2]), np.asarray(keys[:2]))
     np.testing.assert_array_equal(np.asarray(new_values[:2]), np.asarray(values[:2]))
@@ -223,8 +245,8 @@ def test_a_donated_cache_is_not_copied(level: Level, B: int, T: int) -> None:
     qkv, keys, values = inputs(B, T, 4, 2, 1024, 32)
     at = keys.unsafe_buffer_pointer(), values.unsafe_buffer_pointer()
     settings = AttentionSettings(scale=1.0)
-    run = jax.jit(partial(cached_attention, settings=settings, level=level), donate_argnums=(1, 2))
-    layout = ChunkLayout(np.zeros(B, np.int32), np.full(B, T, np.int32))
+    run = jax.jit(partial(in_order, settings=settings, level=level), donate_argnums=(1, 2))
+    layout = layout_of(np.zeros(B, np.int32), T)
     memory = run.lower(qkv, keys, values, layout).compile().memory_analysis()
     assert memory.temp_size_in_bytes < keys.nbytes
     _, keys, values = run(qkv, keys, values, layout)
@@ -235,8 +257,8 @@ def test_a_donated_cache_is_not_copied(level: Level, B: int, T: int) -> None:
 def test_head_sizes_that_fit_no_vector_work_too(level: Level) -> None:
     qkv, keys, values = inputs(2, 1, 2, 1, 9, 5)
     lengths = np.array([0, 8], np.int32)
-    layout, settings = ChunkLayout(lengths, np.ones(2, np.int32)), AttentionSettings(scale=0.4)
-    out = cached_attention(qkv, keys, values, layout, settings, level=level)[0]
+    layout, settings = layout_of(lengths, 1), AttentionSettings(scale=0.4)
+    out = in_order(qkv, keys, values, layout, settings, level=level)[0]
     np.testing.assert_allclose(
         np.asarray(out), reference(qkv, keys, values, lengths, scale=0.4)[0], rtol=1e-5, atol=1e-6
     )

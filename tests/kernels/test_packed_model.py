@@ -14,12 +14,13 @@ from llm_jax import demo
 from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
-from llm_jax.kernels import ChunkLayout, Level, WeightDtype, features
+from llm_jax.kernels import Level, WeightDtype, features
 from llm_jax.model import (
     KVCache,
     Model,
     Params,
     cast_model,
+    dense_layout,
     forward,
     forward_hidden,
     init_cache,
@@ -61,10 +62,11 @@ def step_logits(model: Model, tokens: np.ndarray, lengths: np.ndarray, active: n
     def run(params: Params) -> jax.Array:
         config, rows = model.config, jnp.arange(len(tokens))
         empty = init_cache(config, len(tokens), tokens.shape[1], level=kernel_level(model))
-        _, cache = forward_hidden(config, params, tokens, cache=empty)
+        layout = dense_layout(empty, jnp.zeros(len(tokens), jnp.int32), tokens.shape[1])
+        _, cache = forward_hidden(config, params, tokens, cache=empty, layout=layout)
         assert cache is not None
         last = jnp.asarray(tokens)[rows, lengths][:, None]
-        layout = ChunkLayout(jnp.asarray(lengths), jnp.asarray(active, jnp.int32))
+        layout = replace(layout, cached_R=jnp.asarray(lengths), new_R=jnp.asarray(active, jnp.int32))
         hidden, _ = forward_hidden(config, params, last, cache=cache, layout=layout)
         return merge(config, params).head(hidden[:, 0])
 
@@ -102,7 +104,7 @@ def test_tokens_behind_a_cache_give_the_whole_forwards_logits(level: Level) -> N
 
     @jax.jit
     def run(params: Params, tokens: jax.Array, cache: KVCache, cached: int) -> tuple[jax.Array, KVCache | None]:
-        layout = ChunkLayout(jnp.full(2, cached), jnp.full(2, tokens.shape[1]))
+        layout = dense_layout(cache, jnp.full(2, cached), tokens.shape[1])
         hidden, cache = forward_hidden(packed.config, params, tokens, cache=cache, layout=layout)
         return merge(packed.config, params).head(hidden), cache
 
@@ -125,7 +127,7 @@ def test_an_int8_cache_keeps_the_demo_models_perplexity(level: Level) -> None:
     def perplexity(params: Params, dtype: str) -> jax.Array:
         B, T = tokens.shape
         cache = init_cache(model.config, B, T, dtype, level=level)
-        layout = ChunkLayout(jnp.zeros(B, jnp.int32), jnp.full(B, T))
+        layout = dense_layout(cache, jnp.zeros(B, jnp.int32), T)
         hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, layout=layout)
         chance = jax.nn.log_softmax(merge(model.config, params).head(hidden[:, :-1]))
         return jnp.exp(-jnp.take_along_axis(chance, tokens[:, 1:, None], axis=-1).mean())

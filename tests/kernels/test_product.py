@@ -20,7 +20,7 @@ from llm_jax.kernels import (
 
 NATIVE = [level for level in features() if level != Level.XLA]
 SHAPES = [(50, 37), (1, 1), (129, 2049)]
-ROWS = [1, 2, 4, 5, 8, 9, 16, 17, 64]
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 33, 64, 65]  # around the sizes of blocks, on every level
 
 product = jax.jit(matmul, static_argnames=("activation", "out_dtype"))
 
@@ -59,7 +59,7 @@ def test_error_is_within_what_rounding_allows(dtype: WeightDtype, level: Level, 
 
 @pytest.mark.parametrize("level", NATIVE)
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
-@pytest.mark.parametrize(("N", "K"), [(70, 300)])
+@pytest.mark.parametrize(("N", "K"), [(70, 600)])  # more than one strip of every dtype
 def test_a_row_does_not_depend_on_its_batch(dtype: WeightDtype, level: Level, N: int, K: int) -> None:
     packed = pack(jnp.asarray(random(1, N, K)), dtype, level=level)
     x = random(3, 100, K)

@@ -11,7 +11,7 @@ import pytest
 
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import ConfigError
-from llm_jax.model import forward, init_cache, init_params, param_shapes, rope_frequencies
+from llm_jax.model import dense_layout, forward, init_cache, init_params, param_shapes, rope_frequencies
 
 BASE = {"vocab_size": 37, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "max_seq_len": 24, "dropout": 0.0}
 SHAPES = {
@@ -38,7 +38,7 @@ SHAPES = {
     "experts_not_renormalized": {"use_moe": True, "num_experts": 3, "top_k": 2, "moe_renormalize": False},
 }  # fmt: skip
 
-run = jax.jit(forward, static_argnames=("config", "context"))
+run = jax.jit(forward, static_argnames="config")
 
 
 def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, jax.Array]]:
@@ -177,34 +177,17 @@ def test_equals_a_plain_float64_version(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_cached_equals_uncached(name: str) -> None:
-    """Prefill in two chunks and then single tokens; rows of different lengths; attention over a part of the cache."""
+    """Prefill in two chunks and then single tokens."""
     config, params = make(name)
     ids = tokens(3, 24, seed=1)
     whole = np.asarray(run(config, params, ids))
     cache = init_cache(config, 3, config.max_seq_len)
     pieces = []
     for start, end in [(0, 7), (7, 12), *((t, t + 1) for t in range(12, 24))]:
-        logits, cache = run(config, params, ids[:, start:end], cache=cache, context=16 if end <= 16 else None)
+        layout = dense_layout(cache, jnp.full(3, start, jnp.int32), end - start)
+        logits, cache = run(config, params, ids[:, start:end], cache=cache, layout=layout)
         pieces.append(np.asarray(logits))
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-3, rtol=1e-4)
-    assert cache.length_B.tolist() == [24, 24, 24]
-
-
-def test_layers_with_a_window_keep_only_what_they_need() -> None:
-    """Chunks, padding and single tokens, until the ring has gone round twice."""
-    config, params = make("documented")
-    config = dataclasses.replace(config, max_seq_len=512, window_size=20, window_layers=(True, False))
-    ids = tokens(2, 400, seed=2)
-    whole = np.asarray(run(config, params, ids))
-    cache = init_cache(config, 2, 512, chunk=16)
-    assert [keys.shape[2] for keys in cache.keys] == [128, 512]
-    start = 0
-    while start < 380:
-        for T, new in ((16, 16), (16, 3), (1, 1)):
-            logits, cache = run(config, params, ids[:, start : start + T], cache=cache)
-            start += new
-            cache = dataclasses.replace(cache, length_B=jnp.full(2, start, jnp.int32))
-            np.testing.assert_allclose(logits[:, :new], whole[:, start - new : start], atol=2e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -10,7 +10,7 @@ import pytest
 
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import Level
-from llm_jax.model import ChunkLayout, Model, Params, forward_hidden, init_cache, init_params, merge, pack_model
+from llm_jax.model import Model, Params, dense_layout, forward_hidden, init_cache, init_params, merge, pack_model
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -50,10 +50,8 @@ def logits(model: Model, dtype: str, params: Params, tokens: jax.Array) -> jax.A
     """Logits [B, T, V] of a prompt through the cache, computed in `dtype`."""
     B, T = tokens.shape
     cache = init_cache(model.config, B, 32, "bfloat16")
-    layout = ChunkLayout(jnp.zeros(B, jnp.int32), jnp.full(B, T, jnp.int32))
-    hidden, _ = forward_hidden(
-        model.config, params, tokens, cache=cache, layout=layout, context=32, dtype=jnp.dtype(dtype)
-    )
+    layout = dense_layout(cache, jnp.zeros(B, jnp.int32), T)
+    hidden, _ = forward_hidden(model.config, params, tokens, cache=cache, layout=layout, dtype=jnp.dtype(dtype))
     return merge(model.config, params).head(hidden)
 
 

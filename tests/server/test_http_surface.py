@@ -1,11 +1,14 @@
 """What holds for every route: ids, shapes of errors, methods, metrics, the log."""
 
 import uuid
+from importlib.metadata import version
 from typing import Any
 
 import httpx
 import pytest
 
+from llm_jax import __version__
+from llm_jax.kernels import best_level
 from tests.server.live import Server
 
 
@@ -106,6 +109,15 @@ def test_metrics_have_the_names_that_dashboards_read(server: Server, http: httpx
         assert f"\n{name}{{" in text or f"\n{name} " in text, name
     assert "# TYPE llm_admission_rejections_total counter" in text
     assert "vllm:" not in text
+
+
+def test_the_log_and_the_metrics_say_which_kernels_run(server: Server, http: httpx.Client) -> None:
+    kernels = best_level().name.lower()
+    (line,) = (line for line in server.log if line["event"] == "kernels")
+    assert line["kernels"] == kernels
+    assert (line["level"], "reason" in line) == (("warning", True) if kernels == "xla" else ("info", False))
+    labels = f'jax="{version("jax")}",kernels="{kernels}",version="{__version__}"'
+    assert f"\nllm_build_info{{{labels}}} 1.0\n" in http.get("/metrics").text
 
 
 def test_nothing_is_compiled_once_ready(server: Server, http: httpx.Client) -> None:

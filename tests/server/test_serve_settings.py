@@ -59,6 +59,7 @@ def test_the_model_has_two_names(
         ({"LLM_SERVING_PORT": "70000"}, {}, ["LLM_SERVING_PORT", "65535"]),
         ({"LLM_SERVING_DEVICE": "cpu"}, {"device": "abacus"}, ["--device", "'abacus'", "cuda"]),
         ({}, {"max_batch": "0"}, ["--max-batch", "'0'", "1"]),
+        ({}, {"kv_memory": "much"}, ["--kv-memory", "'much'", "2GB"]),
         ({"LLM_SERVING_API_KEY": ","}, {}, ["LLM_SERVING_API_KEY"]),
         (
             {"LLM_SERVING_MODEL": "a", "LLM_SERVING_MODEL_PATH": "b"},

@@ -31,10 +31,15 @@ def test_no_piece_contains_half_a_character(any_tokenizer, text):
 
 @given(data=st.data())
 @settings(deadline=None)
-def test_arbitrary_ids_join_to_the_decoded_text(bpe, data):
-    """A model may generate invalid bytes, and special tokens anywhere."""
-    ids = data.draw(st.lists(st.integers(0, bpe.vocab_size - 1) | st.integers(0, 258), max_size=60))
-    assert "".join(pieces(bpe, ids)) == bpe.decode(ids)
+def test_arbitrary_ids_join_to_the_decoded_text(any_tokenizer, data):
+    """A model may generate invalid bytes, special tokens anywhere, and ids that only pad its vocabulary."""
+    ids = data.draw(st.lists(st.integers(0, any_tokenizer.vocab_size + 2) | st.integers(0, 258), max_size=60))
+    assert "".join(pieces(any_tokenizer, ids)) == any_tokenizer.decode(ids)
+
+
+def test_a_run_of_byte_tokens_is_text_as_a_whole_or_not_at_all(sentencepiece):
+    newline, lone = (sentencepiece._backend.token_to_id(token) for token in ("<0x0A>", "<0xE6>"))
+    assert "".join(pieces(sentencepiece, [newline, lone])) == sentencepiece.decode([newline, lone]) == "\ufffd\ufffd"
 
 
 @given(data=st.data())

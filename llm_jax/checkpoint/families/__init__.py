@@ -8,6 +8,7 @@ from llm_jax.checkpoint.families.mixture import MIXTRAL, QWEN3_MOE
 from llm_jax.checkpoint.families.parts import ACTIVATIONS
 from llm_jax.checkpoint.families.phi3 import PHI3
 from llm_jax.checkpoint.families.starcoder2 import STARCODER2
+from llm_jax.checkpoint.families.wrappers import WRAPPERS, text_entries, text_tensors
 from llm_jax.checkpoint.family import Family, Json
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
@@ -25,7 +26,7 @@ def family_of_config(entries: Json) -> Family:
     for family in FAMILIES:
         if family.model_type == model_type:
             return family
-    known = ", ".join(family.model_type for family in FAMILIES)
+    known = ", ".join([*(family.model_type for family in FAMILIES), *WRAPPERS])
     raise CheckpointError(f"config.json has the model_type {model_type!r}; known families are {known}.")
 
 
@@ -34,4 +35,4 @@ def family_for(config: ModelConfig) -> Family:
     return next(family for family in FAMILIES if family.expresses(config))
 
 
-__all__ = ["ACTIVATIONS", "DECODER_MODEL", "FAMILIES", "family_for", "family_of_config"]
+__all__ = ["ACTIVATIONS", "DECODER_MODEL", "FAMILIES", "family_for", "family_of_config", "text_entries", "text_tensors"]

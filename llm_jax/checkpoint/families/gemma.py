@@ -13,6 +13,7 @@ from llm_jax.checkpoint.families.parts import (
     LAYER,
     SLIDING,
     activation_key,
+    older_rope,
     read_layer_types,
     read_rope,
     rope_section,
@@ -72,7 +73,7 @@ def _window_section(pattern: int) -> Section:
 
 def _read_two_ropes(entries: Json) -> Json:
     ropes = entries.get("rope_parameters") or {}
-    full = ropes.get(FULL) or entries.get("rope_scaling") or {}
+    full = (ropes.get(FULL) or {}) | (entries.get("rope_scaling") or {})
     windowed = ropes.get(SLIDING) or {}
     context = entries.get("max_position_embeddings", 131072)
     local = read_rope(windowed, entries.get("rope_local_base_freq") or 10_000.0, context)
@@ -87,12 +88,9 @@ def _read_two_ropes(entries: Json) -> Json:
 
 def _write_two_ropes(config: ModelConfig) -> Json:
     local = config.rope_theta if config.window_rope_theta is None else config.window_rope_theta
-    return {
-        "rope_parameters": {
-            FULL: write_rope(config.rope_theta, config.rope_scaling),
-            SLIDING: write_rope(local, None),
-        }
-    }
+    full = write_rope(config.rope_theta, config.rope_scaling)
+    ropes = {FULL: full, SLIDING: write_rope(local, None)}
+    return {"rope_parameters": ropes, "rope_local_base_freq": local} | older_rope(config.rope_theta, full)
 
 
 GEMMA = llama_like(

@@ -31,11 +31,33 @@ def activation_key(name: str, default: str) -> Key:
 # ---- rotary positions ----
 
 
+def rotary_entries(entries: Json) -> Json:
+    """The rotary parameters of a config.json, from where its writer put them, with the priorities of transformers 5.
+
+    Version 5 writes rope_parameters; earlier ones, rope_theta and rope_scaling, which wins where both are there. The
+    context of pre-training may stand beside them, and then wins.
+
+    Raises CheckpointError where rope_scaling wins and nothing says its rope_theta.
+    """
+    scaling, parameters = entries.get("rope_scaling"), entries.get("rope_parameters")
+    rope: Json = dict(scaling or parameters or {})
+    if scaling and parameters and rope.get("rope_theta") is None and entries.get("rope_theta") is None:
+        raise CheckpointError(
+            "config.json has rope_scaling without rope_theta, and rope_parameters, whose rope_theta does not hold "
+            "beside it. Put rope_theta into rope_scaling, or the scaling into rope_parameters."
+        )
+    if rope.get("rope_theta") is None:
+        rope["rope_theta"] = entries.get("rope_theta")
+    if entries.get("original_max_position_embeddings") is not None:
+        rope["original_max_position_embeddings"] = entries["original_max_position_embeddings"]
+    return rope
+
+
 def read_rope(rope: Json, theta: float, max_seq_len: int) -> Json:
     """rope_theta and rope_scaling from a dict of rotary parameters in config.json."""
     theta = float(rope.get("rope_theta") or theta)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
+    if kind in ("default", "mrope"):  # mrope: three positions a token, which are equal in a text
         return {"rope_theta": theta}
     if kind == "linear":
         return {"rope_theta": theta, "rope_scaling": RopeScaling(kind="linear", factor=float(rope["factor"]))}
@@ -54,7 +76,7 @@ def read_rope(rope: Json, theta: float, max_seq_len: int) -> Json:
             raise CheckpointError("config.json asks for yarn with truncate: false, which this decoder does not have.")
         scaling = RopeScaling(
             kind="yarn",
-            factor=float(rope["factor"]),
+            factor=float(rope.get("factor") or max_seq_len / original),
             original_max_seq_len=original,
             beta_fast=float(rope.get("beta_fast") or 32),
             beta_slow=float(rope.get("beta_slow") or 1),
@@ -91,15 +113,24 @@ def write_rope(theta: float, scaling: RopeScaling | None) -> Json:
     return rope
 
 
+def older_rope(theta: float, scaling: Json | None) -> Json:
+    """rope_theta and rope_scaling, from which transformers 4 reads what is in rope_parameters too."""
+    if scaling is None or scaling["rope_type"] == "default":
+        return {"rope_theta": theta}
+    return {"rope_theta": theta, "rope_scaling": {name: scaling[name] for name in scaling if name != "rope_theta"}}
+
+
 def rope_section(default_theta: float = 10000.0) -> Section:
-    """transformers 5 stores both in rope_parameters; earlier versions, rope_theta and rope_scaling separately."""
+    """Rotary parameters where transformers 5 and 4 each look for them."""
 
     def read(entries: Json) -> Json:
-        rope: Json = entries.get("rope_parameters") or entries.get("rope_scaling") or {}
-        theta = entries.get("rope_theta") or default_theta
-        return read_rope(rope, theta, entries.get("max_position_embeddings", 2048))
+        return read_rope(rotary_entries(entries), default_theta, entries.get("max_position_embeddings", 2048))
 
-    return Section(read, lambda config: {"rope_parameters": write_rope(config.rope_theta, config.rope_scaling)})
+    def write(config: ModelConfig) -> Json:
+        rope = write_rope(config.rope_theta, config.rope_scaling)
+        return {"rope_parameters": rope} | older_rope(config.rope_theta, rope)
+
+    return Section(read, write)
 
 
 # ---- windows ----

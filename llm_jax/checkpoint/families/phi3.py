@@ -3,7 +3,16 @@
 import math
 
 from llm_jax.checkpoint.families.llama import ALWAYS, KEYS, llama_like
-from llm_jax.checkpoint.families.parts import BLOCK, ENDS, LAYER, PRE_NORMS, WINDOW, read_rope, write_rope
+from llm_jax.checkpoint.families.parts import (
+    BLOCK,
+    ENDS,
+    LAYER,
+    PRE_NORMS,
+    WINDOW,
+    read_rope,
+    rotary_entries,
+    write_rope,
+)
 from llm_jax.checkpoint.family import Json, Key, Section
 from llm_jax.checkpoint.names import Rule, same
 from llm_jax.config import ModelConfig, RopeScaling
@@ -20,22 +29,25 @@ TABLE = (
 
 
 def _read_rope(entries: Json) -> Json:
-    rope: Json = entries.get("rope_parameters") or entries.get("rope_scaling") or {}
+    rope = rotary_entries(entries)
     context = entries.get("max_position_embeddings", 4096)
-    theta = float(rope.get("rope_theta") or entries.get("rope_theta") or 10000.0)
+    theta = float(rope.get("rope_theta") or 10000.0)
     fraction = rope.get("partial_rotary_factor") or entries.get("partial_rotary_factor") or 1.0
     fields = {"rope_theta": theta, "rope_fraction": float(fraction)}
     if rope.get("rope_type", rope.get("type", "default")) in ("longrope", "su", "yarn"):
-        original = entries.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings", 4096)
+        original = rope.get("original_max_position_embeddings", 4096)
         return fields | {"rope_scaling": _read_longrope(rope, original, context)}
     return fields | read_rope(rope, theta, context)
 
 
+def _longrope_magnitude(growth: float, original: int) -> float:
+    return math.sqrt(1 + math.log(growth) / math.log(original)) if growth > 1 else 1.0
+
+
 def _read_longrope(rope: Json, original: int, context: int) -> RopeScaling:
-    growth = rope.get("factor") or context / original
     magnitude = rope.get("attention_factor")
     if magnitude is None:
-        magnitude = math.sqrt(1 + math.log(growth) / math.log(original)) if growth > 1 else 1.0
+        magnitude = _longrope_magnitude(rope.get("factor") or context / original, original)
     if context > original and rope["short_factor"] != rope["long_factor"]:
         raise CheckpointError(
             f"config.json asks for LongRoPE beyond {original} tokens, where every position turns differently once a "
@@ -53,12 +65,15 @@ def _read_longrope(rope: Json, original: int, context: int) -> RopeScaling:
 
 def _write_rope(config: ModelConfig) -> Json:
     rope = write_rope(config.rope_theta, config.rope_scaling) | {"partial_rotary_factor": config.rope_fraction}
+    entries: Json = {"rope_theta": config.rope_theta, "partial_rotary_factor": config.rope_fraction}
     scaling = config.rope_scaling
-    if scaling is None or scaling.kind != "longrope":
-        return {"rope_parameters": rope, "original_max_position_embeddings": config.max_seq_len}
-    factors = list(scaling.factors)
-    rope |= {"short_factor": factors, "long_factor": factors, "attention_factor": scaling.magnitude}
-    return {"rope_parameters": rope, "original_max_position_embeddings": scaling.original_max_seq_len}
+    original = config.max_seq_len if scaling is None else scaling.original_max_seq_len
+    if scaling is not None and scaling.kind == "longrope":
+        factors = {"short_factor": list(scaling.factors), "long_factor": list(scaling.factors)}
+        rope |= factors | {"attention_factor": scaling.magnitude}
+        if scaling.magnitude == _longrope_magnitude(config.max_seq_len / original, original):
+            entries["rope_scaling"] = {"type": "longrope", **factors}  # all that transformers 4 takes
+    return entries | {"rope_parameters": rope, "original_max_position_embeddings": original}
 
 
 PHI3 = llama_like(

@@ -2,6 +2,8 @@
 
 from llm_jax.inference.engine.engine import Engine
 from llm_jax.inference.engine.request import (
+    AllowedTokens,
+    Constraint,
     ContextLengthExceeded,
     FinishReason,
     Request,
@@ -11,6 +13,8 @@ from llm_jax.inference.engine.request import (
 from llm_jax.inference.engine.stats import EngineStats
 
 __all__ = [
+    "AllowedTokens",
+    "Constraint",
     "ContextLengthExceeded",
     "Engine",
     "EngineStats",

@@ -7,23 +7,28 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
+import jax
 from jax.sharding import Mesh
 
-from llm_jax.inference.engine.prefix_cache import BLOCK_SIZE
+from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool
+from llm_jax.inference.engine.memory import array_blocks, check_length, longest_sequence, pool_blocks
 from llm_jax.inference.engine.request import OnEvent, Request
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.stats import EngineStats, compilations
 from llm_jax.inference.engine.step_plan import CHUNKS, DRAFT_TOKENS, MIN_PREFILL, Buckets
 from llm_jax.inference.engine.stepper import Stepper
-from llm_jax.kernels import WeightDtype, has_native_attention
-from llm_jax.model import Model, cast_model, kernel_level
+from llm_jax.kernels import Level, WeightDtype, has_native_attention
+from llm_jax.model import Model, cache_devices, cast_model, kernel_level, layer_windows
+
+MAX_BATCH, MAX_BATCH_WITHOUT_KERNELS = 64, 8  # of XLA on a CPU, whose memory is all taken at once
 
 
 class Engine:
     """Continuous batching of requests over one model.
 
-    Memory is allocated once: `max_batch` slots of `max_len` tokens, and `prefix_tokens` beside them.
+    Keys and values are in blocks of 64 tokens, taken as sequences grow. When there is none left, the sequence that is
+    last in turn is put back into the queue and computed again later: its tokens stay the same.
 
     >>> from llm_jax import checkpoint, demo, inference
     >>> engine = Engine(checkpoint.load_model(demo.PATH).model)
@@ -37,64 +42,90 @@ class Engine:
 
     Args:
         model: its weights are cast and packed once, see `cast_model`.
-        max_batch: batch slots, the most requests that run at a time.
-        max_len: tokens of a request, prompt and generated; the model's max_seq_len unless given.
+        max_batch: batch slots, the most requests that run at a time; 64 unless given, 8 for XLA on a CPU.
+        max_len: tokens of a request, prompt and generated; unless given the model's max_seq_len, or what memory takes.
         dtype: weight dtype.
         kv_dtype: dtype of cached keys and values: float32 with float32 weights, else bfloat16, unless given.
+        kv_memory: the most memory for keys and values, such as 2GB, or 50% of what is free; that unless given. On a CPU
+            with native kernels it is taken as it is used.
         use_cache: False computes the whole sequence anew for each token. Slow: the reference for the cached path, and
             the only way for a model that is not causal (each new token changes the hidden states of earlier ones).
-        prefix_tokens: size of the prefix cache; 0 turns it off.
+        prefix_tokens: tokens that are kept when no request needs them, for prompts that begin alike; 0 keeps none.
         speculate: prompt lookup decoding: verify draft tokens where a request's text repeats. The tokens stay the same.
         mesh: spread weights and caches over these devices (`tensor_parallel_mesh`).
 
     Attributes:
-        prefix_block: tokens per block of the prefix cache. Whole blocks of a prompt are reused, the rest is computed.
+        block_tokens: tokens of a block. Whole blocks of a prompt are reused, the rest is computed.
         min_prefill: prompt tokens that a step computes at least, as long as there are any.
+        kv_tokens: how many tokens there is room for, at the least: layers with a window need less.
 
     Raises:
-        ConfigError: the caches do not fit into free memory, or a dtype is unknown.
+        ConfigError: one request of `max_len` tokens does not fit into kv_memory, or a dtype is unknown.
     """
 
-    prefix_block: ClassVar[int] = BLOCK_SIZE
+    block_tokens: ClassVar[int] = BLOCK_TOKENS
     min_prefill: ClassVar[int] = MIN_PREFILL
 
     def __init__(
         self,
         model: Model,
         *,
-        max_batch: int = 8,
+        max_batch: int | None = None,
         max_len: int | None = None,
         dtype: WeightDtype = "float32",
         kv_dtype: WeightDtype | None = None,
+        kv_memory: int | str | None = None,
         use_cache: bool = True,
         prefix_tokens: int = 0,
         speculate: bool = True,
         mesh: Mesh | None = None,
     ) -> None:
         model, compute_dtype = cast_model(model, dtype, mesh=mesh)
-        self.config = model.config
-        self.max_batch = max_batch
-        self.max_len = min(max_len or model.config.max_seq_len, model.config.max_seq_len)
-        self.use_cache = use_cache and model.config.is_causal
+        self.config = config = model.config
+        self.use_cache = use_cache and config.is_causal
         level = kernel_level(model)
-        buckets = Buckets(
-            max_batch,
-            self.max_len,
-            draft=DRAFT_TOKENS if speculate and self.use_cache else 0,
-            chunks=CHUNKS if self.config.is_causal else (self.max_len,),  # without causality chunks change the result
-            is_ragged=self.config.is_causal and has_native_attention(self.config.head_size, level),
+        is_slow = level == Level.XLA and jax.default_backend() == "cpu"
+        self.max_batch = max_batch or (MAX_BATCH_WITHOUT_KERNELS if is_slow else MAX_BATCH)
+        self.max_len = min(max_len or config.max_seq_len, config.max_seq_len)
+        cache_dtype: WeightDtype = kv_dtype or ("float32" if dtype == "float32" else "bfloat16")
+
+        def buckets() -> Buckets:
+            return Buckets(
+                self.max_batch,
+                self.max_len,
+                draft=DRAFT_TOKENS if speculate and self.use_cache else 0,
+                chunks=CHUNKS if config.is_causal else (self.max_len,),  # without causality chunks change the result
+                is_ragged=config.is_causal and has_native_attention(config.head_size, level),
+            )
+
+        keep = prefix_tokens // BLOCK_TOKENS if self.use_cache else 0
+        blocks = pool_blocks(
+            config,
+            cache_dtype,
+            slots=self.max_batch,
+            max_len=self.max_len,
+            chunk=buckets().max_chunk,
+            keep=keep,
+            kv_memory=kv_memory,
+            devices=cache_devices(config, mesh),
         )
+        length = longest_sequence(config, blocks, self.max_len)
+        check_length(length, self.max_len if max_len else 1, config, cache_dtype)
+        self.max_len = length
+        self.kv_tokens = BLOCK_TOKENS * max(blocks)
+        pool = BlockPool(blocks, layer_windows(config), slots=self.max_batch, max_len=length, keep=keep)
         self._runner = Runner(
             model,
-            buckets,
+            buckets(),
+            blocks=[array_blocks(count, level) for count in blocks],
+            tables=pool.tables,
             dtype=compute_dtype,
             level=level,
-            cache_dtype=kv_dtype or ("float32" if dtype == "float32" else "bfloat16"),
-            prefix_blocks=prefix_tokens // BLOCK_SIZE if self.use_cache else 0,
+            cache_dtype=cache_dtype,
             mesh=mesh,
         )
-        self._scheduler = Scheduler(max_batch)
-        self._stepper = Stepper(self._scheduler, self._runner, buckets, use_cache=self.use_cache)
+        self._scheduler = Scheduler(pool, self.max_batch)
+        self._stepper = Stepper(self._scheduler, self._runner, buckets(), use_cache=self.use_cache)
         self._thread: threading.Thread | None = None
         self._closing = False
         compilations()  # starts the count
@@ -102,7 +133,7 @@ class Engine:
     def submit(self, request: Request, on_event: OnEvent, on_admit: Callable[[int], None] = lambda _: None) -> int:
         """Queues a request and returns its request id. Thread-safe.
 
-        `on_admit` is called when the request gets a slot, with the number of prompt tokens that the prefix cache had;
+        `on_admit` is called when the request gets a slot, with the number of prompt tokens that were in the cache;
         `on_event` receives each token, or the exception that ended the request. Both are called in the thread that
         steps.
 
@@ -117,7 +148,7 @@ class Engine:
         request.check(self.config.vocab_size, self.max_len)
 
     def cancel(self, request_id: int) -> None:
-        """Ends a request and frees its slot; it gets no further events. Thread-safe."""
+        """Ends a request; it gets no further events. Thread-safe."""
         self._scheduler.cancel(request_id)
 
     def step(self) -> bool:
@@ -131,7 +162,8 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops the background thread after its current step; running requests get no further events."""
+        """Stops the background threads after their current step; running requests get no further events."""
+        self._runner.close()
         with self._scheduler.changed:
             self._closing = True
             self._scheduler.changed.notify_all()
@@ -139,21 +171,26 @@ class Engine:
             self._thread.join()
             self._thread = None
 
-    def warmup(self) -> None:
-        """Compiles every program that a request can need, and measures its time. Call it before the first request."""
-        self._stepper.warmup()
+    def warmup(self, *, complete: bool = True) -> None:
+        """Makes every program that a request can need, so that none waits for one. Call it before the first request.
+
+        Args:
+            complete: False returns as soon as any request can be served. The other programs, with which it is faster,
+                follow in a thread; the output is the same.
+        """
+        self._runner.prepare(complete=complete)
 
     @property
     def stats(self) -> EngineStats:
-        running, prefix_cache, stepper = self._scheduler.running, self._runner.prefix_cache, self._stepper
+        scheduler, stepper = self._scheduler, self._stepper
         return EngineStats(
-            running=len(running),
-            waiting=len(self._scheduler.waiting),
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
             slots=self.max_batch,
-            kv_tokens=sum(sequence.cached for sequence in running),
-            kv_capacity=self.max_batch * self.max_len,
-            prefix_blocks=prefix_cache.stored,
-            prefix_free=len(prefix_cache.free),
+            blocks=scheduler.pool.count,
+            held_blocks=scheduler.pool.held,
+            kept_blocks=scheduler.pool.kept,
+            preemptions=scheduler.preemptions,
             prefix_queries=stepper.prefix_queries,
             prefix_hits=stepper.prefix_hits,
             drafted=stepper.drafted,

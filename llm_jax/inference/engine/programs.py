@@ -6,7 +6,6 @@ thus updated in place. Shapes are static (`Buckets`).
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import LAST_TOKEN
 from llm_jax.model import KVCache, Params, forward_hidden, merge
 from llm_jax.parallel import replicate
+from llm_jax.programs import program
 
 _Carry = tuple[SamplingState, Array, Array]  # from one position to the next: state, which slots go on, counts
 
@@ -39,19 +39,13 @@ class StepResult:
     count_B: Array
 
 
-@partial(jax.jit, donate_argnames="state")
+@program(donate=["state"])
 def assign_slot(state: SamplingState, slot: Array, request: SamplingState) -> SamplingState:
     """Sets one slot to the state of a new request (a batch of one)."""
     return jax.tree.map(lambda x, new: x.at[slot].set(new[0]), state, request)
 
 
-@partial(jax.jit, donate_argnames=("cache", "state"))
-def move_slot(cache: KVCache, state: SamplingState, source: Array, target: Array) -> tuple[KVCache, SamplingState]:
-    """Copies everything of one slot over another, to compact the batch."""
-    return cache.move_slot(source, target), jax.tree.map(lambda x: x.at[target].set(x[source]), state)
-
-
-@partial(jax.jit, static_argnames=("config", "dtype", "context", "mesh"), donate_argnames="cache")
+@program(static=["config", "dtype", "mesh"], donate=["cache"])
 def forward_chunks(
     config: ModelConfig,
     params: Params,
@@ -60,33 +54,30 @@ def forward_chunks(
     inputs: ModelInputs,
     *,
     dtype: jnp.dtype,
-    context: int,
     mesh: Mesh | None = None,
 ) -> tuple[KVCache, Array]:
     """Runs the model, without its head, over chunks of prompts, last sampled tokens and draft tokens.
 
-    Padding and rejected draft tokens leave keys and values behind a slot's cached length, where its next tokens
-    overwrite them before anything attends to them.
+    Rejected draft tokens leave keys and values behind a sequence's cached length, where its next tokens overwrite them
+    before anything attends to them.
 
     Args:
         last_token_B: int32, the token that each slot sampled last.
-        context: static, at least each sequence's length afterwards.
 
     Returns:
         The cache, and hidden states [P, R, D] of the positions to sample.
     """
     layout = inputs.layout
     token_BT = inputs.token_BT
-    token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_B[layout.sequences(token_BT.shape)], token_BT)
-    hidden_BTD, cache_after = forward_hidden(
-        config, params, token_BT, cache=cache, layout=layout, context=context, dtype=dtype
-    )
+    last_token_BT = last_token_B[inputs.slot_R][layout.sequences(token_BT.shape)]
+    token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_BT, token_BT)
+    hidden_BTD, cache_after = forward_hidden(config, params, token_BT, cache=cache, layout=layout, dtype=dtype)
     assert cache_after is not None
     hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[inputs.sampled_PR]
     return cache_after, replicate(hidden_PRD, mesh)
 
 
-@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
+@program(static=["config", "mesh"], donate=["state"])
 def sample_tokens(
     config: ModelConfig,
     params: Params,
@@ -98,26 +89,23 @@ def sample_tokens(
 ) -> tuple[SamplingState, StepResult]:
     """Samples the tokens that follow: the model's head and the sampler.
 
-    At every position the token is sampled exactly as plain decoding would sample it: with the slot's own noise for that
-    position. A draft token is accepted when it equals the sampled one, and then the position behind it counts too. So
-    speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192, with
-    the noise fixed instead of a rejection step).
+    At every position the token is sampled exactly as plain decoding would sample it: with the row's own random numbers
+    for that position. A draft token is accepted when it equals the sampled one, and then the position behind it counts
+    too. So speculation changes how many tokens a step yields, and never which (speculative decoding, arXiv:2211.17192,
+    with the random numbers fixed instead of a rejection step).
 
     Args:
         params: those of the head suffice.
         hidden_PRD: from `forward_chunks`; the first B of its R sequences are sampled.
     """
-    first_slot, B = inputs.first_slot, len(inputs.active_B)
+    B = len(inputs.slot_B)
     logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
-
-    def of_pass(x: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(x, first_slot, B)
 
     def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, SampledTokens]:
         state, active_B, count_B = carry
         logits_BV, draft_B, is_drafted_B = position
-        sampled = sample(logits_BV, jax.tree.map(of_pass, state), active_B, inputs.allowed_BV, inputs.is_masked)
-        state = state.with_tokens(first_slot + jnp.arange(B), sampled.token_B, active_B)
+        sampled = sample(logits_BV, state, inputs.slot_B, active_B, inputs.allowed_BW, inputs.is_masked)
+        state = state.with_tokens(inputs.slot_B, sampled.token_B, active_B)
         count_B += active_B
         active_B &= is_drafted_B & (sampled.token_B == draft_B)
         return (state, active_B, count_B), sampled

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -85,21 +85,63 @@ class SamplingParams:
             raise RequestError(f"{name} is {value}; it must be {allowed}.", name)
 
 
+class Constraint(Protocol):
+    """Which tokens of one request may come next."""
+
+    def mask(self, generated: Sequence[int]) -> np.ndarray | None:
+        """The allowed tokens, at least one: uint32 words, bit i of word j for token 32 j + i. None allows all.
+
+        The engine calls it before each token, with all tokens generated so far; from any thread, but one call at a
+        time. It may ask twice for the same tokens, and begin again with fewer. An exception ends the request, whose
+        last event it becomes.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AllowedTokens:
+    """A constraint that is a function of the ids generated so far.
+
+    >>> AllowedTokens(lambda generated: np.arange(40) == 33).mask([])
+    array([0, 2], dtype=uint32)
+
+    Attributes:
+        function: returns the allowed tokens as bool [V], or None for all.
+    """
+
+    function: Callable[[Sequence[int]], np.ndarray | None]
+
+    def mask(self, generated: Sequence[int]) -> np.ndarray | None:
+        allowed_V = self.function(generated)
+        if allowed_V is None:
+            return None
+        packed = np.packbits(allowed_V, bitorder="little")
+        return np.pad(packed, (0, -len(packed) % 4)).view("<u4")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A prompt to continue, and how.
 
     Attributes:
         prompt_ids: at least one.
-        mask: a grammar. Called with the ids generated so far before each token is sampled; returns the allowed tokens
-            as bool [V], or None for all.
-        salt: the prefix cache is shared between requests of the same salt only (one per tenant).
+        constraint: which tokens may come next, a grammar for example.
+        salt: kept prompt beginnings are shared between requests of the same salt only.
+        tenant: on whose behalf; requests of different tenants get equal shares of the engine.
+        priority: less is earlier, see `scheduler`; 0 unless given.
     """
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
-    mask: Callable[[Sequence[int]], np.ndarray | None] | None = None
+    constraint: Constraint | None = None
     salt: str = ""
+    tenant: str = ""
+    priority: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that prompt and completion can have together."""
+        return len(self.prompt_ids) + self.sampling.max_new_tokens
 
     def check(self, vocab_size: int, max_len: int) -> None:
         """Decides whether a model of this vocabulary and context can run the request.

@@ -1,36 +1,50 @@
 """From logits to tokens, for a whole batch: pure functions.
 
-Every setting is a traced vector with one entry per slot, so that requests with different settings share one compiled
-program. A slot's noise depends on its own seed and on how many tokens it has generated, on nothing else.
+Every setting is a traced vector with one entry per row, so that requests with different settings share one compiled
+program. A row's random numbers depend on its own seed and on how many tokens it has generated, on nothing else.
+
+A token is drawn down a tree: the weights of 32 tokens each are added up, then 32 such sums each, and so on; from the
+top down, one of 32 children is drawn at a time. So the logits are read once or twice and few random numbers are needed:
+noise for 50,000 tokens, sorting them or adding them up one by one takes milliseconds.
+
+top-p and min-p keep the most likely tokens, and where those end need not be found: a token is drawn among all; if it
+is not one of them, the next is drawn among the more likely ones, and so on. That is exact: what is drawn among always
+contains all that remain, each with its own weight.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.random import threefry_2x32
 
 from llm_jax.inference.engine.request import MAX_LOGPROBS
 from llm_jax.inference.engine.sampling_state import SamplingState
 
-_CANDIDATES = 256  # best logits that filters look at first: a top-k of 256 is fast, and few settings leave more tokens
+_T = TypeVar("_T")
+_CANDIDATES = 64  # a top-k of at most so many is found among so many groups of logits, a larger one by counting
 _WINDOW = 256  # logits of an argmax window: about the square root of a vocabulary, so that both searches are short
+_GROUP = 32  # children of a node in the tree that tokens are drawn from; tokens of a word of a packed mask
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SampledTokens:
-    """One sampled token per slot.
+    """One sampled token per row.
 
     Attributes:
         token_B: int32.
+        is_finite_B: bool; False where a logit that counts is infinite or not a number, or none is left to sample.
+            Then the token is arbitrary.
         logprob_B: float32, of the model's own distribution (before penalties and temperature).
         top_BA, top_logprob_BA: the A = 20 most likely tokens and their log-probabilities.
-            All log-probabilities are zeros unless an active slot asks for them.
+            All log-probabilities are zeros unless an active row asks for them.
     """
 
     token_B: Array
+    is_finite_B: Array
     logprob_B: Array
     top_BA: Array
     top_logprob_BA: Array
@@ -39,41 +53,51 @@ class SampledTokens:
 def sample(
     logits_BV: Array,
     state: SamplingState,
+    slot_B: Array,
     active_B: Array,
-    allowed_BV: Array,
+    allowed_BW: Array,
     is_masked: Array,
     *,
     candidates: int = _CANDIDATES,
 ) -> SampledTokens:
-    """Samples one token per slot; those of inactive slots are arbitrary.
+    """Samples one token per row; those of inactive rows are arbitrary.
 
-    What no active slot asks for is not computed: an all-greedy batch computes no filter and no noise.
+    What no active row asks for is not computed: an all-greedy batch computes nothing but its argmax.
 
     Args:
         logits_BV: float32.
+        slot_B: int32, the slot of each row in `state`.
         active_B: bool.
-        allowed_BV: bool, the tokens that may be sampled (grammar masks).
+        allowed_BW: uint32, the tokens that may be sampled: bit i of word j is token 32 j + i.
         is_masked: bool, False if these are all.
-        candidates: how many of a slot's best tokens the filters look at before they look at all.
     """
-    random_B = active_B & (state.temperature_B > 0)
-    is_adjusted = is_masked | jnp.any(active_B & state.adjusts_B)
+    rows = state.at(slot_B)
+    random_B = active_B & (rows.temperature_B > 0)
+    is_adjusted = is_masked | jnp.any(active_B & rows.adjusts_B)
 
-    def adjusted() -> Array:
-        return jnp.where(allowed_BV, _adjust(logits_BV, state), -jnp.inf)
+    def of_adjusted(function: Callable[[Array], _T]) -> _T:
+        def adjusted() -> _T:
+            # What is gathered in here costs nothing where nothing is adjusted.
+            adjusted_BV = _adjust(logits_BV, state.at(slot_B))
+            return function(jnp.where(unpack(allowed_BW, logits_BV.shape[1]), adjusted_BV, -jnp.inf))
 
-    def choose() -> Array:
-        adjusted_BV = jax.lax.cond(is_adjusted, adjusted, lambda: logits_BV)
-        greedy_B = first_argmax(adjusted_BV)
-        return jax.lax.cond(
-            random_B.any(),
-            lambda: jnp.where(random_B, _draw(adjusted_BV, state, random_B, candidates), greedy_B),
-            lambda: greedy_B,
-        )
+        return jax.lax.cond(is_adjusted, adjusted, lambda: function(logits_BV))
 
-    token_B = jax.lax.cond(is_adjusted | random_B.any(), choose, lambda: first_argmax(logits_BV))
-    wants_logprobs = jnp.any(active_B & state.wants_logprobs_B)
-    return jax.lax.cond(wants_logprobs, _with_logprobs, _without_logprobs, logits_BV, token_B)
+    def draw() -> tuple[Array, Array]:
+        greedy_B, best_B, weight_BV = of_adjusted(lambda logits_BV: _weigh(logits_BV, rows))
+        drawn_B = _draw(weight_BV, rows, random_B & jnp.isfinite(best_B), candidates)
+        return jnp.where(random_B, drawn_B, greedy_B), best_B
+
+    token_B, best_B = jax.lax.cond(random_B.any(), draw, lambda: of_adjusted(first_argmax))
+    wants_logprobs = jnp.any(active_B & rows.wants_logprobs_B)
+    logprobs = jax.lax.cond(wants_logprobs, _logprobs, _no_logprobs, logits_BV, token_B)
+    return SampledTokens(token_B, jnp.isfinite(best_B), *logprobs)
+
+
+def unpack(allowed_BW: Array, V: int) -> Array:
+    """bool [B, V] of packed masks."""
+    bit_BWI = (allowed_BW[:, :, None] >> jnp.arange(_GROUP, dtype=jnp.uint32)) & 1
+    return bit_BWI.reshape(len(allowed_BW), -1)[:, :V] == 1
 
 
 def _adjust(logits_BV: Array, state: SamplingState) -> Array:
@@ -86,140 +110,199 @@ def _adjust(logits_BV: Array, state: SamplingState) -> Array:
     return logits_BV + state.bias_BV
 
 
-def _draw(logits_BV: Array, state: SamplingState, random_B: Array, candidates: int) -> Array:
-    """One token per slot from what top-k, top-p and min-p leave of softmax(logits / temperature).
+def _weigh(logits_BV: Array, rows: SamplingState) -> tuple[Array, Array, Array]:
+    """The most likely tokens, their logits, and the weights that the temperature gives to all: theirs are 1."""
+    greedy_B, best_B = first_argmax(logits_BV)
+    temperature_B = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
+    return greedy_B, best_B, jnp.exp((logits_BV - best_B[:, None]) / temperature_B[:, None])
 
-    By the Gumbel-max trick (arXiv:1611.01144, section 2). Sorting 50,000 logits or making noise for all of them takes
-    milliseconds, so it is done for the best few alone where a slot's filters leave no others. Which of the two searches
-    gives a slot's token depends on that slot alone: they round differently.
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Before:
+    """The tokens of each row that come before one in the order of likelihood: largest weight first, equal ones by id.
+
+    Attributes:
+        weight_B: float32. id_B: int32.
+    """
+
+    weight_B: Array
+    id_B: Array
+
+    def only(self, weight_BC: Array, id_BC: Array) -> Array:
+        """The weights, 0 where the token is none of these."""
+        weight_B1, id_B1 = self.weight_B[:, None], self.id_B[:, None]
+        is_before_BC = (weight_BC > weight_B1) | ((weight_BC == weight_B1) & (id_BC < id_B1))
+        return jnp.where(is_before_BC, weight_BC, 0)
+
+
+def _draw(weight_BV: Array, rows: SamplingState, random_B: Array, candidates: int) -> Array:
+    """One token per row from what top-k, top-p and min-p leave of these weights.
 
     Args:
-        random_B: bool, the slots that need one.
+        random_B: bool, the rows that need a token; their largest weight is 1.
     """
-    temperature_B = jnp.where(state.temperature_B > 0, state.temperature_B, 1.0)
-    logits_BV = logits_BV / temperature_B[:, None] + 0.0  # so that zeros of both signs are equal
-    is_filtered_B = (state.top_k_B < logits_BV.shape[1]) | (state.top_p_B < 1) | (state.min_p_B > 0)
-    token_B, is_drawn_B = jax.lax.cond(
-        jnp.any(random_B & is_filtered_B),
-        lambda: _draw_among_best(logits_BV, state, candidates),
-        lambda: (jnp.zeros_like(state.generated_B), jnp.zeros_like(random_B)),
-    )
-    is_drawn_B &= is_filtered_B
-    left_B = random_B & ~is_drawn_B
-    return jax.lax.cond(
-        left_B.any(),
-        lambda: jnp.where(is_drawn_B, token_B, _draw_among_all(logits_BV, state, left_B)),
-        lambda: token_B,
-    )
+    V = weight_BV.shape[1]
+    id_BV = jnp.arange(V, dtype=jnp.int32)[None]
+    is_filtered_B = (rows.top_p_B < 1) | (rows.min_p_B > 0)
+    wants_k_B = random_B & (rows.top_k_B < V)
+
+    def top_k() -> tuple[_Before, list[Array]]:
+        among = top_k_end(weight_BV, jnp.where(wants_k_B, rows.top_k_B, V), candidates)
+        return among, _tree(among.only(weight_BV, id_BV))
+
+    def everything() -> tuple[_Before, list[Array]]:
+        return _Before(jnp.full_like(rows.top_p_B, -1), jnp.zeros_like(rows.top_k_B)), _tree(weight_BV)
+
+    among, levels = jax.lax.cond(wants_k_B.any(), top_k, everything)
+    total_B = levels[-1].sum(-1)
+
+    def is_any_left(carry: _Attempt) -> Array:
+        return carry[1].any()
+
+    def attempt(carry: _Attempt) -> _Attempt:
+        number, left_B, token_B, among, levels = carry
+        drawn = _descend(weight_BV, among, levels, _exponentials(rows, number, 1 + len(levels)))
+        token_B = jnp.where(left_B, drawn.id_B, token_B)
+        left_B &= is_filtered_B
+        levels = jax.lax.cond(left_B.any(), lambda: _tree(drawn.only(weight_BV, id_BV)), lambda: levels)
+        is_in_top_p_B = (rows.top_p_B >= 1) | (levels[-1].sum(-1) < rows.top_p_B * total_B)
+        left_B &= ~(is_in_top_p_B & (drawn.weight_B >= rows.min_p_B))
+        return number + 1, left_B, token_B, drawn, levels
+
+    first = (jnp.uint32(0), random_B, jnp.zeros_like(rows.top_k_B), among, levels)
+    return jax.lax.while_loop(is_any_left, attempt, first)[2]
 
 
-def _draw_among_best(logits_BV: Array, state: SamplingState, candidates: int) -> tuple[Array, Array]:
-    """Tokens, and for which slots they are valid: those whose filters leave none but the best few."""
-    V = logits_BV.shape[1]
-    best_BC, id_BC = jax.lax.top_k(logits_BV, min(candidates, V))  # equal ones by id
-    C = best_BC.shape[1]
-    first_B1 = best_BC.max(-1, keepdims=True)  # best_BC[:, :1] would make XLA sort all logits
-    top_k_B1, top_p_B1 = state.top_k_B[:, None], state.top_p_B[:, None]
-    keep_BC = jnp.arange(C) < top_k_B1
-    weight_BC = jnp.where(keep_BC, jnp.exp(best_BC - first_B1), 0)
-    total_B1 = jnp.where(
-        top_k_B1 <= C, weight_BC.sum(-1, keepdims=True), jnp.exp(logits_BV - first_B1).sum(-1, keepdims=True)
-    )
-    before_BC = jnp.pad(jnp.cumsum(weight_BC, axis=1), ((0, 0), (1, 0)))[:, :-1]
-    keep_BC &= (before_BC < top_p_B1 * total_B1) | (top_p_B1 >= 1)
-    keep_BC &= best_BC >= first_B1 + jnp.log(state.min_p_B)[:, None]  # log 0 = -inf: off
-    noisy_BC = jnp.where(keep_BC, best_BC + _noise(state, id_BC), -jnp.inf)
-    token_B = jnp.where(noisy_BC == noisy_BC.max(-1, keepdims=True), id_BC, V - 1).min(-1)
-    return token_B, (state.top_k_B <= C) | ((state.top_k_B == V) & ~keep_BC.all(-1))
+_Attempt = tuple[Array, Array, Array, _Before, list[Array]]  # number, rows that need one, tokens, the weights left
 
 
-def _draw_among_all(logits_BV: Array, state: SamplingState, left_B: Array) -> Array:
-    """Tokens of the slots `left_B`, whatever their filters."""
-    V = logits_BV.shape[1]
+def _tree(x_BV: Array) -> list[Array]:
+    """Sums of 32 values each, then 32 such sums each, until there are at most 32.
 
-    def filtered(weight_BV: Array, target_B: Array, is_on_B: Array) -> Array:
-        keep_BV = most_likely(logits_BV, weight_BV, jnp.where(is_on_B, target_B, 0.0))
-        return jnp.where(keep_BV | ~is_on_B[:, None], logits_BV, -jnp.inf)
-
-    wants_k_B, wants_p_B = left_B & (state.top_k_B < V), left_B & (state.top_p_B < 1)
-    logits_BV = jax.lax.cond(
-        wants_k_B.any(),
-        lambda: filtered(jnp.ones_like(logits_BV), state.top_k_B.astype(jnp.float32), wants_k_B),
-        lambda: logits_BV,
-    )
-    logits_BV = jax.lax.cond(
-        wants_p_B.any(),
-        lambda: filtered(jax.nn.softmax(logits_BV, axis=-1), state.top_p_B, wants_p_B),
-        lambda: logits_BV,
-    )
-    floor_B1 = logits_BV.max(-1, keepdims=True) + jnp.log(state.min_p_B)[:, None]  # log 0 = -inf: off
-    noise_BV = _noise(state, jnp.broadcast_to(jnp.arange(V, dtype=jnp.int32), logits_BV.shape))
-    return first_argmax(jnp.where(logits_BV >= floor_B1, logits_BV + noise_BV, -jnp.inf))
-
-
-def most_likely(logits_BV: Array, weight_BV: Array, target_B: Array) -> Array:
-    """The smallest set of most likely tokens, best logit first and equal logits by id, whose weights reach the target.
-
-    With weights of one and target k this is top-k; with probabilities and p, top-p. The end of the set is found bit
-    by bit: first its least logit (32 passes over the bits of an order-preserving integer), then the last id among
-    those that equal it.
-
-    Returns:
-        bool [B, V].
+    Node n of N has the children n, n + N, n + 2 N, …: so XLA adds whole slices, three times as fast as neighbours.
     """
-    order_BV = _ordered_bits(logits_BV)
-
-    def reaches_target(keep_BV: Array) -> Array:
-        return jnp.where(keep_BV, weight_BV, 0).sum(-1) >= target_B
-
-    def value_bit(i: Array, least_B: Array) -> Array:
-        trial_B = least_B | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-        return jnp.where(reaches_target(order_BV >= trial_B[:, None]), trial_B, least_B)
-
-    least_B = jax.lax.fori_loop(0, 32, value_bit, jnp.zeros(logits_BV.shape[0], jnp.uint32))
-    above_BV, equal_BV = order_BV > least_B[:, None], order_BV == least_B[:, None]
-
-    V = logits_BV.shape[1]
-    id_V = jnp.arange(V, dtype=jnp.int32)
-    bits = V.bit_length()
-
-    def id_bit(i: Array, below_B: Array) -> Array:
-        # The largest bound such that the ids below it do not suffice; the id at the bound is then the last one.
-        trial_B = below_B | (jnp.int32(1) << (bits - 1 - i))
-        return jnp.where(reaches_target(above_BV | (equal_BV & (id_V < trial_B[:, None]))), below_B, trial_B)
-
-    last_B = jax.lax.fori_loop(0, bits, id_bit, jnp.zeros(logits_BV.shape[0], jnp.int32))
-    return above_BV | (equal_BV & (id_V <= last_B[:, None]))
+    levels = [x_BV]
+    while len(levels) == 1 or levels[-1].shape[1] > _GROUP:
+        below_BC = levels[-1]
+        N = -(-below_BC.shape[1] // _GROUP)
+        slices = [below_BC[:, start : start + N] for start in range(0, below_BC.shape[1], N)]
+        slices[-1] = jnp.pad(slices[-1], ((0, 0), (0, N - slices[-1].shape[1])))
+        levels.append(sum(slices[1:], start=slices[0]))
+    return levels[1:]
 
 
-def _noise(state: SamplingState, id_BC: Array) -> Array:
-    """Gumbel noise for these tokens: a hash of the slot's seed, its number of generated tokens, and the token's id."""
+def _descend(weight_BV: Array, among: _Before, levels: list[Array], noise_NBI: Array) -> _Before:
+    """Draws a token; `levels` is the tree of the weights that it is drawn among."""
+    node_B = jnp.zeros_like(among.id_B)
+    nodes = 1
+    for level_BN, noise_BI in zip(reversed(levels), noise_NBI[1:], strict=True):
+        id_BI, sum_BI = _children(level_BN, node_B, nodes)
+        node_B, nodes = _take(id_BI, _race(sum_BI, noise_BI)), level_BN.shape[1]
+    id_BI, weight_BI = _children(weight_BV, node_B, nodes)
+    index_B = _race(among.only(weight_BI, id_BI), noise_NBI[0])
+    return _Before(_take(weight_BI, index_B), _take(id_BI, index_B))
 
-    def bits(seed_2: Array, generated: Array, id_C: Array) -> Array:
+
+def _children(x_BC: Array, node_B: Array, nodes: int) -> tuple[Array, Array]:
+    """Indices and values of each node's 32 children; 0 behind the last."""
+    index_BI = node_B[:, None] + nodes * jnp.arange(_GROUP, dtype=jnp.int32)
+    return index_BI, jnp.take_along_axis(x_BC, index_BI, 1, mode="fill", fill_value=0)
+
+
+def _take(x_BI: Array, index_B: Array) -> Array:
+    return jnp.take_along_axis(x_BI, index_B[:, None], 1)[:, 0]
+
+
+def _race(weight_BI: Array, noise_BI: Array) -> Array:
+    """An index, each with probability weight / sum of weights; none of weight 0 where another has more.
+
+    The least of independent exponential variables of rates w is the i-th with probability w_i / sum of w.
+    """
+    speed_BI = weight_BI / noise_BI
+    return _first_true(speed_BI == speed_BI.max(-1, keepdims=True))
+
+
+def _exponentials(rows: SamplingState, attempt: Array, levels: int) -> Array:
+    """Exponential variables [levels, B, 32]: a hash of a row's seed, its number of generated tokens and the attempt.
+
+    They are as fine as 32 bits allow where they are small, which is where rare tokens are drawn. None is 0 or infinite.
+    """
+
+    def bits(seed_2: Array, generated: Array) -> Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(seed_2, impl="threefry2x32"), generated)
-        counts = jnp.concatenate([jnp.zeros_like(id_C), id_C]).astype(jnp.uint32)
-        high_C, low_C = jnp.split(threefry_2x32(jax.random.key_data(key), counts), 2)
-        return high_C ^ low_C
+        return jax.random.bits(jax.random.fold_in(key, attempt), (levels, _GROUP), jnp.uint32)
 
-    bits_BC = jax.vmap(bits)(state.seed_B2, state.generated_B, id_BC)
-    one_to_two_BC = jax.lax.bitcast_convert_type(bits_BC >> 9 | jnp.uint32(0x3F800000), jnp.float32)
-    return -jnp.log(-jnp.log(jnp.maximum(one_to_two_BC - 1, jnp.finfo(jnp.float32).tiny)))
+    bits_NBI = jax.vmap(bits, out_axes=1)(rows.seed_B2, rows.generated_B)
+    uniform_NBI = (bits_NBI.astype(jnp.float32) + 0.5) * 2.0**-32
+    return -jnp.log1p(-jnp.minimum(uniform_NBI, 1 - 2.0**-24))
 
 
-def first_argmax(x_BV: Array, *, window: int = _WINDOW) -> Array:
-    """The least id of the largest value, found in the first window that contains it.
+def top_k_end(weight_BV: Array, k_B: Array, candidates: int = _CANDIDATES) -> _Before:
+    """The k most likely tokens; all where k is V."""
+    V = weight_BV.shape[1]
+    few = _top_k_among_groups(weight_BV, k_B, candidates)
+    is_many_B = (k_B > candidates) & (k_B < V)
+    many = jax.lax.cond(is_many_B.any(), lambda: _top_k_by_counting(weight_BV, k_B), lambda: few)
+    found = jax.tree.map(lambda x, y: jnp.where(is_many_B, x, y), many, few)
+    return _Before(jnp.where(k_B < V, found.weight_B, -1), found.id_B)
 
-    XLA's CPU backend reads x once for this. Its argmax is ten times slower, a max and a masked min over the whole of x
-    four times.
+
+def _top_k_among_groups(weight_BV: Array, k_B: Array, candidates: int) -> _Before:
+    """The k most likely tokens, where k is at most `candidates`.
+
+    They are in the k groups of 32 whose best tokens are the most likely: a token elsewhere has those k before it.
+    """
+    B, V = weight_BV.shape
+    weight_BGI = jnp.pad(weight_BV, ((0, 0), (0, -V % _GROUP))).reshape(B, -1, _GROUP)
+    best_BG = weight_BGI.max(-1)
+    group_BG = jax.lax.top_k(best_BG, min(candidates, best_BG.shape[1]))[1]  # equal ones by id
+    group_BG1 = jnp.sort(group_BG, axis=1)[:, :, None]  # so that equal tokens are found by id
+    id_BC = (group_BG1 * _GROUP + jnp.arange(_GROUP, dtype=jnp.int32)).reshape(B, -1)
+    weight_BC = jnp.take_along_axis(weight_BGI, group_BG1, 1).reshape(B, -1)
+    best_BC, index_BC = jax.lax.top_k(weight_BC, min(candidates, weight_BC.shape[1]))
+    last_B = jnp.minimum(k_B, best_BC.shape[1]) - 1
+    return _Before(_take(best_BC, last_B), _take(id_BC, _take(index_BC, last_B)) + 1)
+
+
+def _top_k_by_counting(weight_BV: Array, k_B: Array) -> _Before:
+    """The k most likely tokens, for any k: first their least weight, bit by bit, then the last id of that weight."""
+    B, V = weight_BV.shape
+    order_BV = jax.lax.bitcast_convert_type(weight_BV, jnp.int32)  # of floats that are not negative, the same order
+    id_V = jnp.arange(V, dtype=jnp.int32)
+
+    def least_bit(i: Array, least_B: Array) -> Array:
+        trial_B = least_B | (1 << (30 - i))
+        return jnp.where((order_BV >= trial_B[:, None]).sum(-1) >= k_B, trial_B, least_B)
+
+    least_B = jax.lax.fori_loop(0, 31, least_bit, jnp.zeros(B, jnp.int32))
+    is_equal_BV = order_BV == least_B[:, None]
+    equal_B = k_B - (order_BV > least_B[:, None]).sum(-1)  # how many of that weight are among the k
+
+    def last_bit(i: Array, last_B: Array) -> Array:
+        # The largest id with fewer than so many before it is the last one's.
+        trial_B = last_B | (1 << (V.bit_length() - 1 - i))
+        return jnp.where((is_equal_BV & (id_V < trial_B[:, None])).sum(-1) < equal_B, trial_B, last_B)
+
+    last_B = jax.lax.fori_loop(0, V.bit_length(), last_bit, jnp.zeros(B, jnp.int32))
+    return _Before(jax.lax.bitcast_convert_type(least_B, jnp.float32), last_B + 1)
+
+
+def first_argmax(x_BV: Array, *, window: int = _WINDOW) -> tuple[Array, Array]:
+    """The least id of the largest value, found in the first window that contains it, and that value.
+
+    Where x holds a NaN the value is infinite and the id arbitrary: XLA's max passes over NaN. XLA's CPU backend reads x
+    once for this. Its argmax is ten times slower, a max and a masked min over the whole of x four times.
     """
     V = x_BV.shape[1]
     window = min(window, V)
     padding = ((0, 0), (0, -V % window))
+    x_BV = jnp.where(jnp.isnan(x_BV), jnp.inf, x_BV)
     best_BW = jax.lax.reduce_window(x_BV, -jnp.inf, jax.lax.max, (1, window), (1, window), padding)
     best_B1 = best_BW.max(-1, keepdims=True)
     start_B1 = jnp.minimum(_first_true(best_BW == best_B1)[:, None] * window, V - window)
     in_window_BV = jnp.take_along_axis(x_BV, start_B1 + jnp.arange(window, dtype=jnp.int32), 1)
-    return start_B1[:, 0] + _first_true(in_window_BV == best_B1)
+    return start_B1[:, 0] + _first_true(in_window_BV == best_B1), best_B1[:, 0]
 
 
 def _first_true(is_true_BW: Array) -> Array:
@@ -228,18 +311,12 @@ def _first_true(is_true_BW: Array) -> Array:
     return jnp.where(is_true_BW, jnp.arange(W, dtype=jnp.int32), W - 1).min(-1)
 
 
-def _ordered_bits(x: Array) -> Array:
-    """float32 -> uint32 with the same order."""
-    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)  # + 0.0 makes -0.0 equal 0.0
-    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(0x80000000))
-
-
-def _with_logprobs(logits_BV: Array, token_B: Array) -> SampledTokens:
+def _logprobs(logits_BV: Array, token_B: Array) -> tuple[Array, Array, Array]:
     logprob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
     top_logprob_BA, top_BA = jax.lax.top_k(logprob_BV, min(MAX_LOGPROBS, logits_BV.shape[1]))
-    return SampledTokens(token_B, jnp.take_along_axis(logprob_BV, token_B[:, None], -1)[:, 0], top_BA, top_logprob_BA)
+    return jnp.take_along_axis(logprob_BV, token_B[:, None], -1)[:, 0], top_BA, top_logprob_BA
 
 
-def _without_logprobs(logits_BV: Array, token_B: Array) -> SampledTokens:
+def _no_logprobs(logits_BV: Array, token_B: Array) -> tuple[Array, Array, Array]:
     B, A = logits_BV.shape[0], min(MAX_LOGPROBS, logits_BV.shape[1])
-    return SampledTokens(token_B, jnp.zeros(B), jnp.zeros((B, A), jnp.int32), jnp.zeros((B, A)))
+    return jnp.zeros(B), jnp.zeros((B, A), jnp.int32), jnp.zeros((B, A))

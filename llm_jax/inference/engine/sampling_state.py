@@ -1,5 +1,6 @@
 """Per-slot state of the sampler: settings of each slot's request, and the tokens that its penalties count."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,8 +48,15 @@ class SamplingState:
     count_BV: Array
 
     @classmethod
-    def of(cls, sampling: SamplingParams, prompt_ids: tuple[int, ...], seed: int, vocab_size: int) -> "SamplingState":
-        """The state of one new request: B is 1, the arrays are numpy's."""
+    def of(
+        cls,
+        sampling: SamplingParams,
+        prompt_ids: Sequence[int],
+        seed: int,
+        vocab_size: int,
+        generated: Sequence[int] = (),
+    ) -> "SamplingState":
+        """The state of one request that has generated some tokens: B is 1, the arrays are numpy's."""
         bias = np.zeros((1, vocab_size), np.float32)
         for token, value in (sampling.logit_bias or {}).items():
             bias[0, token] = value
@@ -64,13 +72,13 @@ class SamplingState:
             "presence_B": np.array([sampling.presence_penalty], np.float32),
             "frequency_B": np.array([sampling.frequency_penalty], np.float32),
             "seed_B2": np.array([[(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]], np.uint32),
-            "generated_B": np.zeros(1, np.int32),
+            "generated_B": np.array([len(generated)], np.int32),
             "last_token_B": np.zeros(1, np.int32),
             "adjusts_B": np.array([sampling.adjusts_logits]),
             "wants_logprobs_B": np.array([sampling.logprobs is not None]),
             "bias_BV": bias,
             "in_prompt_BV": in_prompt,
-            "count_BV": np.zeros((1, vocab_size), np.int32),
+            "count_BV": np.bincount(np.array(generated, np.int64), minlength=vocab_size)[None].astype(np.int32),
         }
         return cls(**arrays)
 
@@ -78,14 +86,18 @@ class SamplingState:
     def empty(cls, slots: int, vocab_size: int) -> "SamplingState":
         """The default state of empty slots: greedy, so that they cost no filter and no noise."""
         one = cls.of(SamplingParams(temperature=0.0), (), 0, vocab_size)
-        return jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), slots, axis=0), one)
+        return jax.tree.map(lambda x: jnp.asarray(np.repeat(x, slots, axis=0)), one)
+
+    def at(self, slot_B: Array) -> "SamplingState":
+        """The state of these slots; of one that does not exist, another's."""
+        return jax.tree.map(lambda x: x.at[slot_B].get(mode="clip"), self)
 
     def with_tokens(self, slot_B: Array, token_B: Array, active_B: Array) -> "SamplingState":
         """The state after these slots have generated these tokens, where active."""
-        new_B = active_B.astype(jnp.int32)
+        slot_B = jnp.where(active_B, slot_B, len(self.last_token_B))  # behind the last: nothing is written
         return replace(
             self,
-            count_BV=self.count_BV.at[slot_B, token_B].add(new_B),
-            generated_B=self.generated_B.at[slot_B].add(new_B),
-            last_token_B=self.last_token_B.at[slot_B].set(jnp.where(active_B, token_B, self.last_token_B[slot_B])),
+            count_BV=self.count_BV.at[slot_B, token_B].add(1, mode="drop"),
+            generated_B=self.generated_B.at[slot_B].add(1, mode="drop"),
+            last_token_B=self.last_token_B.at[slot_B].set(token_B, mode="drop"),
         )

@@ -1,18 +1,23 @@
-"""Admission and first-come-first-served scheduling of requests onto batch slots. Independent of the device.
+"""Which requests run: their order, admission by memory, and putting back. Independent of the device.
 
-Memory: a slot of the KV cache holds `max_len` tokens from the start on, and a request whose prompt and completion
-could exceed that is refused. So an admitted request always finishes; none is preempted. Order: first come, first
-served, for slots and for prefill alike.
+What is admitted finishes, or is put back, the last in the order first, with its tokens computed again later. The order
+is that of arrival, of equal shares among tenants, and of priorities, all in one number: a request's turn. Turns are
+counted in tokens (fair queueing, Demers, Keshav, Shenker 1989): a tenant's next request comes after as many tokens as
+its last one may take, but never before the clock, which counts the tokens of an equal share by now. A step of priority
+counts PRIORITY_TOKENS. The clock goes on with each request that is admitted, so nothing waits for ever.
 """
 
+import bisect
 import secrets
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool, block_keys
 from llm_jax.inference.engine.prompt_lookup import PromptLookup
 from llm_jax.inference.engine.request import FinishReason, OnEvent, Request
+
+PRIORITY_TOKENS = 1 << 17  # of others' work that a request of the next priority lets pass
 
 
 @dataclass(eq=False)
@@ -20,13 +25,14 @@ class SequenceState:
     """One request's sequence, its prompt and what is generated, from submission to its end.
 
     Attributes:
-        on_admit: called with the number of prompt tokens that the prefix cache had.
+        on_admit: called with the number of prompt tokens that were in the cache already.
+        turn: its place in the order, the least is first.
         slot: its batch slot, -1 while it waits.
         tokens: the prompt and the collected tokens of the completion.
         cached: length in the KV cache, in-flight steps included.
         sampled: tokens that the device has sampled or is about to, in-flight steps included.
-        is_prefilled: the whole prompt has been dispatched.
-        block_keys: prefix-cache keys of the prompt's blocks; the first `saved_blocks` of them are stored.
+        is_prefilled: all its tokens have been dispatched.
+        block_keys: keys of its whole blocks, as far as they were needed; `named` of them are in the pool.
         has_ended: finished, failed or cancelled; its tokens in flight are dropped.
     """
 
@@ -34,12 +40,13 @@ class SequenceState:
     on_event: OnEvent
     on_admit: Callable[[int], None]
     request_id: int = -1
+    turn: tuple[int, int] = (0, 0)
     slot: int = -1
     cached: int = 0
     sampled: int = 0
     is_prefilled: bool = False
     block_keys: list[bytes] = field(default_factory=list)
-    saved_blocks: int = 0
+    named: int = 0
     has_ended: bool = False
 
     def __post_init__(self) -> None:
@@ -57,6 +64,11 @@ class SequenceState:
         """Its next token can be sampled in the next step."""
         return self.is_prefilled and not self.has_ended and self.sampled < self.request.sampling.max_new_tokens
 
+    def keys(self, tokens: int) -> list[bytes]:
+        """Keys of the whole blocks of its first `tokens` tokens."""
+        self.block_keys += block_keys(self.tokens[:tokens], self.block_keys, self.request.salt)
+        return self.block_keys
+
     def append(self, token: int) -> FinishReason | None:
         """Adds a collected token; returns the reason if the request finishes with it."""
         self.tokens.append(token)
@@ -68,37 +80,49 @@ class SequenceState:
 
 
 class Scheduler:
-    """The batch slots and the queue for them. Thread-safe.
+    """The queue, the batch slots and the blocks of the KV cache. `submit`, `cancel` and `end` are thread-safe.
+
+    Slots and blocks of what has ended are given back between steps: a step in preparation may still write to them.
 
     Attributes:
         slots: the sequence in each slot.
-        waiting: the queue, oldest first.
+        waiting: the queue, in order.
         changed: the lock; notified when a request arrives.
+        preemptions: how often a sequence was put back.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, pool: BlockPool, slots: int) -> None:
         self.slots: list[SequenceState | None] = [None] * slots
-        self.waiting: deque[SequenceState] = deque()
+        self.waiting: list[SequenceState] = []
         self.changed = threading.Condition()
+        self.pool = pool
+        self.preemptions = 0
         self._by_id: dict[int, SequenceState] = {}
         self._next_id = 0
+        self._clock = 0
+        self._next_turn: dict[str, int] = {}  # of each tenant
 
     @property
     def running(self) -> list[SequenceState]:
-        """In order of their slots."""
-        return [sequence for sequence in self.slots if sequence is not None]
+        """The sequences in slots, in order."""
+        return sorted((s for s in self.slots if s is not None and not s.has_ended), key=_turn)
 
     @property
     def has_work(self) -> bool:
-        return bool(self._by_id)
+        return bool(self._by_id) or any(sequence is not None for sequence in self.slots)
 
     def submit(self, sequence: SequenceState) -> int:
-        """Appends a sequence to the queue; returns its request id."""
+        """Puts a sequence into the queue; returns its request id."""
+        request = sequence.request
         with self.changed:
             sequence.request_id = self._next_id
             self._next_id += 1
             self._by_id[sequence.request_id] = sequence
-            self.waiting.append(sequence)
+            self._next_turn = {tenant: turn for tenant, turn in self._next_turn.items() if turn > self._clock}
+            start = self._next_turn.get(request.tenant, self._clock)
+            self._next_turn[request.tenant] = start + request.most_tokens
+            sequence.turn = (start + PRIORITY_TOKENS * request.priority, sequence.request_id)
+            bisect.insort(self.waiting, sequence, key=_turn)
             self.changed.notify_all()
         return sequence.request_id
 
@@ -110,7 +134,7 @@ class Scheduler:
                 self.end(sequence)
 
     def end(self, sequence: SequenceState) -> bool:
-        """Frees a sequence's slot, or removes it from the queue. False if it had ended before."""
+        """Takes a sequence out. False if it had ended before."""
         with self.changed:
             if sequence.has_ended:
                 return False
@@ -118,43 +142,70 @@ class Scheduler:
             del self._by_id[sequence.request_id]
             if sequence.slot < 0:
                 self.waiting.remove(sequence)
-            else:
-                self.slots[sequence.slot] = None
+            self.changed.notify_all()
             return True
 
     def admit(self) -> list[SequenceState]:
-        """Assigns the lowest free slots to the sequences that have waited longest; returns these."""
+        """Gives slots and blocks to the first of the queue, as long as there are both; returns these sequences.
+
+        A block for each running sequence stays available, so that what was admitted is not put back at once.
+        """
         admitted = []
         with self.changed:
-            for slot, occupant in enumerate(self.slots):
-                if occupant is None and self.waiting:
-                    self.slots[slot] = sequence = self.waiting.popleft()
-                    sequence.slot = slot
-                    admitted.append(sequence)
+            self.vacate_ended()
+            while self.waiting and None in self.slots:
+                sequence, slot = self.waiting[0], self.slots.index(None)
+                tokens = len(sequence.tokens)
+                keys = sequence.keys(tokens - 1)  # the last token must be computed anyway
+                cached = self.pool.admit(slot, tokens, keys, reserve=len(self.running))
+                if cached is None:
+                    break
+                self.slots[slot] = self.waiting.pop(0)
+                sequence.slot, sequence.cached, sequence.named = slot, cached, cached // BLOCK_TOKENS
+                self._advance(sequence)
+                admitted.append(sequence)
         return admitted
 
-    def compact(self, batch_size: Callable[[int], int]) -> tuple[int, int] | None:
-        """Moves the last sequence into the lowest free slot where that makes the decode batch smaller.
+    def vacate_ended(self) -> bool:
+        """Gives back the slots and blocks of what has ended; whether there were any."""
+        with self.changed:
+            ended = [slot for slot, sequence in enumerate(self.slots) if sequence is not None and sequence.has_ended]
+            for slot in ended:
+                self._vacate(slot)
+        return bool(ended)
 
-        Args:
-            batch_size: the batch that is computed for so many slots (`Buckets.batch`).
+    def put_back_last(self) -> None:
+        """Takes slot and blocks of the sequence that is last in turn away, and puts it into the queue at its turn.
 
-        Returns:
-            The slots that it moved from and to; None if it stays.
+        None of its tokens may be in flight.
         """
         with self.changed:
-            running = self.running
-            if not running or batch_size(len(running)) == batch_size(running[-1].slot + 1):
-                return None
-            last = running[-1]
-            source, target = last.slot, self.slots.index(None)
-            self.slots[source], self.slots[target], last.slot = None, last, target
-            return source, target
+            if not self.running:
+                return
+            sequence = self.running[-1]
+            self._vacate(sequence.slot)
+            sequence.slot, sequence.cached, sequence.is_prefilled = -1, 0, False
+            bisect.insort(self.waiting, sequence, key=_turn)
+            self.preemptions += 1
 
     def prefilling(self) -> list[SequenceState]:
-        """The sequences whose prompt is not completely dispatched, oldest first."""
-        return sorted((s for s in self.running if not s.is_prefilled), key=lambda s: s.request_id)
+        """The sequences whose text is not completely dispatched, in order."""
+        return [sequence for sequence in self.running if not sequence.is_prefilled]
 
     def decoding(self) -> list[SequenceState]:
-        """The sequences whose next token the next step samples."""
+        """The sequences whose next token the next step samples, in order."""
         return [sequence for sequence in self.running if sequence.is_decoding]
+
+    def _vacate(self, slot: int) -> None:
+        self.slots[slot] = None
+        self.pool.release(slot)
+
+    def _advance(self, sequence: SequenceState) -> None:
+        """Moves the clock on by an admitted request's share."""
+        if not sequence.generated:  # otherwise it was put back, and has been counted
+            tenants = {other.request.tenant for other in self._by_id.values()}
+            self._clock += sequence.request.most_tokens // len(tenants)
+
+
+def _turn(sequence: SequenceState) -> tuple[int, int]:
+    return sequence.turn

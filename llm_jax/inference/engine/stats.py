@@ -15,10 +15,11 @@ class EngineStats:
     Attributes:
         running, waiting: requests in a batch slot, and in the queue.
         slots: batch slots, the most requests that can run at a time.
-        kv_tokens, kv_capacity: tokens in the KV cache of running requests, and the most that fit.
-        prefix_blocks, prefix_free: stored and free blocks of the prefix cache. When none is free, the least recently
-            used one is replaced.
-        prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache, and found there.
+        blocks: of the KV cache, in all groups of layers.
+        held_blocks, kept_blocks: those of running requests, each counted once; and those that are kept for prompts that
+            begin alike, of which the least recently used makes room.
+        preemptions: how often a running request was put back into the queue, to be computed again.
+        prefix_queries, prefix_hits: prompt tokens of admitted requests, and how many of them were in the cache.
         drafted, accepted: draft tokens of speculative decoding, and how many of them were accepted.
         compilations: XLA compilations in this process since its first engine was made.
     """
@@ -26,10 +27,10 @@ class EngineStats:
     running: int
     waiting: int
     slots: int
-    kv_tokens: int
-    kv_capacity: int
-    prefix_blocks: int
-    prefix_free: int
+    blocks: int
+    held_blocks: int
+    kept_blocks: int
+    preemptions: int
     prefix_queries: int
     prefix_hits: int
     drafted: int

@@ -1,22 +1,32 @@
-"""One step of the engine: admit, compact, collect if needed, plan, dispatch, collect."""
+"""One step of the engine: admit, collect if needed, plan, make room, dispatch, collect."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax import Array
 
-from llm_jax.inference.engine.prefix_cache import BLOCK_SIZE
+from llm_jax.errors import InferenceError
+from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
+from llm_jax.inference.engine.masks import compute_masks
 from llm_jax.inference.engine.programs import StepResult
 from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.sampling import SampledTokens
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
+from llm_jax.inference.engine.stats import compilations
 from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, PassShape, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
+
+_NOT_FINITE = (
+    "The logits behind {} generated tokens are infinite or not numbers, or all tokens are ruled out; the weights may "
+    "be damaged, or overflow in their dtype."
+)
 
 
 @dataclass(frozen=True)
@@ -24,13 +34,15 @@ class _InFlight:
     """A dispatched forward pass whose result is not collected yet.
 
     Attributes:
-        sampled: the sequences that get a token, each with its index in the result.
+        compilations: before it; its time is no measure where one came between.
+        sampled: the sequences that get a token, in the order of the result.
     """
 
     shape: PassShape
     dispatched_at: float
+    compilations: int
     result: Array | StepResult
-    sampled: Sequence[tuple[SequenceState, int]]
+    sampled: Sequence[SequenceState]
 
 
 class Stepper:
@@ -53,6 +65,7 @@ class Stepper:
         self._use_cache = use_cache
         self._budget = TokenBudget(buckets)
         self._in_flight: deque[_InFlight] = deque()  # oldest first
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llm-masks")
         self._collected_at = 0.0
         self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = 0
 
@@ -67,64 +80,61 @@ class Stepper:
         """
         try:
             self._admit()
-            self._compact()
-            if self._has_draft() or not self._can_pipeline():
-                self._collect(remaining=0)  # drafts and grammars depend on the last token
+            if self._has_draft() or not self._use_cache:
+                self._collect(remaining=0)  # drafts depend on the last token
             decoding, prefilling = self._plan_chunks()
+            while not self._make_room(decoding | prefilling):
+                decoding, prefilling = self._plan_chunks()
             passes = plan_step(self._buckets, [*decoding.values()], [*prefilling.values()])
             self._dispatch(passes, decoding | prefilling)
             # Behind draft tokens, the next chunk starts where the last accepted one is.
             is_drafted = any(chunk.draft_count for chunk in decoding.values())
-            self._collect(remaining=0 if is_drafted or not self._can_pipeline() else len(passes))
+            self._collect(remaining=0 if is_drafted or not self._use_cache else len(passes))
         except Exception as error:
             self._fail(error)
         return self.has_work
 
-    def warmup(self) -> None:
-        """Compiles every program that a request can need, and measures its time."""
-        self._runner.compile()
-        for shape in self._buckets.all_shapes():
-            self._dispatch_pass(ForwardPass.filled(shape))
-            self._collect(remaining=0)
-
     def _admit(self) -> None:
-        """Sets up a slot for each newly admitted request, with what the prefix cache has of its prompt."""
+        """Sets up a slot for each newly admitted request."""
         for sequence in self._scheduler.admit():
-            request = sequence.request
-            sequence.block_keys = self._runner.prefix_cache.block_keys(request.prompt_ids, request.salt)
-            sequence.cached = self._runner.assign_slot(sequence.slot, request, sequence.seed, sequence.block_keys)
-            sequence.saved_blocks = sequence.cached // BLOCK_SIZE
-            self.prefix_queries += len(request.prompt_ids)
-            self.prefix_hits += sequence.cached
-            sequence.on_admit(sequence.cached)
+            request, generated = sequence.request, sequence.generated
+            self._runner.assign_slot(sequence.slot, request, sequence.seed, generated)
+            sequence.sampled = len(generated)
+            if not generated:  # otherwise it was put back
+                self.prefix_queries += len(request.prompt_ids)
+                self.prefix_hits += sequence.cached
+                sequence.on_admit(sequence.cached)
 
-    def _compact(self) -> None:
-        """Moves a sequence to a lower slot where that makes the decode batch smaller."""
-        move = self._scheduler.compact(self._buckets.batch)
-        if move is not None:
-            self._runner.move_slot(*move)
+    def _make_room(self, chunks: Mapping[SequenceState, Chunk]) -> bool:
+        """Gives each sequence the blocks for its chunk, the first in turn first.
+
+        Returns:
+            False where there were not enough: then the last in turn was put back, and the step must be planned anew.
+        """
+        pool = self._scheduler.pool
+        for sequence in sorted(chunks, key=lambda sequence: sequence.turn):
+            pool.trim(sequence.slot, sequence.cached)
+            if not pool.extend(sequence.slot, chunks[sequence].end):
+                self._collect(remaining=0)
+                if not self._scheduler.vacate_ended():
+                    self._scheduler.put_back_last()
+                return False
+        return True
 
     def _has_draft(self) -> bool:
-        """Prompt lookup offers draft tokens for the only running sequence."""
+        """Prompt lookup offers draft tokens for the only running sequence, which has no constraint."""
         running = self._scheduler.running
-        is_alone = all(sequence.slot == 0 for sequence in running)  # a larger batch keeps the processor busy without
-        return self._buckets.draft > 0 and is_alone and any(sequence.prompt_lookup.draft(1) for sequence in running)
-
-    def _can_pipeline(self) -> bool:
-        """The next step can be dispatched before this one's tokens are known."""
-        return self._use_cache and all(sequence.request.mask is None for sequence in self._scheduler.running)
+        if not self._buckets.draft or len(running) != 1:  # a larger batch keeps the processor busy without
+            return False
+        is_free = running[0].request.constraint is None and self._runner.can_draft()
+        return is_free and bool(running[0].prompt_lookup.draft(1))
 
     def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
         """The chunks of the sequences that decode, and of those that prefill."""
-        with_draft = self._has_draft() and self._can_pipeline()
+        with_draft = self._has_draft()
         sequences = self._scheduler.decoding() if self._use_cache else []
         decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
-        prefilling = self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
-        for chunks in (decoding, prefilling):
-            for sequence, chunk in chunks.items():
-                if chunk.is_sampled and sequence.request.mask is not None:
-                    chunks[sequence] = replace(chunk, allowed_V=self._allowed_tokens(sequence))
-        return decoding, prefilling
+        return decoding, self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
 
     def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
         """The last token of a sequence, and draft tokens where its text repeats."""
@@ -132,42 +142,57 @@ class Stepper:
         if with_draft:
             free = self._buckets.max_len - sequence.cached - 1
             draft = sequence.prompt_lookup.draft(min(self._buckets.draft, free))
-            self.drafted += len(draft)
         return Chunk(sequence.slot, sequence.cached, [LAST_TOKEN, *draft], len(draft))
-
-    def _allowed_tokens(self, sequence: SequenceState) -> np.ndarray | None:
-        """The tokens that a grammar allows next, bool [V]; None for all. A grammar that fails ends its own request."""
-        assert sequence.request.mask is not None
-        try:
-            return sequence.request.mask(sequence.generated)
-        except Exception as error:
-            self._end(sequence, error)
-            return None
 
     def _dispatch(self, passes: Sequence[ForwardPass], chunks: Mapping[SequenceState, Chunk]) -> None:
         """Dispatches the forward passes of a step; its sequences advance by their chunks."""
         by_slot = {chunk.slot: sequence for sequence, chunk in chunks.items()}
         for forward_pass in passes:
-            first = forward_pass.first_slot
-            sampled = [(by_slot[c.slot], c.slot - first) for c in forward_pass.chunks if c.is_sampled]
+            sampled = [by_slot[chunk.slot] for chunk in forward_pass.chunks[: forward_pass.sampled]]
             self._dispatch_pass(forward_pass, sampled)
         for sequence, chunk in chunks.items():
+            self.drafted += chunk.draft_count
             sequence.cached += len(chunk.tokens) - chunk.draft_count
             sequence.sampled += chunk.is_sampled
             if not sequence.is_prefilled:
                 sequence.is_prefilled = chunk.is_sampled
-                self._save_blocks(sequence)
+                self._name_blocks(sequence)
 
-    def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[tuple[SequenceState, int]] = ()) -> None:
-        result = self._runner.dispatch(forward_pass)
-        self._in_flight.append(_InFlight(forward_pass.shape, time.perf_counter(), result, sampled))
+    def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[SequenceState]) -> None:
+        """Dispatches a forward pass and the sampling behind it.
 
-    def _save_blocks(self, sequence: SequenceState) -> None:
-        """Stores the blocks of a prompt that are complete in its slot, for later requests."""
-        while sequence.saved_blocks < min(len(sequence.block_keys), sequence.cached // BLOCK_SIZE):
-            index = sequence.saved_blocks
-            self._runner.save_block(sequence.slot, index, sequence.block_keys[index])
-            sequence.saved_blocks += 1
+        A constraint needs the token before: it is collected, and masks are made, while the device runs the pass.
+        """
+        compiled, start = compilations(), time.perf_counter()
+        forward_pass, hidden_PRD = self._runner.forward(forward_pass)
+        result: Array | StepResult = hidden_PRD
+        if sampled:
+            result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled))
+        self._in_flight.append(_InFlight(forward_pass.shape, start, compiled, result, sampled))
+
+    def _masks(self, sampled: Sequence[SequenceState]) -> dict[int, np.ndarray]:
+        """What the constraints of some sequences allow next. One that fails ends its own request."""
+        constraints = {i: s.request.constraint for i, s in enumerate(sampled) if s.request.constraint is not None}
+        if not constraints:
+            return {}
+        self._collect(remaining=0)
+        rows = [(constraint, sampled[i].generated) for i, constraint in constraints.items()]
+        masks = {}
+        for i, mask in zip(constraints, compute_masks(self._threads, rows), strict=True):
+            if isinstance(mask, Exception):
+                self._end(sampled[i], mask)
+            elif mask is not None:
+                masks[i] = mask
+        return masks
+
+    def _name_blocks(self, sequence: SequenceState) -> None:
+        """Makes the complete blocks of a sequence known to the pool, for later requests that begin alike."""
+        complete = min(sequence.cached, len(sequence.tokens)) // BLOCK_TOKENS
+        if complete > sequence.named and self._use_cache:
+            keys = sequence.keys(complete * BLOCK_TOKENS)
+            for index in range(sequence.named, complete):
+                self._scheduler.pool.name(sequence.slot, index, keys[index])
+            sequence.named = complete
 
     def _collect(self, *, remaining: int) -> None:
         """Waits for the oldest passes until `remaining` are in flight, and hands out their tokens."""
@@ -175,9 +200,10 @@ class Stepper:
             oldest = self._in_flight.popleft()
             result = jax.tree.map(np.asarray, oldest.result)
             now = time.perf_counter()
-            self._budget.record(oldest.shape, now - max(self._collected_at, oldest.dispatched_at))
+            if compilations() == oldest.compilations:
+                self._budget.record(oldest.shape, now - max(self._collected_at, oldest.dispatched_at))
             self._collected_at = now
-            for sequence, index in oldest.sampled:
+            for index, sequence in enumerate(oldest.sampled):
                 accepted = int(result.count_B[index]) - 1
                 sequence.cached += accepted
                 sequence.sampled += accepted
@@ -185,9 +211,14 @@ class Stepper:
                 for position in range(1 + accepted):
                     if not sequence.has_ended:
                         self._hand_out(sequence, result.sampled, (position, index))
+                if not sequence.has_ended:
+                    self._name_blocks(sequence)
 
     def _hand_out(self, sequence: SequenceState, sampled: SampledTokens, at: tuple[int, int]) -> None:
         """Adds a token to its sequence and sends its event; ends the request with its last token."""
+        if not sampled.is_finite_B[at]:
+            self._end(sequence, InferenceError(_NOT_FINITE.format(len(sequence.generated))))
+            return
         token = int(sampled.token_B[at])
         finish = sequence.append(token)
         logprob: float | None = None
@@ -216,3 +247,4 @@ class Stepper:
         self._runner.reset()
         for sequence in self._scheduler.running:
             self._end(sequence, error)
+        self._scheduler.pool.reset()

@@ -5,7 +5,7 @@ the prompt and delays each stream's next token: the budget is what computes most
 limit on inter-token latency.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from llm_jax.inference.engine.scheduler import SequenceState
 from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, Chunk, PassShape, plan_step
@@ -16,13 +16,13 @@ _OUTLIER_CAP = 2.0  # times the average: a slower measurement counts as this
 
 
 class TokenBudget:
-    """Chooses prefill chunks by the measured seconds of forward passes, a moving average per shape."""
+    """Chooses prefill chunks by the seconds of forward passes: measured, a moving average per shape, or predicted."""
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
-        self._seconds: dict[Hashable, float] = {}
+        self._seconds: dict[PassShape, float] = {}
 
-    def record(self, shape: Hashable, seconds: float) -> None:
+    def record(self, shape: PassShape, seconds: float) -> None:
         """Adds a measurement of a forward pass of this shape."""
         average = self._seconds.get(shape, seconds)
         change = min(seconds, _OUTLIER_CAP * average) - average
@@ -56,7 +56,7 @@ class TokenBudget:
         return [n - decoding for n in buckets.ragged_sizes if n - decoding >= MIN_PREFILL]
 
     def choose(
-        self, steps: Mapping[int, Sequence[Hashable]], decode_only: Sequence[Hashable], prompt_tokens: int
+        self, steps: Mapping[int, Sequence[PassShape]], decode_only: Sequence[PassShape], prompt_tokens: int
     ) -> int:
         """The budget with most prompt tokens per second, of those within the latency limit; at least the smallest.
 
@@ -86,5 +86,22 @@ class TokenBudget:
         steps = {n: shapes([Chunk(slot, start, range(n))]) for n in sizes}
         return self.choose(steps, shapes([]), sum(len(s.tokens) - s.cached for s in prefilling))
 
-    def _time(self, shapes: Sequence[Hashable]) -> float:
-        return sum(self._seconds.get(shape, float("inf")) for shape in shapes)
+    def _time(self, shapes: Sequence[PassShape]) -> float:
+        return sum(self._seconds.get(shape) or self._predicted(shape) for shape in shapes)
+
+    def _predicted(self, shape: PassShape) -> float:
+        """The seconds of a pass that was never measured, by those of other numbers of tokens; inf where there are none.
+
+        Time grows as a straight line over tokens: first weights have to be read, then there is more to compute. One
+        measurement counts half as the one and half as the other.
+        """
+        known = sorted((other.tokens, seconds) for other, seconds in self._seconds.items())
+        if not known:
+            return float("inf")
+        n = shape.tokens
+        above = next((i for i, (tokens, _) in enumerate(known) if tokens >= n), len(known) - 1)
+        (low, low_seconds), (high, high_seconds) = known[max(above - 1, 0)], known[max(above, min(1, len(known) - 1))]
+        if low == high:
+            return low_seconds * (1 + n / low) / 2
+        slope = max(0.0, (high_seconds - low_seconds) / (high - low))
+        return max(high_seconds + slope * (n - high), min(low_seconds, high_seconds) / 2)

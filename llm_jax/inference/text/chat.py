@@ -86,7 +86,15 @@ class Conversation:
         while True:
             prompt = tokenizers.render_chat(self._tokenizer, messages)
             try:
-                request = prepare_request(self._model.config, self._tokenizer, prompt, self._sampling, truncate=False)
+                request = prepare_request(
+                    self._model.config,
+                    self._tokenizer,
+                    prompt,
+                    self._sampling,
+                    truncate=False,
+                    add_special_tokens=False,
+                    stop=self._stop,
+                )
             except ContextLengthExceeded:
                 if len(messages) == oldest + 1:
                     raise

@@ -11,7 +11,7 @@ from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
 _MAX_BATCH = 16  # prompts that run at a time, so that memory is bounded; the others wait for a slot
-_CONTEXT_STEP = 256  # caches are sized in multiples of this, so that calls of similar length share compiled programs
+_LEAST_CONTEXT = 256  # tokens; contexts are powers of two from here on, so that calls share compiled programs
 
 
 class _SamplingKeywords(TypedDict, total=False):
@@ -36,6 +36,7 @@ def generate(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
+    add_special_tokens: bool = True,
     **others: Unpack[_SamplingKeywords],
 ) -> str:
     """The prompt and its continuation.
@@ -45,9 +46,11 @@ def generate(
     >>> generate(loaded.model, loaded.tokenizer, "Once upon a", max_new_tokens=1, temperature=0)
     'Once upon a time'
 
-    A prompt longer than `max_seq_len - max_new_tokens` keeps its right end for the model; the returned string
-    still starts with the whole prompt. Generation ends at the tokenizer's end-of-text, before a stop string, or
-    after max_new_tokens. `SamplingParams` says what the settings mean and which values they take.
+    The special tokens that the tokenizer's maker meant to surround a text, such as a BOS, are added to the prompt,
+    unless `add_special_tokens` is False. A prompt longer than `max_seq_len - max_new_tokens` keeps its right end for
+    the model; the returned string still starts with the whole prompt. Generation ends at the tokenizer's end-of-text,
+    before a stop string, or after max_new_tokens. `SamplingParams` says what the settings mean and which values they
+    take.
 
     Raises:
         RequestError: a setting is out of range, or the prompt cannot be continued.
@@ -64,6 +67,7 @@ def generate(
         repetition_penalty,
         stop=stop,
         use_cache=use_cache,
+        add_special_tokens=add_special_tokens,
         **others,
     )
     return text
@@ -81,6 +85,7 @@ def batch_generate(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
+    add_special_tokens: bool = True,
     **others: Unpack[_SamplingKeywords],
 ) -> list[str]:
     """`generate` for several prompts at once; each text equals what its prompt gives alone with the same seed.
@@ -99,7 +104,10 @@ def batch_generate(
         **others,
     )
     texts = list(prompts)
-    for index, piece in continue_prompts(model, tokenizer, prompts, sampling, stop=stop, use_cache=use_cache):
+    pieces = continue_prompts(
+        model, tokenizer, prompts, sampling, stop=stop, use_cache=use_cache, add_special_tokens=add_special_tokens
+    )
+    for index, piece in pieces:
         texts[index] += piece.text
     return texts
 
@@ -116,6 +124,7 @@ def stream_generate(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
+    add_special_tokens: bool = True,
     **others: Unpack[_SamplingKeywords],
 ) -> Iterator[str]:
     """Like `generate`, but yields the new text alone, piece by piece, whole characters only.
@@ -133,7 +142,9 @@ def stream_generate(
         repetition_penalty=repetition_penalty,
         **others,
     )
-    pieces = continue_prompts(model, tokenizer, [prompt], sampling, stop=stop, use_cache=use_cache)
+    pieces = continue_prompts(
+        model, tokenizer, [prompt], sampling, stop=stop, use_cache=use_cache, add_special_tokens=add_special_tokens
+    )
     return (piece.text for _, piece in pieces if piece.text)
 
 
@@ -145,6 +156,7 @@ def continue_prompts(
     *,
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
+    add_special_tokens: bool = True,
     dtype: WeightDtype = "float32",
 ) -> Iterator[tuple[int, TextPiece]]:
     """Yields (index of the prompt, its next piece) as they come; a piece's text may be empty.
@@ -152,12 +164,15 @@ def continue_prompts(
     The other three functions are built on this one. Every prompt is checked before any runs.
 
     Args:
+        add_special_tokens: as `prepare_request` takes it.
         dtype: weight dtype.
 
     Raises:
         RequestError, UnknownToken: see `prepare_request`.
     """
-    requests = [prepare_request(model.config, tokenizer, prompt, sampling, truncate=True) for prompt in prompts]
+    stop_strings = [stop] if isinstance(stop, str) else list(stop or ())
+    prepare = partial(prepare_request, truncate=True, add_special_tokens=add_special_tokens, stop=stop_strings)
+    requests = [prepare(model.config, tokenizer, prompt, sampling) for prompt in prompts]
     longest = max((len(request.prompt_ids) for request in requests), default=0) + sampling.max_new_tokens
     engine = Engine(
         model,
@@ -166,7 +181,7 @@ def continue_prompts(
         dtype=dtype,
         use_cache=use_cache,
     )
-    return run_requests(engine, tokenizer, requests, [stop] if isinstance(stop, str) else list(stop or ()))
+    return run_requests(engine, tokenizer, requests, stop_strings)
 
 
 def run_requests(
@@ -197,4 +212,4 @@ def run_requests(
 
 def cache_length(tokens: int) -> int:
     """The length of a cache for so many tokens, rounded up."""
-    return -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+    return max(_LEAST_CONTEXT, 1 << (tokens - 1).bit_length())

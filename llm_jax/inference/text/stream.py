@@ -8,8 +8,6 @@ from llm_jax.errors import RequestError
 from llm_jax.inference.engine import FinishReason, Request, SamplingParams, TokenEvent
 from llm_jax.tokenizers import IncrementalDecoder, Tokenizer
 
-_PROMPT_TAIL = 8  # last prompt ids that the decoder reads first: enough to know what precedes the completion
-
 
 def prepare_request(
     config: ModelConfig,
@@ -18,6 +16,8 @@ def prepare_request(
     sampling: SamplingParams,
     *,
     truncate: bool,
+    add_special_tokens: bool = True,
+    stop: Sequence[str] = (),
     max_len: int | None = None,
 ) -> Request:
     """The request that continues a prompt, as text or ids.
@@ -25,7 +25,10 @@ def prepare_request(
     The tokenizer's end-of-text id is added to the stop ids. An empty prompt starts from the tokenizer's BOS.
 
     Args:
-        truncate: keep the right end of a prompt that is too long; refuse it otherwise.
+        truncate: keep the right end of a prompt that is too long, and the BOS before it; refuse it otherwise.
+        add_special_tokens: to a prompt as text, those that the tokenizer's maker meant to surround it, such as a BOS.
+            False for a rendered chat, whose template has written them.
+        stop: strings that the text ends before. A special token among them is no text and joins the stop ids.
         max_len: the engine's context, where it is shorter than the model's.
 
     Raises:
@@ -34,15 +37,19 @@ def prepare_request(
         UnknownToken: a character is not in the vocabulary.
     """
     context = min(max_len or config.max_seq_len, config.max_seq_len)
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    encode = tokenizer.encode_with_special_tokens if add_special_tokens else tokenizer.encode
+    ids = encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not ids:
         if tokenizer.bos_token_id is None:
             raise RequestError("The prompt is empty, and this tokenizer has no BOS to start from; give text.", "prompt")
         ids = [tokenizer.bos_token_id]
-    if truncate:
-        ids = ids[-max(1, context - sampling.max_new_tokens) :]
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in sampling.stop_ids:
-        sampling = replace(sampling, stop_ids=(*sampling.stop_ids, tokenizer.eos_token_id))
+    room = max(1, context - sampling.max_new_tokens)
+    if truncate and len(ids) > room:
+        kept = ids[:1] if ids[0] == tokenizer.bos_token_id and room > 1 else []
+        ids = kept + ids[len(kept) - room :]
+    ends = [tokenizer.eos_token_id, *(tokenizer.hidden_tokens.get(string) for string in stop)]
+    stop_ids = dict.fromkeys([*sampling.stop_ids, *(index for index in ends if index is not None)])
+    sampling = replace(sampling, stop_ids=tuple(stop_ids))
     request = Request(prompt_ids=tuple(ids), sampling=sampling)
     request.check(config.vocab_size, context)
     return request
@@ -80,9 +87,7 @@ class TextStream:
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, prompt_ids: Sequence[int] = (), prefix: str = ""
     ) -> None:
-        self._decoder = IncrementalDecoder(tokenizer)
-        for token in prompt_ids[-_PROMPT_TAIL:]:
-            self._decoder.push(token)
+        self._decoder = IncrementalDecoder(tokenizer, prompt_ids)
         self._stop = tuple(s for s in stop if s)
         self._prefix = prefix
         self._withheld = ""

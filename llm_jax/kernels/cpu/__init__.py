@@ -1,7 +1,6 @@
-"""Native kernels for x86-64 processors, in C++ (src/): called through XLA's foreign function interface."""
+"""Native kernels for x86-64 and aarch64 processors, in C++ (src/): called through XLA's foreign function interface."""
 
-from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention
-from llm_jax.kernels.cpu.cache_copy import read_block, write_block
+from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles
 from llm_jax.kernels.cpu.native import available, best_level, features, use_huge_pages
 
@@ -12,10 +11,9 @@ __all__ = [
     "available",
     "best_level",
     "cached_attention",
+    "empty",
     "features",
     "matmul",
     "pack_tiles",
-    "read_block",
     "use_huge_pages",
-    "write_block",
 ]

@@ -1,21 +1,24 @@
 """Attention over the cache, with its update in place, by the native kernel."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
-from llm_jax.kernels.cpu.native import ATTENTION, load, placeholder
-from llm_jax.kernels.level import Level
+from llm_jax.kernels.cpu.native import ATTENTION, EMPTY, load, placeholder
+from llm_jax.native import Level
 
 HEAD_STEP, LARGEST_HEAD = 16, 512  # head sizes of the native kernel: multiples, up to
 
 
 def cached_attention(
     qkv_BTJH: Array,
-    keys_BKSH: Array,
-    values_BKSH: Array,
+    keys_ZKXH: Array,
+    values_ZKXH: Array,
+    blocks_RY: Array,
     layout: ChunkLayout,
     settings: AttentionSettings,
     *,
@@ -25,25 +28,25 @@ def cached_attention(
     """See `llm_jax.kernels.cached_attention`."""
     load()
     B, T, J, H = qkv_BTJH.shape
-    N = J - 2 * keys_BKSH.shape[1]
+    N = J - 2 * keys_ZKXH.shape[1]
     call = jax.ffi.ffi_call(
         ATTENTION,
         (
             jax.ShapeDtypeStruct((B, T, N, H), qkv_BTJH.dtype),
-            jax.ShapeDtypeStruct(keys_BKSH.shape, keys_BKSH.dtype),
-            jax.ShapeDtypeStruct(values_BKSH.shape, values_BKSH.dtype),
+            jax.ShapeDtypeStruct(keys_ZKXH.shape, keys_ZKXH.dtype),
+            jax.ShapeDtypeStruct(values_ZKXH.shape, values_ZKXH.dtype),
         ),
         input_output_aliases={1: 1, 2: 2},
     )
     cosine, sine = (placeholder(), placeholder()) if rotary is None else rotary
-    out_BTNH, keys_BKSH, values_BKSH = call(
+    out_BTNH, keys_ZKXH, values_ZKXH = call(
         qkv_BTJH,
-        keys_BKSH,
-        values_BKSH,
+        keys_ZKXH,
+        values_ZKXH,
+        jnp.asarray(blocks_RY, jnp.int32),
         np.arange(B + 1, dtype=np.int32) * T if layout.starts is None else layout.starts,
         jnp.asarray(layout.cached_R, jnp.int32),
         jnp.asarray(layout.new_R, jnp.int32),
-        np.int32(0) if layout.first_slot is None else layout.first_slot,
         placeholder() if settings.slopes_N is None else settings.slopes_N.astype(np.float32),
         cosine,
         sine,
@@ -52,4 +55,16 @@ def cached_attention(
         scale=np.float32(settings.scale),
         softcap=np.float32(settings.softcap or 0.0),
     )
-    return out_BTNH, keys_BKSH, values_BKSH
+    return out_BTNH, keys_ZKXH, values_ZKXH
+
+
+def empty(shape: tuple[int, ...], dtype: jnp.dtype | str) -> Array:
+    """An array of any values, whose memory the system provides as it is first written."""
+    load()
+    return _empty(shape, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _empty(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    array: Array = jax.ffi.ffi_call(EMPTY, jax.ShapeDtypeStruct(shape, dtype))()
+    return array

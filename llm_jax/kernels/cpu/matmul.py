@@ -6,9 +6,9 @@ import numpy as np
 from jax import Array
 
 from llm_jax.kernels.cpu.native import PACK, PRODUCT, load, placeholder
-from llm_jax.kernels.level import Level
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix
 from llm_jax.kernels.xla.functions import ACTIVATIONS, Norm
+from llm_jax.native import Level
 
 TILE = 16  # rows and columns of a tile, as in src/kernels.h
 ROW_TILE_BYTES = 64  # of one row of x in a tile
@@ -45,9 +45,10 @@ def matmul(
         bias = jnp.pad(bias.astype(jnp.float32), [(0, 0)] * (bias.ndim - 1) + [(0, -O % TILE)])
         if packed.gated:
             bias = bias.reshape(2, -1, TILE).swapaxes(0, 1).reshape(-1)
-    # bfloat16 rows of x are widened to float32 for the levels that multiply in float32.
-    widened = packed.dtype == "bfloat16" and packed.level != Level.AMX
-    row_bytes = chunks * ROW_TILE_BYTES * (2 if widened else 1)
+    # Rows of x are widened for the levels that multiply bfloat16 in float32, and int8 in int16.
+    float_rows = packed.dtype == "bfloat16" and packed.level in (Level.AVX2, Level.AVX512)
+    int16_rows = packed.dtype == "int8" and packed.level == Level.AVX2
+    row_bytes = chunks * ROW_TILE_BYTES * (2 if float_rows or int16_rows else 1)
     workspace_bytes = -(-M // TILE) * TILE * (row_bytes + SCALE_BYTES)  # rows of x in tiles, and their scales
     call = jax.ffi.ffi_call(
         PRODUCT,

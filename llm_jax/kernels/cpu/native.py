@@ -1,48 +1,43 @@
 """The native library: loaded once, registered with XLA, and what it can do on this processor."""
 
 import ctypes
-import os
 from functools import lru_cache
 
 import jax
 import numpy as np
 from jax import Array
 
-from llm_jax.kernels.cpu.library import find
-from llm_jax.kernels.level import Level
+from llm_jax import native
+from llm_jax.native import Level
 
-PACK, PRODUCT, ATTENTION = "llm_pack", "llm_product", "llm_attention"
-READ_BLOCK, WRITE_BLOCK = "llm_read_block", "llm_write_block"
+PACK, PRODUCT, ATTENTION, EMPTY = "llm_pack", "llm_product", "llm_attention", "llm_empty"
 HUGE_PAGES_FROM = 4 << 20  # bytes: two pages of 2 MB, fewer gain nothing
 
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
-    """The library with its calls registered, None where it was not built."""
-    path = find()
-    if path is None:
+    """The library with its calls registered, None where there is none."""
+    library = native.load()
+    if library is None:
         return None
-    library = ctypes.CDLL(str(path))
-    library.llm_level.restype = ctypes.c_int64
     library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    for name in (PACK, PRODUCT, ATTENTION, READ_BLOCK, WRITE_BLOCK):
+    for name in (PACK, PRODUCT, ATTENTION, EMPTY):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
 @lru_cache(maxsize=1)
 def best_level() -> Level:
-    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS=xla|avx2|avx512|amx lowers it.
+    """The highest level that runs here, XLA on a GPU; LLM_JAX_KERNELS names a lower one.
 
     Raises:
-        ValueError: LLM_JAX_KERNELS names no level.
+        ConfigError: LLM_JAX_KERNELS names no level.
     """
-    wanted = os.environ.get("LLM_JAX_KERNELS", "amx").upper()
-    if wanted not in Level.__members__:
-        names = ", ".join(level.name.lower() for level in Level)
-        raise ValueError(f"LLM_JAX_KERNELS is {wanted.lower()!r}; it must be one of {names}.")
-    library = load() if jax.default_backend() == "cpu" else None
-    return min(Level[wanted], Level.XLA if library is None else Level(library.llm_level()))
+    level = native.status().level
+    if jax.default_backend() != "cpu":
+        return Level.XLA
+    load()  # a program that was kept calls it without being traced
+    return level
 
 
 def available() -> bool:
@@ -52,7 +47,7 @@ def available() -> bool:
 
 def features() -> tuple[Level, ...]:
     """All levels that can be asked for here, XLA first."""
-    return tuple(Level)[: best_level() + 1]
+    return native.features() if available() else (Level.XLA,)
 
 
 def use_huge_pages(array: Array) -> None:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
-from llm_jax.kernels.cache_format import cached_positions, decode, encode, write_index
+from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkLayout
+from llm_jax.kernels.cache_format import decode, encode
 from llm_jax.kernels.xla.functions import dropout, rotate, softcap
 
 MASKED = -1e30  # finite, so that a query which may see nothing gives an average instead of NaN
@@ -69,39 +69,41 @@ def attention(
 
 def cached_attention(
     qkv_BTJH: Array,
-    keys_BKSH: Array,
-    values_BKSH: Array,
+    keys_ZKXH: Array,
+    values_ZKXH: Array,
+    blocks_BY: Array,
     layout: ChunkLayout,
     settings: AttentionSettings,
     *,
     rotary: tuple[Array, Array] | None,
     allowed: Array | None,
-    context: int | None,
 ) -> tuple[Array, Array, Array]:
     """See `llm_jax.kernels.cached_attention`."""
-    (B, T, _, _), (_, K, capacity, _) = qkv_BTJH.shape, keys_BKSH.shape
-    S = min(context or capacity, capacity)
+    (B, T, _, _), (_, K, X, _), Y = qkv_BTJH.shape, keys_ZKXH.shape, blocks_BY.shape[1]
     q_BTNH, k_BTKH, v_BTKH = _split(qkv_BTJH, K, rotary)
-    query_BT = layout.positions((B, T))
-    key_BS = cached_positions(query_BT, capacity, settings.window, S)
+    query_BT, key_S = layout.positions((B, T)), jnp.arange(Y * X, dtype=jnp.int32)
+    end_B1 = (layout.cached_R + layout.new_R)[:, None]
     # Write first, then read: the order in which XLA updates a donated cache in place.
-    slot_B1 = (0 if layout.first_slot is None else layout.first_slot) + jnp.arange(B)[:, None]
-    index_BT = write_index(query_BT, capacity, settings.window)
-    keys_BKSH, values_BKSH = (
-        cache.at[slot_B1, :, index_BT].set(encode(new, cache.dtype), mode="drop")
-        for cache, new in ((keys_BKSH, k_BTKH), (values_BKSH, v_BTKH))
+    block_BT = jnp.take_along_axis(blocks_BY, query_BT // X, 1, mode="fill", fill_value=NO_BLOCK)
+    block_BT = jnp.where(query_BT < end_B1, block_BT, NO_BLOCK)
+    keys_ZKXH, values_ZKXH = (
+        cache.at[block_BT, :, query_BT % X].set(encode(new, cache.dtype), mode="drop")
+        for cache, new in ((keys_ZKXH, k_BTKH), (values_ZKXH, v_BTKH))
     )
 
-    def read(cache_BKSH: Array) -> Array:
-        if layout.first_slot is not None:
-            cache_BKSH = jax.lax.dynamic_slice_in_dim(cache_BKSH, layout.first_slot, B)
-        return decode(cache_BKSH[:B, :, :S], qkv_BTJH.dtype)
+    def read(cache_ZKXH: Array) -> Array:
+        cached_BYKXH = cache_ZKXH.at[blocks_BY].get(mode="fill", fill_value=0)
+        return decode(cached_BYKXH.swapaxes(1, 2).reshape(B, K, Y * X, -1), qkv_BTJH.dtype)
 
+    filled_BS = seen_BS = key_S < end_B1
+    if settings.window is not None:
+        seen_BS &= key_S > layout.cached_R[:, None] - settings.window
+    values_BKSH = jnp.where(seen_BS[:, None, :, None], read(values_ZKXH), 0)  # a weight of zero does not hide a NaN
     if not settings.is_causal:  # no other mask hides positions after the tokens cached so far
-        filled = (key_BS < (layout.cached_R + layout.new_R)[:, None])[:, None, None]
-        allowed = filled if allowed is None else allowed & filled
-    out = attend(q_BTNH, read(keys_BKSH), read(values_BKSH), query_BT, key_BS, settings, allowed=allowed)
-    return out, keys_BKSH, values_BKSH
+        allowed = filled_BS[:, None, None] if allowed is None else allowed & filled_BS[:, None, None]
+    key_BS = jnp.broadcast_to(key_S, filled_BS.shape)
+    out = attend(q_BTNH, read(keys_ZKXH), values_BKSH, query_BT, key_BS, settings, allowed=allowed)
+    return out, keys_ZKXH, values_ZKXH
 
 
 @jax.custom_vjp

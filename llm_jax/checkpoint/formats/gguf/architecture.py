@@ -9,6 +9,7 @@ import numpy as np
 from llm_jax.checkpoint.family import Family, Json
 from llm_jax.checkpoint.tensors import Tensor, mapped
 from llm_jax.config import ModelConfig
+from llm_jax.errors import CheckpointError
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -24,10 +25,25 @@ class Architecture(Family):
             the first half of a head with the second: rows are permuted.
         offset_norms: scales of norms are stored with norm_offset added. The rounding error of the sum is stored as
             metadata, so that they are restored bit for bit.
+        known: the entries of the groups rope and attention that are read or change nothing; any other is refused.
     """
 
     interleaved_rope: bool = False
     offset_norms: bool = False
+    known: frozenset[str] = frozenset()
+
+    def read_config(self, entries: Json) -> ModelConfig:
+        for name in entries:
+            if (
+                name.startswith((f"{self.model_type}.rope.", f"{self.model_type}.attention."))
+                and name not in self.known
+            ):
+                raise CheckpointError(f"The GGUF file has {name} = {entries[name]!r}, which is not known here.")
+        if entries.get(f"{self.model_type}.attention.causal") is False:
+            raise CheckpointError(
+                "The GGUF file is of a model whose tokens see those after them, which writes no text."
+            )
+        return super().read_config(entries)
 
     def to_file(self, config: ModelConfig, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Json]:
         """The tensors as the file stores them, and metadata with their rounding errors."""

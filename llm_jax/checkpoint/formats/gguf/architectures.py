@@ -4,6 +4,7 @@ Some entries of config.json correspond to the presence of a tensor in a GGUF fil
 "has <tensor>", which are added when a file is read and dropped when one is written.
 """
 
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -100,18 +101,8 @@ def _rope(arch: str, *, partial: bool = False) -> Section:
             whole = entries[f"{arch}.embedding_length"] // entries[f"{arch}.attention.head_count"]
             head = entries.get(f"{arch}.attention.key_length") or whole
             fields["rope_fraction"] = entries[prefix + "dimension_count"] / head
-        if f"has {ROPE_FACTORS}" in entries:
-            factors = tuple(map(float, entries[f"has {ROPE_FACTORS}"]))
-            return fields | {"rope_scaling": RopeScaling(kind="longrope", factors=factors)}
-        kind = entries.get(prefix + "scaling.type", "none")
-        if kind == "none":
-            return fields
-        if kind not in ("linear", "yarn"):
-            raise CheckpointError(f"The GGUF file scales rotary positions by {kind!r}; linear and yarn work.")
-        scaling = RopeScaling(kind=kind, factor=entries[prefix + "scaling.factor"])
-        if kind == "yarn":
-            scaling = replace(scaling, original_max_seq_len=entries[prefix + "scaling.original_context_length"])
-        return fields | {"rope_scaling": scaling}
+        scaling = _read_scaling({name: entries.get(prefix + name) for name in SCALING}, entries)
+        return fields if scaling is None else fields | {"rope_scaling": scaling}
 
     def write(config: ModelConfig) -> Json:
         entries: Json = {prefix + "freq_base": config.rope_theta, prefix + "dimension_count": config.rotary_dim}
@@ -128,6 +119,58 @@ def _rope(arch: str, *, partial: bool = False) -> Section:
     return Section(read, write)
 
 
+# Entries of the group rope.scaling, with the older name of its factor.
+SCALING = (
+    "scaling.type", "scaling.factor", "scale_linear", "scaling.original_context_length", "scaling.attn_factor",
+    "scaling.yarn_ext_factor", "scaling.yarn_attn_factor", "scaling.yarn_beta_fast", "scaling.yarn_beta_slow",
+    "scaling.yarn_log_multiplier", "scaling.finetuned",
+)  # fmt: skip
+
+
+def _read_scaling(given: Json, entries: Json) -> RopeScaling | None:
+    """The scaling that the entries of rope.scaling and a tensor of divisors describe, as llama.cpp computes it.
+
+    YaRN is linear scaling with a ramp (yarn_ext_factor 1), or without one (0), and a magnitude.
+    """
+    kind = given["scaling.type"] or "linear"
+    if kind not in ("none", "linear", "yarn"):
+        raise CheckpointError(f"The GGUF file scales rotary positions by {kind!r}; linear and yarn work.")
+    factor = 1.0 if kind == "none" else float(given["scaling.factor"] or given["scale_linear"] or 1.0)
+    ramp = given["scaling.yarn_ext_factor"]
+    ramp = float(kind == "yarn") if ramp is None or ramp < 0 else ramp
+    magnitude = 1.0 if given["scaling.attn_factor"] is None else given["scaling.attn_factor"]
+    divisors = entries.get(f"has {ROPE_FACTORS}")
+    if ramp not in (0.0, 1.0) or (ramp and divisors is not None):
+        raise CheckpointError(
+            f"The GGUF file mixes rotary positions with yarn_ext_factor {ramp:g}"
+            f"{' and ' + ROPE_FACTORS if divisors is not None else ''}; 0 and 1 work, and divisors without a ramp."
+        )
+    if ramp:
+        scaling = RopeScaling(
+            kind="yarn",
+            factor=factor,
+            original_max_seq_len=given["scaling.original_context_length"] or _context_length(entries),
+            beta_fast=given["scaling.yarn_beta_fast"] or 32.0,
+            beta_slow=given["scaling.yarn_beta_slow"] or 1.0,
+        )
+        log_multiplier = given["scaling.yarn_log_multiplier"] or 0.0
+        magnitude *= scaling.magnitude / (1.0 + 0.1 * log_multiplier * math.log(max(factor, 1.0)))
+        return scaling if magnitude == scaling.magnitude else replace(scaling, attention_factor=magnitude)
+    if given["scaling.yarn_attn_factor"] is not None:
+        magnitude *= given["scaling.yarn_attn_factor"]
+    if divisors is not None:
+        scaling = RopeScaling(kind="longrope", factors=tuple(factor * float(divisor) for divisor in divisors))
+    else:
+        scaling = RopeScaling(kind="linear", factor=factor)
+    if magnitude != 1.0:
+        return replace(scaling, attention_factor=magnitude)
+    return None if scaling == RopeScaling(kind="linear") else scaling
+
+
+def _context_length(entries: Json) -> int:
+    return next(value for name, value in entries.items() if name.endswith(".context_length"))
+
+
 def _experts(arch: str) -> Section:
     def read(entries: Json) -> Json:
         count = entries.get(f"{arch}.expert_count", 0)
@@ -142,23 +185,55 @@ def _experts(arch: str) -> Section:
     return Section(read, write)
 
 
-def _windows(arch: str, every: int) -> Section:
-    """All layers but every `every`-th have the window; llama.cpp derives this from the architecture."""
+def _windows(arch: str, every: int, default: int | None = None) -> Section:
+    """All layers but every `every`-th have the window, unless the file has another number or says it for each layer.
+
+    Args:
+        default: size of the window where the file has none; unless given, there is then no window.
+    """
+    window, pattern = f"{arch}.attention.sliding_window", f"{arch}.attention.sliding_window_pattern"
 
     def read(entries: Json) -> Json:
         layers = range(entries[f"{arch}.block_count"])
+        said = entries.get(pattern, every)
+        windowed = said[: len(layers)] if isinstance(said, list) else [not said or (i + 1) % said != 0 for i in layers]
+        size = entries.get(window, default)
+        return {"window_size": size, "window_layers": tuple(map(bool, windowed))} if size and any(windowed) else {}
+
+    def write(config: ModelConfig) -> Json:
+        windowed = [config.window(i) is not None for i in range(config.num_layers)]
+        usual = [(i + 1) % every != 0 for i in range(config.num_layers)]
+        return {window: config.window_size or 0} | ({} if windowed == usual else {pattern: windowed})
+
+    return Section(read, write)
+
+
+def _attention_scale(arch: str, layers: int) -> Section:
+    """llama.cpp knows a model of 27B by its number of layers: its scale is not that of the head size."""
+
+    def read(entries: Json) -> Json:
+        if entries[f"{arch}.block_count"] != layers:
+            return {}
         return {
-            "window_size": entries[f"{arch}.attention.sliding_window"],
-            "window_layers": tuple((i + 1) % every != 0 for i in layers),
+            "attention_scale": (entries[f"{arch}.embedding_length"] // entries[f"{arch}.attention.head_count"]) ** -0.5
         }
 
-    return Section(read, lambda config: {f"{arch}.attention.sliding_window": config.window_size})
+    return Section(read, lambda _: {})
+
+
+# Entries of the groups rope and attention that are read, or that change nothing here; any other is refused.
+KNOWN = frozenset(
+    {"rope.freq_base", "rope.freq_base_swa", "rope.dimension_count", *(f"rope.{name}" for name in SCALING)}
+    | {"attention.value_length", "attention.sliding_window", "attention.sliding_window_pattern", "attention.causal"}
+    | {"attention.head_count", "attention.head_count_kv", "attention.layer_norm_epsilon"}
+)
 
 
 def _architecture(
     name: str, table: tuple[Rule, ...], *, sections: tuple[Section, ...] = (), **rest: Any
 ) -> Architecture:
     rest["keys"] = _keys(name) | rest.get("keys", {})
+    rest["known"] = frozenset(f"{name}.{entry}" for entry in KNOWN) | {key.name for key in rest["keys"].values()}
     return Architecture(
         model_type=name, architecture=name, table=lambda _: table, sections=(_values(name), *sections), **rest
     )
@@ -182,7 +257,7 @@ QWEN3_MOE = _architecture(
 GEMMA = _architecture("gemma", LLAMA_TABLE, always=GEMMAS, offset_norms=True, sections=(_rope("gemma"),))
 GEMMA2 = _architecture(
     "gemma2", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True}, offset_norms=True,
-    sections=(_rope("gemma2"), _windows("gemma2", 2)),
+    sections=(_rope("gemma2"), _windows("gemma2", 2, 4096), _attention_scale("gemma2", 46)),
     keys={
         "attention_softcap": Key("gemma2.attn_logit_softcapping", 50.0),
         "logit_softcap": Key("gemma2.final_logit_softcapping", 30.0),
@@ -190,8 +265,11 @@ GEMMA2 = _architecture(
 )  # fmt: skip
 GEMMA3 = _architecture(
     "gemma3", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True, "qk_norm": True}, offset_norms=True,
-    sections=(_rope("gemma3"), _windows("gemma3", 6)),
-    keys={"window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0)},
+    sections=(_rope("gemma3"), _windows("gemma3", 6), _attention_scale("gemma3", 62)),
+    keys={
+        "window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0),
+        "logit_softcap": Key("gemma3.final_logit_softcapping", None, read=lambda cap: cap or None),
+    },
 )  # fmt: skip
 PHI3 = _architecture("phi3", PHI3_TABLE, always=SILU, sections=(_rope("phi3", partial=True),))
 GPT2 = _architecture(

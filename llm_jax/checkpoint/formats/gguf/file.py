@@ -1,5 +1,7 @@
 """A GGUF file as a configuration, tensors and a tokenizer, and back."""
 
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,11 @@ import numpy as np
 
 from llm_jax.atomic import atomic_file
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
-from llm_jax.checkpoint.formats.gguf.tokenizer import read_tokenizer, tokenizer_metadata
-from llm_jax.checkpoint.generation import GenerationDefaults
+from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
-from llm_jax.errors import CheckpointError
+from llm_jax.errors import CheckpointError, LLMWarning
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,6 +32,9 @@ DTYPES = {
 }
 ALWAYS_FLOAT32 = ("ffn_gate_inp.", "position_embd.")  # llama.cpp needs these, and all vectors, in float32
 Q8_0_BLOCK = 32  # values of a row that share a scale
+# llama.cpp splits a large file into parts: metadata in the first, tensors in all.
+PART = re.compile(r"^(.*)-\d{5}-of-(\d{5})\.gguf$")
+SPLIT_COUNT, SPLIT_NUMBER = "split.count", "split.no"
 
 
 def read_gguf(path: Path) -> StoredModel:
@@ -39,12 +43,20 @@ def read_gguf(path: Path) -> StoredModel:
     Raises CheckpointError when it is damaged, or of an unknown architecture or type.
     """
     gguf = _library()
-    try:
-        reader = gguf.GGUFReader(path)
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {tensor.name: _open(gguf, path, tensor) for tensor in reader.tensors}
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short: {error}. Copy or download it again.") from error
+    path = _part(path, 1)
+    metadata, tensors = _read_part(gguf, path)
+    for number in range(2, metadata.get(SPLIT_COUNT, 1) + 1):
+        part = _part(path, number)
+        if part == path or not part.is_file():
+            raise CheckpointError(
+                f"{path} is part 1 of {metadata[SPLIT_COUNT]}, and part {number} is missing: put {part.name} beside it."
+            )
+        described, more = _read_part(gguf, part)
+        if described.get(SPLIT_NUMBER) != number - 1 or not tensors.keys().isdisjoint(more):
+            raise CheckpointError(
+                f"{part} is not part {number} of {path}, as its name says. Copy or download it again."
+            )
+        tensors |= more
     name = metadata.get("general.architecture")
     architecture = next((a for a in ARCHITECTURES if a.model_type == name), None)
     if architecture is None:
@@ -58,7 +70,22 @@ def read_gguf(path: Path) -> StoredModel:
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
     params = architecture.read_weights(config, architecture.from_file(config, tensors, metadata))
-    return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), _read_ids(metadata))
+    return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), read_generation(metadata))
+
+
+def _read_part(gguf: "ModuleType", path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and the tensors of one file."""
+    try:
+        reader = gguf.GGUFReader(path)
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+        return metadata, {tensor.name: _open(gguf, path, tensor) for tensor in reader.tensors}
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short: {error}. Copy or download it again.") from error
+
+
+def _part(path: Path, number: int) -> Path:
+    """The path of that part, counted from 1, of a file in parts; of another file, its own."""
+    return path.with_name(PART.sub(lambda name: f"{name[1]}-{number:05d}-of-{name[2]}.gguf", path.name))
 
 
 def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
@@ -66,7 +93,7 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
 
     Args:
         type_name: f32, f16, bf16 or q8_0, for matrices. Vectors are f32, and matrices whose rows are no multiple of
-            32 values are f16 instead of q8_0.
+            32 values are f16 instead of q8_0; those whose values are too small or too large for it are f32.
         written: called with the bytes of each tensor, in its own dtype, once it is written.
 
     Raises:
@@ -92,6 +119,14 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
             if value is not None and "." in name and not name.startswith("has "):
                 _add(gguf, writer, name, value)
         types = {name: _type_of(name, tensor, type_name) for name, tensor in tensors.items()}
+        exact = [name for name, type_ in types.items() if type_ == "q8_0" and not _has_q8_0_scales(tensors[name])]
+        if exact:
+            types |= dict.fromkeys(exact, "f32")
+            warnings.warn(
+                f"{', '.join(exact)} stay in f32: scales of q8_0, in half precision, cannot be as small or as large.",
+                LLMWarning,
+                stacklevel=2,
+            )
         for name, tensor in tensors.items():
             ggml_type = gguf.GGMLQuantizationType[types[name].upper()]
             nbytes = _Encoded(gguf, tensor, types[name]).nbytes
@@ -127,6 +162,17 @@ def _type_of(name: str, tensor: Tensor, type_name: str) -> str:
     if type_name == "q8_0" and tensor.shape[-1] % Q8_0_BLOCK:
         return "f16"
     return type_name
+
+
+def _has_q8_0_scales(tensor: Tensor) -> bool:
+    """Whether the scale of every block of q8_0, in half precision, is off by less than half a step of its values."""
+    for rows in blocks_of_rows(tensor, np.dtype(np.float32)):
+        scale = np.abs(rows.reshape(-1, Q8_0_BLOCK)).max(-1) / 127
+        with np.errstate(over="ignore"):
+            error = np.abs(scale.astype(np.float16).astype(np.float32) - scale)
+        if (error * 254 > scale).any():
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -179,15 +225,6 @@ def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
 def _shortest(value: Any) -> Any:
     """A float32 entry as its shortest decimal: 1e-06, not 9.999999974752427e-07."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-def _read_ids(metadata: dict[str, Any]) -> GenerationDefaults:
-    roles = ("eos", "eot", "bos", "padding")
-    ids: dict[str, int] = {
-        role: metadata[key] for role in roles if (key := f"tokenizer.ggml.{role}_token_id") in metadata
-    }
-    ends = tuple(ids[role] for role in ("eos", "eot") if role in ids)
-    return GenerationDefaults(eos_ids=ends, bos_id=ids.get("bos"), pad_id=ids.get("padding"))
 
 
 def _library() -> "ModuleType":

@@ -6,27 +6,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer as Backend
-
+from llm_jax.checkpoint.formats.gguf.pre_tokenizers import GPT2, PRE_TOKENIZERS, for_patterns
+from llm_jax.checkpoint.formats.gguf.tokenizer_lists import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    PREFIX,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    end_ids,
+    read_lists,
+    role_ids,
+)
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.errors import CheckpointError
-from llm_jax.tokenizers import Tokenizer, TokenizerFiles, load_tokenizer
+from llm_jax.tokenizers import ChatTemplate, Tokenizer, TokenizerFiles, load_tokenizer
 
 TOKENIZER_JSON = "tokenizer.huggingface.json"
 TEMPLATE = "tokenizer.chat_template"
-PREFIX = "tokenizer.ggml."
+NAMED_TEMPLATES = "tokenizer.chat_templates"
 ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
-
-# Pattern by which a byte-level tokenizer splits a text before merging -> its name in llama.cpp.
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|"
-REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
-PRE_TOKENIZERS = {
-    ENGLISH + WORDS + r"\p{N}{1,3}" + REST: "llama-bpe",
-    ENGLISH + WORDS + r"\p{N}" + REST: "qwen2",
-}
+ENDS = ("eos", "eot", "eom")  # llama.cpp's end of text, of turn, of message: a text stops at each
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaults, vocab_size: int) -> dict[str, Any]:
@@ -38,22 +40,24 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaul
     Raises:
         CheckpointError: llama.cpp does not have this splitting pattern.
     """
+    ends = zip(ENDS, generation.eos_ids, strict=False)
+    unknown = tokenizer.special_tokens.get("unk_token") if tokenizer is not None else None
     ids = {
-        PREFIX + "bos_token_id": generation.bos_id,
-        # llama.cpp stops at two ids: end of text, and end of turn.
-        PREFIX + "eos_token_id": generation.eos_ids[0] if generation.eos_ids else None,
-        PREFIX + "eot_token_id": generation.eos_ids[1] if len(generation.eos_ids) > 1 else None,
-        PREFIX + "padding_token_id": generation.pad_id,
+        "bos": generation.bos_id,
+        "padding": generation.pad_id,
+        "unknown": tokenizer.encode(unknown)[0] if tokenizer is not None and unknown is not None else None,
+        **dict(ends),
     }
+    entries: dict[str, Any] = {f"{PREFIX}{role}_token_id": index for role, index in ids.items()}
     if tokenizer is None:
-        return ids | {PREFIX + "model": "none"}
+        return entries | {PREFIX + "model": "none"}
     files = _files(tokenizer)
     content = json.loads(files.tokenizer)
-    template = tokenizer.chat_template
-    entries = ids | {
+    plain, whole = tokenizer.encode("a"), tokenizer.encode_with_special_tokens("a")
+    entries |= _templates(tokenizer.chat_template) | {
         TOKENIZER_JSON: json.dumps(content, ensure_ascii=False),
-        TEMPLATE: template.get("default") if isinstance(template, dict) else template,
-        PREFIX + "add_bos_token": files.backend().encode("").ids[:1] == [tokenizer.bos_token_id],
+        PREFIX + "add_bos_token": whole != plain and whole[:1] == [tokenizer.bos_token_id],
+        PREFIX + "add_eos_token": whole != plain and whole[-1:] == [tokenizer.eos_token_id],
     }
     if content["model"]["type"] != "BPE":
         # Word-level, as a CharacterTokenizer is: llama.cpp has no such tokenizer.
@@ -62,30 +66,44 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaul
 
 
 def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a GGUF file: from its tokenizer.json, or by transformers from llama.cpp's lists."""
+    """The tokenizer of a GGUF file: from its tokenizer.json, or from llama.cpp's lists."""
     if TOKENIZER_JSON in metadata:
         content = metadata[TOKENIZER_JSON]
     elif PREFIX + "tokens" in metadata:
-        content = _without_padding(_by_transformers(path), metadata.get(PREFIX + "token_type", []))
+        content = read_lists(path, metadata).to_str()
     else:
         return None
-    tokens = {id_: token for token, id_ in Backend.from_str(content).get_vocab(with_added_tokens=True).items()}
-    roles = {role: tokens.get(metadata.get(f"{PREFIX}{name}_token_id", -1)) for role, name in ROLES.items()}
-    config = {role: token for role, token in roles.items() if token is not None}
+    ids = role_ids(metadata)
+    tokens = metadata.get(PREFIX + "tokens", [])
+    named = {role: ids[name] for role, name in ROLES.items() if name in ids}
+    config = {role: tokens[index] for role, index in named.items() if index < len(tokens)}
     with tempfile.TemporaryDirectory() as directory:
-        TokenizerFiles(content, config, metadata.get(TEMPLATE)).write(directory)
+        TokenizerFiles(content, config, _read_templates(metadata)).write(directory)
         return load_tokenizer(directory)
 
 
-def _without_padding(content: str, types: list[int]) -> str:
-    """tokenizer.json without the unused tokens that fill the vocabulary up to the model's."""
-    tokenizer = json.loads(content)
-    unused = {id_ for id_, token_type in enumerate(types) if token_type == UNUSED}
-    vocabulary = tokenizer["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        tokenizer["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if id_ not in unused}
-    tokenizer["added_tokens"] = [added for added in tokenizer["added_tokens"] if added["id"] not in unused]
-    return json.dumps(tokenizer, ensure_ascii=False)
+def read_generation(metadata: dict[str, Any]) -> GenerationDefaults:
+    """The ids that begin, end and pad a text. A file with tokenizer.json names all; llama.cpp finds more in lists."""
+    ids = role_ids(metadata)
+    named = tuple(ids[role] for role in ENDS if role in ids)
+    ends = named if TOKENIZER_JSON in metadata else end_ids(metadata)
+    return GenerationDefaults(eos_ids=ends, bos_id=ids.get("bos"), pad_id=ids.get("padding"))
+
+
+def _templates(template: ChatTemplate | None) -> dict[str, Any]:
+    """The metadata of a chat template: the default one, and the named ones with a list of their names."""
+    if not isinstance(template, dict):
+        return {TEMPLATE: template}
+    named = {name: source for name, source in template.items() if name != "default"}
+    sources = {f"{TEMPLATE}.{name}": source for name, source in named.items()}
+    return {TEMPLATE: template.get("default"), NAMED_TEMPLATES: list(named) or None} | sources
+
+
+def _read_templates(metadata: dict[str, Any]) -> ChatTemplate | None:
+    sources = {"default": metadata.get(TEMPLATE)}
+    sources |= {name: metadata.get(f"{TEMPLATE}.{name}") for name in metadata.get(NAMED_TEMPLATES, [])}
+    templates = {name: source for name, source in sources.items() if source is not None}
+    return templates["default"] if list(templates) == ["default"] else templates or None
 
 
 def _files(tokenizer: Tokenizer) -> TokenizerFiles:
@@ -99,11 +117,12 @@ def _bpe(content: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     model = content["model"]
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [UNUSED] * vocab_size
-    for token, id_ in model["vocab"].items():
-        tokens[id_], types[id_] = token, BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else NORMAL
+    kinds = {id_: (token, BYTE if BYTE_TOKEN.fullmatch(token) else NORMAL) for token, id_ in model["vocab"].items()}
     for added in content.get("added_tokens", []):
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+        kinds[added["id"]] = added["content"], CONTROL if added["special"] else USER_DEFINED
+    for id_, kind in kinds.items():
+        if id_ < vocab_size:  # llama.cpp has no tokens beyond the embedding's rows
+            tokens[id_], types[id_] = kind
     pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     if not model.get("byte_fallback"):
         merges = [" ".join(pair) for pair in pairs]
@@ -117,7 +136,7 @@ def _bpe(content: dict[str, Any], vocab_size: int) -> dict[str, Any]:
         PREFIX + "model": "llama",
         PREFIX + "pre": "default",
         PREFIX + "tokens": tokens,
-        PREFIX + "scores": [-float(rank.get(token, 0)) for token in tokens],
+        PREFIX + "scores": [-float(rank.get(token, len(pairs))) for token in tokens],
         PREFIX + "token_type": types,
         PREFIX + "add_space_prefix": _begins_with_space(content),
     }
@@ -138,29 +157,31 @@ def _steps(content: dict[str, Any], part: str) -> list[dict[str, Any]]:
 
 
 def _pre_tokenizer(content: dict[str, Any]) -> str:
-    steps = _steps(content, "pre_tokenizer")
-    patterns = [one["pattern"]["Regex"] for one in steps if "Regex" in one.get("pattern", {})]
-    if not patterns and any(one.get("type") == "ByteLevel" and one.get("use_regex", True) for one in steps):
-        return "gpt-2"
-    if len(patterns) == 1 and patterns[0] in PRE_TOKENIZERS:
-        return PRE_TOKENIZERS[patterns[0]]
-    raise CheckpointError(
-        f"The tokenizer splits words by {patterns or steps}, for which no name in llama.cpp is known here; "
-        f"{', '.join(['gpt-2', *PRE_TOKENIZERS.values()])} are. Leave tokenizer.json out to write the weights alone."
-    )
-
-
-def _by_transformers(path: Path) -> str:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
+    patterns = _patterns(_steps(content, "pre_tokenizer"))
+    ignore_merges = content["model"].get("ignore_merges", False)
+    pre = None if patterns is None else for_patterns(patterns, ignore_merges=ignore_merges)
+    if pre is None:
         raise CheckpointError(
-            f"{path} has its tokenizer in llama.cpp's lists alone; the transformers package reads them: install the "
-            "extra 'hf'."
-        ) from error
-    try:
-        return AutoTokenizer.from_pretrained(
-            path.parent, gguf_file=path.name, trust_remote_code=False
-        ).backend_tokenizer.to_str()
-    except (ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"The tokenizer in {path} is of a type that cannot be read: {error}.") from error
+            f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which no name in "
+            f"llama.cpp is known here; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Leave tokenizer.json "
+            "out to write the weights alone."
+        )
+    return pre.names[0]
+
+
+def _patterns(steps: list[dict[str, Any]]) -> list[str] | None:
+    """The regular expressions by which the steps split a text in turn; None where one of them does something else."""
+    patterns = []
+    for step in steps:
+        match step:
+            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+                patterns.append(pattern)
+            case {"type": "Digits", "individual_digits": individual}:
+                patterns.append(r"\p{N}" if individual else r"\p{N}+")
+            case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": splits}:
+                patterns += [GPT2] if splits else []
+            case {"type": "ByteLevel", "add_prefix_space": False}:
+                patterns.append(GPT2)
+            case _:
+                return None
+    return patterns

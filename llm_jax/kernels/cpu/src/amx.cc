@@ -7,7 +7,7 @@ namespace llm {
 namespace {
 
 struct Traits {
-  static constexpr bool kBFloat16Rows = true;
+  static constexpr bool kBFloat16Rows = true, kInt16Rows = false;
   static constexpr int kOffset = 0;
 };
 

@@ -56,6 +56,7 @@ inline float update_softmax(const Attention& a, const Query& query, int64_t star
 template <typename Lanes, typename Cached>
 struct Attend {
   using Vec = typename Lanes::Vec;
+  using Partial = typename Lanes::Partial;
   using Chunk = llm::Chunk<Cached>;
   static constexpr int kBlock = Lanes::kQueries;  // queries whose sums fit into the registers
   static constexpr int kKeys = 4;                 // that Lanes::sums reduces at once
@@ -65,39 +66,53 @@ struct Attend {
   template <int Rows>
   static void dots(const float* q, const Chunk& c, int64_t H, bool ahead, float* score) {
     for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
-      Vec acc[Rows][kKeys];
+      Partial acc[Rows][kKeys];
       const Cached* key[kKeys];
+#pragma GCC unroll 4
       for (int i = 0; i < kKeys; ++i) {
+#pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::zero();
         key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
       }
       if (ahead) prefetch(c.values + s * c.stride, kKeys * c.stride * sizeof(Cached));
       for (int64_t h = 0; h < H; h += 16) {
+        Vec x[Rows];
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) x[r] = Lanes::load(q + r * H + h);
+#pragma GCC unroll 4
         for (int i = 0; i < kKeys; ++i) {
-          const Vec x = Lanes::load(key[i] + h);
-          for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::fma(Lanes::load(q + r * H + h), x, acc[r][i]);
+          const Vec k = Lanes::load(key[i] + h);
+#pragma GCC unroll 4
+          for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::dot(x[r], k, acc[r][i]);
         }
       }
+#pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r)
         Lanes::sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], score + r * kChunk + s);
     }
   }
 
-  // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. With `ahead`, the next chunk's
-  // keys are prefetched.
+  // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. Unless null, the next
+  // chunk's keys, `ahead`, are prefetched.
   template <int Rows, int Vecs>
-  static void accumulate(const float* weight, const Chunk& c, int64_t h, int64_t H, bool ahead, float* out) {
+  static void accumulate(const float* weight, const Chunk& c, int64_t h, int64_t H, const Cached* ahead, float* out) {
     Vec acc[Rows][Vecs];
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) acc[r][i] = Lanes::load(out + r * H + h + 16 * i);
     for (int64_t s = c.from; s < c.to; ++s) {
-      if (ahead) prefetch(c.keys + (kChunk + s) * c.stride + h, 16 * Vecs * sizeof(Cached));
+      if (ahead != nullptr) prefetch(ahead + s * c.stride + h, 16 * Vecs * sizeof(Cached));
+#pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) {
         const Vec x = Lanes::load(c.values + s * c.stride + h + 16 * i);
+#pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::fma(Lanes::broadcast(weight[r * kChunk + s]), x, acc[r][i]);
       }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) Lanes::store(out + r * H + h + 16 * i, acc[r][i]);
   }
 
@@ -108,6 +123,7 @@ struct Attend {
     if constexpr (Rows > 1) {
       if (count % Rows) return add<Rows / 2>(a, c, scales, q, query, count, softmax, out);
     }
+    constexpr int kVecs = Lanes::kSums / Rows < 4 ? Lanes::kSums / Rows : 4;
     const int64_t H = a.H;
     alignas(64) float score[Rows * kChunk];
     for (int64_t row = 0; row < count; row += Rows, q += Rows * H, out += Rows * H) {
@@ -119,9 +135,10 @@ struct Attend {
         if (rescale != 1.0f)
           for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
       }
+      const Cached* ahead = is_first ? c.next_keys : nullptr;
       int64_t h = 0;
-      for (; h + 64 <= H; h += 64) accumulate<Rows, 4>(score, c, h, H, is_first && c.has_next, out);
-      for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, is_first && c.has_next, out);
+      for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, out);
+      for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, out);
     }
   }
 

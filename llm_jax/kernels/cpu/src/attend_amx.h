@@ -201,7 +201,7 @@ void attend_by(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64
     for (int64_t i = 0; i < columns; ++i) {
       Column<Width>& c = column[i];
       if (c.begin[0] >= float(chunk.start + kChunk) || c.end[15] <= float(chunk.start)) continue;
-      c.dots(packed, H, i == 0 && chunk.has_next ? chunk.keys + kChunk * H : nullptr, score);
+      c.dots(packed, H, i == 0 ? chunk.next_keys : nullptr, score);
       c.update_softmax(a, chunk.start, packed.count, score, weight);
       c.accumulate(weight, packed, H);
     }

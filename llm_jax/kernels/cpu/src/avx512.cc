@@ -8,9 +8,10 @@ namespace llm {
 namespace {
 
 struct Lanes {
-  static constexpr int kQueries = 4;
+  static constexpr int kQueries = 4, kSums = 16;
   using Vec = __m512;
-  static Vec zero() { return _mm512_setzero_ps(); }
+  using Partial = Vec;
+  static Partial zero() { return _mm512_setzero_ps(); }
   static Vec broadcast(float x) { return _mm512_set1_ps(x); }
   static Vec load(const float* x) { return _mm512_loadu_ps(x); }
   static Vec load(const uint16_t* x) {
@@ -22,6 +23,7 @@ struct Lanes {
   }
   static void store(float* to, Vec x) { _mm512_storeu_ps(to, x); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Partial dot(Vec a, Vec b, Partial c) { return fma(a, b, c); }
   // The sums of four vectors: lanes of 128 bits are transposed and added, then the four lanes.
   static void sums(Vec a, Vec b, Vec c, Vec d, float* to) {
     const Vec ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
@@ -32,61 +34,45 @@ struct Lanes {
   }
 };
 
-struct FloatSums {
-  using Sum = __m512;
-  static Sum zero() { return _mm512_setzero_ps(); }
-  static Sum load(const void* from) { return _mm512_loadu_ps(from); }
-  static void store(void* to, Sum x) { _mm512_storeu_ps(to, x); }
-  static __m512 broadcast(const uint8_t* x) { return _mm512_set1_ps(*reinterpret_cast<const float*>(x)); }
+struct Float32 {
+  using Vec = __m512;
+  static constexpr int kRowBytes = 64, kParts = 1;
+  static Vec zero() { return _mm512_setzero_ps(); }
+  static Vec load(const void* from) { return _mm512_loadu_ps(from); }
+  static void store(void* to, Vec x) { _mm512_storeu_ps(to, x); }
+  static Vec weights(const uint8_t* w, int) { return load(w); }
+  static Vec term(const uint8_t* x) { return _mm512_set1_ps(*reinterpret_cast<const float*>(x)); }
+  static Vec add(Vec acc, Vec w, Vec x) { return _mm512_fmadd_ps(w, x, acc); }
 };
 
-struct Float32 : FloatSums {
-  using Weights = __m512;
-  static constexpr int kRowBytes = 64;
-  static Weights weights(const uint8_t* w) { return _mm512_loadu_ps(w); }
-  static __m512 term(const uint8_t* x) { return broadcast(x); }
-  static void add(Sum& acc, Weights w, __m512 x) { acc = _mm512_fmadd_ps(w, x, acc); }
-};
-
-// Two FMAs per pair: as fast as vdpbf16ps, which most of these processors lack, and no denormal is lost.
-struct BFloat16 : FloatSums {
-  static constexpr int kRowBytes = 128;
-  struct Pair {
-    __m512 even, odd;
-  };
-  using Weights = Pair;
-  static Pair weights(const uint8_t* w) {
-    __m512i pair = _mm512_loadu_si512(w);
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)),
-            _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(int(0xffff0000u))))};
-  }
-  static Pair term(const uint8_t* x) { return {broadcast(x), broadcast(x + 4)}; }
-  static void add(Sum& acc, Pair w, Pair x) {
-    acc = _mm512_fmadd_ps(w.even, x.even, acc);
-    acc = _mm512_fmadd_ps(w.odd, x.odd, acc);
+struct BFloat16 : Float32 {
+  static constexpr int kRowBytes = 128, kParts = 2;
+  static Vec weights(const uint8_t* w, int part) {
+    const __m512i pairs = _mm512_loadu_si512(w);
+    return _mm512_castsi512_ps(part == 0 ? _mm512_slli_epi32(pairs, 16)
+                                         : _mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000u))));
   }
 };
 
 struct Int8 {
-  using Sum = __m512i;
-  using Weights = __m512i;
-  static constexpr int kRowBytes = 64;
-  static Sum zero() { return _mm512_setzero_si512(); }
-  static Sum load(const void* from) { return _mm512_loadu_si512(from); }
-  static void store(void* to, Sum x) { _mm512_storeu_si512(to, x); }
-  static Weights weights(const uint8_t* w) { return _mm512_loadu_si512(w); }
-  static __m512i term(const uint8_t* x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
-  static void add(Sum& acc, Weights w, __m512i x) { acc = _mm512_dpbusd_epi32(acc, x, w); }
+  using Vec = __m512i;
+  static constexpr int kRowBytes = 64, kParts = 1;
+  static Vec zero() { return _mm512_setzero_si512(); }
+  static Vec load(const void* from) { return _mm512_loadu_si512(from); }
+  static void store(void* to, Vec x) { _mm512_storeu_si512(to, x); }
+  static Vec weights(const uint8_t* w, int) { return load(w); }
+  static Vec term(const uint8_t* x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
+  static Vec add(Vec acc, Vec w, Vec x) { return _mm512_dpbusd_epi32(acc, x, w); }
 };
 
 struct Traits {
   using Float32 = llm::Float32;
   using BFloat16 = llm::BFloat16;
   using Int8 = llm::Int8;
-  static constexpr bool kBFloat16Rows = false;
-  static constexpr int kOffset = 128;  // vpdpbusd multiplies unsigned rows
-  static constexpr int kFewRows = 4;   // times four panels fill the registers
-  static constexpr int kManyRows = 8;  // times two panels
+  static constexpr bool kBFloat16Rows = false, kInt16Rows = false;
+  static constexpr int kOffset = 128;       // vpdpbusd multiplies unsigned rows
+  static constexpr int kRowsOfFour = 4, kRowsOfTwo = 8, kRowsOfOne = 8;  // in a block of so many panels
+  static constexpr int kManyPanels = 2;
 };
 
 }  // namespace

@@ -6,17 +6,8 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kChunk = 64;     // keys at a time: they, their scores and values stay in the L1 cache
 constexpr int64_t kMaxHead = 512;  // largest head size
 constexpr float kLowest = -1e30f;  // below any score, and finite: the difference of two is 0, not NaN
-
-// The index of a position in the cache. With a window the cache is a ring buffer if it has the capacity for the window
-// and the new tokens, so that these overwrite only keys outside their windows. `_is_ring` of
-// llm_jax/kernels/cache_format.py is the same rule.
-inline int64_t cache_index(const Attention& a, int64_t position) {
-  const bool ring = a.window > 0 && a.S % kChunk == 0 && a.S >= a.window + a.max_new_tokens - 1;
-  return ring ? position % a.S : position;
-}
 
 template <typename Cached>
 constexpr bool kScaled = sizeof(Cached) == 1;  // int8: a scale after each vector (symmetric)
@@ -27,10 +18,16 @@ int64_t stride_of(const Attention& a) {
   return a.H + (kScaled<Cached> ? sizeof(float) : 0);
 }
 
+// The cached vector of one head at a position of a sequence.
 template <typename Cached>
-Cached* head_of(const Attention& a, const Cache& cache, int64_t seq, int64_t kv) {
-  return static_cast<Cached*>(cache.data) + (seq * a.K + kv) * a.S * stride_of<Cached>(a);
+Cached* vector_of(const Attention& a, const Cache& cache, int64_t seq, int64_t kv, int64_t position) {
+  const int64_t index = position / a.block_tokens, block = a.blocks[seq * a.max_blocks + index];
+  const int64_t at = (block * a.K + kv) * a.block_tokens + position - index * a.block_tokens;
+  return static_cast<Cached*>(cache.data) + at * stride_of<Cached>(a);
 }
+
+// Positions that a sequence's blocks hold; what is beyond is not written.
+inline int64_t capacity_of(const Attention& a) { return a.max_blocks * a.block_tokens; }
 
 // Rotary positions, in place.
 inline void rotate(const Attention& a, int64_t token, float* x) {
@@ -61,14 +58,13 @@ void store_vector(const float* x, int64_t count, Cached* to) {
 template <typename Cached>
 void write(const Attention& a, int64_t seq, int64_t kv) {
   alignas(64) float x[kMaxHead];
-  for (int64_t t = 0; t < a.new_tokens[seq] && cache_index(a, a.lengths[seq] + t) < a.S; ++t) {
+  for (int64_t t = 0; t < a.new_tokens[seq] && a.lengths[seq] + t < capacity_of(a); ++t) {
     const int64_t token = a.starts[seq] + t, row = token * (a.N + 2 * a.K) + a.N + kv;
-    const int64_t at = cache_index(a, a.lengths[seq] + t) * stride_of<Cached>(a);
     load(a.qkv, row * a.H, a.H, x);
     if (a.rotary > 0) rotate(a, token, x);
-    store_vector(x, a.H, head_of<Cached>(a, a.keys, seq, kv) + at);
+    store_vector(x, a.H, vector_of<Cached>(a, a.keys, seq, kv, a.lengths[seq] + t));
     load(a.qkv, (row + a.K) * a.H, a.H, x);
-    store_vector(x, a.H, head_of<Cached>(a, a.values, seq, kv) + at);
+    store_vector(x, a.H, vector_of<Cached>(a, a.values, seq, kv, a.lengths[seq] + t));
   }
 }
 
@@ -93,7 +89,7 @@ inline Query query_of(const Attention& a, int64_t seq, int64_t kv, int64_t i, fl
   load(a.qkv, (token * (a.N + 2 * a.K) + head) * a.H, a.H, q);
   if (a.rotary > 0) rotate(a, token, q);
   return {token, position, head, a.window > 0 && position >= a.window ? position + 1 - a.window : 0,
-          cache_index(a, position) < a.S ? position + 1 : a.S};
+          position < capacity_of(a) ? position + 1 : capacity_of(a)};
 }
 
 // Divides the weighted sum of values by the sum of the weights, and writes it.
@@ -107,20 +103,28 @@ inline void write_output(const Attention& a, const Query& query, float total, fl
 template <typename Cached>
 struct Chunk {
   const Cached *keys, *values;
+  const Cached *next_keys, *next_values;  // of the chunk that follows; null behind the last
   int64_t start, from, to;   // start: a position; from and to are relative to it
-  int64_t stride, capacity;  // capacity: vectors from here to the end of the cache
-  bool has_next;             // whether another chunk follows
+  int64_t stride, capacity;  // capacity: vectors from here to the end of the block
 };
 
-// Chunks start at multiples of kChunk, so that the order of additions does not depend on the window.
+// Chunks start at multiples of kChunk, so that the order of additions does not depend on the window. None spans two
+// blocks: these are multiples of it, or there is only one.
 template <typename Cached, typename Each>
 void each_chunk(const Attention& a, int64_t seq, int64_t kv, int64_t begin, int64_t end, Each each) {
-  const Cached *keys = head_of<Cached>(a, a.keys, seq, kv), *values = head_of<Cached>(a, a.values, seq, kv);
-  const int64_t stride = stride_of<Cached>(a);
-  for (int64_t start = begin / kChunk * kChunk; start < end; start += kChunk) {
-    const int64_t at = cache_index(a, start), left = end - start;
-    each(Chunk<Cached>{keys + at * stride, values + at * stride, start, start < begin ? begin - start : 0,
-                       left < kChunk ? left : kChunk, stride, a.S - at, left > kChunk});
+  const int64_t stride = stride_of<Cached>(a), first = begin / kChunk * kChunk;
+  const Cached *keys = vector_of<Cached>(a, a.keys, seq, kv, first);
+  const Cached *values = vector_of<Cached>(a, a.values, seq, kv, first);
+  for (int64_t start = first; start < end; start += kChunk) {
+    const int64_t left = end - start;
+    const Cached *next_keys = nullptr, *next_values = nullptr;
+    if (left > kChunk) {
+      next_keys = vector_of<Cached>(a, a.keys, seq, kv, start + kChunk);
+      next_values = vector_of<Cached>(a, a.values, seq, kv, start + kChunk);
+    }
+    each(Chunk<Cached>{keys, values, next_keys, next_values, start, start < begin ? begin - start : 0,
+                       left < kChunk ? left : kChunk, stride, a.block_tokens - start % a.block_tokens});
+    keys = next_keys, values = next_values;
   }
 }
 

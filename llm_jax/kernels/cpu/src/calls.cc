@@ -11,10 +11,6 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-const Level& level_of(int64_t level) {
-  return level == kLevelAmx ? kAmx : level == kLevelAvx512 ? kAvx512 : kAvx2;
-}
-
 Floats floats(const ffi::AnyBuffer& buffer) {
   const bool is_given = buffer.element_count() > 0;  // an absent optional operand is an empty placeholder
   return {is_given ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
@@ -96,8 +92,8 @@ void zero_padding(const Attention& a) {
   }
 }
 
-ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 starts,
-                     S32 lengths, S32 new_tokens, S32 first_slot, F32 slopes, F32 cosine, F32 sine,
+ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 blocks,
+                     S32 starts, S32 lengths, S32 new_tokens, F32 slopes, F32 cosine, F32 sine,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
                      ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
                      float softcap) {
@@ -105,15 +101,15 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
     return ffi::Error::Internal("the cache must be updated in place");
   const auto shape = keys.dimensions();
   Attention a{};
-  a.R = lengths.element_count(), a.max_new_tokens = out->dimensions()[1], a.N = out->dimensions()[2];
-  a.K = shape[1], a.S = shape[2], a.H = out->dimensions()[3];
+  a.R = lengths.element_count(), a.N = out->dimensions()[2], a.K = shape[1], a.H = out->dimensions()[3];
+  a.block_tokens = shape[2], a.max_blocks = blocks.dimensions()[1], a.blocks = blocks.typed_data();
   a.window = window, a.scale = scale, a.softcap = softcap;
   a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
   a.qkv = floats(qkv), a.out = floats(*out), a.keys = cache(keys), a.values = cache(values);
-  const int64_t skipped = first_slot.typed_data()[0] * int64_t(keys.size_bytes()) / shape[0];
-  a.keys.data = static_cast<char*>(a.keys.data) + skipped, a.values.data = static_cast<char*>(a.values.data) + skipped;
   a.starts = starts.typed_data(), a.lengths = lengths.typed_data(), a.new_tokens = new_tokens.typed_data();
   a.slopes = pointer(slopes), a.cosine = pointer(cosine), a.sine = pointer(sine);
+  if (a.block_tokens % kChunk != 0 && a.max_blocks != 1)
+    return ffi::Error::InvalidArgument("a block of the cache must hold whole chunks");
   const Level& kernels = level_of(level);
   zero_padding(a);
   const std::vector<Task> tasks = tasks_of(a, pool.num_threads());
@@ -131,8 +127,13 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
   return ffi::Error::Success();
 }
 
+// Leaves its result as the system gave it, so that memory is taken as it is first written.
+ffi::Error empty(ffi::Result<ffi::AnyBuffer>) { return ffi::Error::Success(); }
+
 }  // namespace
 }  // namespace llm
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_empty, llm::empty, xla::ffi::Ffi::Bind().Ret<xla::ffi::AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_product, llm::product,
                               xla::ffi::Ffi::Bind()

@@ -38,7 +38,7 @@ struct Packed {
     for (int64_t s = 0; s < count; s += 2) {
       const uint16_t* low = s < c.to ? c.values + s * H : zeros;
       const uint16_t* high = s + 1 < c.to ? c.values + (s + 1) * H : zeros;
-      if (c.has_next) prefetch_l2(c.values + (kChunk + s) * H, 2 * H * sizeof(uint16_t));
+      if (c.next_values != nullptr) prefetch_l2(c.next_values + s * H, 2 * H * sizeof(uint16_t));
       uint32_t* to = values + s / kTileDepth * kTileWords + s % kTileDepth / 2 * kTile;
       for (int64_t h = 0; h < H; h += 32, to += 2 * kParts * kTileWords) {
         const __m512i x = _mm512_loadu_si512(low + h), y = _mm512_loadu_si512(high + h);

@@ -1,12 +1,13 @@
-// The interface between the FFI calls (calls.cc) and the instruction levels (avx2.cc, avx512.cc, amx.cc).
+// The interface between the FFI calls (calls.cc) and the instruction levels: avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on
+// x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
 // register. A weight tile is 16 groups of 64 bytes; a group has 4 bytes of each of 16 output rows (1 float32, 2
 // bfloat16 or 4 int8), the operand of one vpdpbusd, one pair of FMAs or one row of a B tile. 16 output rows over the
 // whole contracted axis are a panel; panels are contiguous.
 //
-// Axes: M rows of x, I inputs (the contracted axis), O outputs; R sequences, N query heads, K key/value heads, S key
-// positions, H head size, G query heads per key/value head.
+// Axes: M rows of x, I inputs (the contracted axis), O outputs; R sequences, N query heads, K key/value heads, H head
+// size, G query heads per key/value head.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +25,7 @@ constexpr int kTileBytes = 1024;      // of a weight tile: 16 groups of 64 bytes
 constexpr int kGroupBytes = 64;       // 4 bytes of each of 16 output rows
 constexpr int64_t kPanelsAtOnce = 4;  // panels that a level computes in one pass over the rows
 constexpr int64_t kQueryRows = 64;    // queries that share one pass over the cache
+constexpr int64_t kChunk = 64;        // keys at a time: they, their scores and values stay in the L1 cache
 
 // A pointer to float32 or bfloat16 values.
 struct Floats {
@@ -52,26 +54,27 @@ struct Product {
   float* row_scale;  // workspace, int8: one per row
 };
 
-// Keys or values [slots, K, S, H]. An int8 vector is followed by its scale, a float32: four more bytes.
+// Keys or values [blocks, K, block_tokens, H]. An int8 vector is followed by its scale, a float32: four more bytes.
 struct Cache {
   void* data;
   DType dtype;
 };
 
-// Attention of the new tokens of R sequences over their cache slots. The tokens of sequence r are starts[r] …
+// Attention of the new tokens of R sequences over what each has cached. The tokens of sequence r are starts[r] …
 // starts[r + 1] - 1; the first new_tokens[r] of them are valid, the others padding. Their keys and values are written
 // to positions from lengths[r] on, and each attends to all positions up to its own.
 struct Attention {
-  int64_t R, N, K, S, H;
-  int64_t max_new_tokens;  // of any sequence
-  int64_t window;        // 0: none
-  int64_t rotary;        // rotated dimensions / 2; 0: none
-  float scale, softcap;  // scale above 0; softcap 0: none
-  Floats qkv, out;       // [tokens, N + 2 K, H], [tokens, N, H]
-  Cache keys, values;    // from the slot of the first sequence on
+  int64_t R, N, K, H;
+  int64_t block_tokens, max_blocks;  // positions of a block: a multiple of 64, or max_blocks is 1
+  int64_t window;                    // 0: none
+  int64_t rotary;                    // rotated dimensions / 2; 0: none
+  float scale, softcap;              // scale above 0; softcap 0: none
+  Floats qkv, out;                   // [tokens, N + 2 K, H], [tokens, N, H]
+  Cache keys, values;
+  const int32_t* blocks;  // [R, max_blocks]: those of a sequence in turn; only what it writes or sees is read
   const int32_t *starts, *lengths, *new_tokens;  // [R + 1], [R]: tokens in the cache, [R]
-  const float* slopes;  // [N], or null
-  const float *cosine, *sine;  // [tokens, rotary], or null
+  const float* slopes;                           // [N], or null
+  const float *cosine, *sine;                    // [tokens, rotary], or null
 };
 
 struct Level {
@@ -86,9 +89,21 @@ struct Level {
   void (*attend)(const Attention&, int64_t sequence, int64_t kv_head, int64_t first, int64_t count);
 };
 
-extern const Level kAvx2, kAvx512, kAmx;
+extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64
+extern const Level kNeon, kDotprod;                         // on aarch64
 
-enum LevelId : int64_t { kLevelNone = 0, kLevelAvx2 = 1, kLevelAvx512 = 2, kLevelAmx = 3 };
+enum LevelId : int64_t {
+  kLevelNone,
+  kLevelAvx2,
+  kLevelAvx512,
+  kLevelAvx512BFloat16,
+  kLevelAmx,
+  kLevelNeon,
+  kLevelDotprod
+};
+
+// The functions of a level of this architecture (level.cc).
+const Level& level_of(int64_t level);
 
 }  // namespace llm
 

@@ -1,8 +1,6 @@
 // A parallel loop on XLA's intra-op threads.
 #pragma once
 
-#include <immintrin.h>
-
 #include <atomic>
 #include <memory>
 #include <thread>
@@ -11,6 +9,15 @@
 #include "xla/ffi/api/ffi.h"
 
 namespace llm {
+
+// Tells the processor that this thread waits.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield");
+#endif
+}
 
 constexpr int64_t kSpins = 4096;  // waits of a few cycles before the caller yields its core
 
@@ -50,7 +57,7 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
   for (int64_t t = 1; t < threads; ++t) pool.Schedule([work, t] { work(t); });
   work(0);
   for (int64_t spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins)
-    spins < kSpins ? _mm_pause() : std::this_thread::yield();
+    spins < kSpins ? pause() : std::this_thread::yield();
 }
 
 }  // namespace llm

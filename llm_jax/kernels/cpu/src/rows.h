@@ -90,12 +90,13 @@ void scatter(const float* x, int64_t chunks, uint8_t* tiles) {
   for (int64_t c = 0; c < chunks; ++c) std::memcpy(tiles + c * kTile * Bytes, x + c * (Bytes / 4), Bytes);
 }
 
-// Packs 16 rows. In the tile of a chunk, each row has 64 bytes, or 128 where bfloat16 is stored widened to float32.
+// Packs 16 rows. In the tile of a chunk, each row has 64 bytes, or 128 where bfloat16 is stored widened to float32 or
+// int8 to int16.
 template <typename Traits>
 void prepare(const Product& p, int64_t tile) {
   const int64_t group = 4 / (p.dtype == kFloat32 ? 4 : p.dtype == kBFloat16 ? 2 : 1);  // values per 4 bytes of weight
   const int64_t chunk = group * kTile;                                                // values per chunk
-  const bool widen = p.dtype == kBFloat16 && !Traits::kBFloat16Rows;
+  const bool widen = (p.dtype == kBFloat16 && !Traits::kBFloat16Rows) || (p.dtype == kInt8 && Traits::kInt16Rows);
   const int64_t row_bytes = widen ? 128 : 64;
   const int64_t padded = p.chunks * chunk;
   alignas(64) float stack[kStackFloats];
@@ -121,8 +122,15 @@ void prepare(const Product& p, int64_t tile) {
       p.row_scale[m] = amax / kInt8Max;
       for (int64_t c = 0; c < p.chunks; ++c) {
         const float* from = x + c * 64;
-        uint8_t* to = out + c * kTile * 64;
-        for (int i = 0; i < 64; ++i) to[i] = uint8_t(bits_of(from[i] * inverse + kRounder) + Traits::kOffset);
+        uint8_t* to = out + c * kTile * row_bytes;
+        if constexpr (Traits::kInt16Rows) {  // of four values the even, then the odd: as `weights` widens theirs
+          int16_t* pairs = reinterpret_cast<int16_t*>(to);
+          for (int i = 0; i < 64; i += 4)
+            for (int j = 0; j < 4; ++j)
+              pairs[i + j] = int16_t(bits_of(from[i + (j % 2) * 2 + j / 2] * inverse + kRounder));
+        } else {
+          for (int i = 0; i < 64; ++i) to[i] = uint8_t(bits_of(from[i] * inverse + kRounder) + Traits::kOffset);
+        }
       }
     } else if (p.dtype == kBFloat16 && !widen) {
       for (int64_t c = 0; c < p.chunks; ++c) {

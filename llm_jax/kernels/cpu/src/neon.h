@@ -1,0 +1,126 @@
+// Vectors of NEON, shared by the levels of aarch64; only int8 differs (neon.cc, dotprod.cc).
+#pragma once
+
+#include <arm_neon.h>
+
+#include "attend.h"
+#include "product.h"
+
+namespace llm {
+namespace {
+
+struct Lanes {
+  static constexpr int kQueries = 2, kSums = 4;
+  struct Vec {
+    float32x4_t part[4];
+  };
+  using Partial = float32x4_t;
+  static Partial zero() { return vdupq_n_f32(0.0f); }
+  static Vec broadcast(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}; }
+  static Vec load(const float* x) { return {vld1q_f32(x), vld1q_f32(x + 4), vld1q_f32(x + 8), vld1q_f32(x + 12)}; }
+  static float32x4_t widen(uint16x4_t x) { return vreinterpretq_f32_u32(vshll_n_u16(x, 16)); }
+  static Vec load(const uint16_t* x) {
+    const uint16x8_t low = vld1q_u16(x), high = vld1q_u16(x + 8);
+    return {widen(vget_low_u16(low)), widen(vget_high_u16(low)), widen(vget_low_u16(high)), widen(vget_high_u16(high))};
+  }
+  static float32x4_t widen(int16x4_t x) { return vcvtq_f32_s32(vmovl_s16(x)); }
+  static Vec load(const int8_t* x) {
+    const int8x16_t bytes = vld1q_s8(x);
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+    return {widen(vget_low_s16(low)), widen(vget_high_s16(low)), widen(vget_low_s16(high)), widen(vget_high_s16(high))};
+  }
+  static void store(float* to, Vec x) {
+    for (int i = 0; i < 4; ++i) vst1q_f32(to + 4 * i, x.part[i]);
+  }
+  static Vec fma(Vec a, Vec b, Vec c) {
+    for (int i = 0; i < 4; ++i) c.part[i] = vfmaq_f32(c.part[i], a.part[i], b.part[i]);
+    return c;
+  }
+  static Partial dot(Vec a, Vec b, Partial c) {
+    for (int i = 0; i < 4; ++i) c = vfmaq_f32(c, a.part[i], b.part[i]);
+    return c;
+  }
+  static void sums(Partial a, Partial b, Partial c, Partial d, float* to) {
+    vst1q_f32(to, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+  }
+};
+
+// Two registers: half a group of weights.
+struct Float32 {
+  struct Vec {
+    float32x4_t low, high;
+  };
+  static constexpr int kRowBytes = 64, kParts = 1;
+  static Vec zero() { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
+  static Vec load(const void* from) {
+    const float* x = static_cast<const float*>(from);
+    return {vld1q_f32(x), vld1q_f32(x + 4)};
+  }
+  static void store(void* to, Vec x) {
+    vst1q_f32(static_cast<float*>(to), x.low);
+    vst1q_f32(static_cast<float*>(to) + 4, x.high);
+  }
+  static Vec weights(const uint8_t* w, int) { return load(w); }
+  static Vec term(const uint8_t* x) {
+    const float32x4_t term = vld1q_dup_f32(reinterpret_cast<const float*>(x));
+    return {term, term};
+  }
+  static Vec add(Vec acc, Vec w, Vec x) { return {vfmaq_f32(acc.low, w.low, x.low), vfmaq_f32(acc.high, w.high, x.high)}; }
+};
+
+struct BFloat16 : Float32 {
+  static constexpr int kRowBytes = 128, kParts = 2;
+  static float32x4_t widen(uint32x4_t pairs, int part) {
+    return vreinterpretq_f32_u32(part == 0 ? vshlq_n_u32(pairs, 16) : vandq_u32(pairs, vdupq_n_u32(0xffff0000u)));
+  }
+  static Vec weights(const uint8_t* w, int part) {
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(w);
+    return {widen(vld1q_u32(pairs), part), widen(vld1q_u32(pairs + 4), part)};
+  }
+};
+
+// Sums of int8 products; `Dot` adds the four of each output to its sum.
+template <typename Dot>
+struct Int8With {
+  struct Vec {
+    int32x4_t low, high;
+  };
+  static constexpr int kRowBytes = 64, kParts = 1;
+  static Vec zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  static Vec load(const void* from) {
+    const int32_t* x = static_cast<const int32_t*>(from);
+    return {vld1q_s32(x), vld1q_s32(x + 4)};
+  }
+  static void store(void* to, Vec x) {
+    vst1q_s32(static_cast<int32_t*>(to), x.low);
+    vst1q_s32(static_cast<int32_t*>(to) + 4, x.high);
+  }
+  static Vec weights(const uint8_t* w, int) { return load(w); }
+  static Vec term(const uint8_t* x) {
+    const int32x4_t term = vld1q_dup_s32(reinterpret_cast<const int32_t*>(x));
+    return {term, term};
+  }
+  static int32x4_t add(int32x4_t acc, int32x4_t w, int32x4_t x) {
+    return Dot::add(acc, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x));
+  }
+  static Vec add(Vec acc, Vec w, Vec x) { return {add(acc.low, w.low, x.low), add(acc.high, w.high, x.high)}; }
+};
+
+template <typename Dot>
+struct Traits {
+  using Float32 = llm::Float32;
+  using BFloat16 = llm::BFloat16;
+  using Int8 = Int8With<Dot>;
+  static constexpr bool kBFloat16Rows = false, kInt16Rows = false;
+  static constexpr int kOffset = 0;
+  static constexpr int kRowsOfFour = 1, kRowsOfTwo = 2, kRowsOfOne = 5;  // in a block of so many panels
+  static constexpr int kManyPanels = 1;
+};
+
+template <typename Dot>
+constexpr Level level() {
+  return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any, attend<Lanes>};
+}
+
+}  // namespace
+}  // namespace llm

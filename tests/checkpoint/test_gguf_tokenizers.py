@@ -1,0 +1,231 @@
+"""Tokenizers of GGUF files: llama.cpp's ids from its lists alone, and files from which llama.cpp has the same ids."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llm_jax.checkpoint import convert, open_model, save_model
+from llm_jax.checkpoint.formats.gguf.pre_tokenizers import PRE_TOKENIZERS
+from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer
+from llm_jax.checkpoint.formats.gguf.tokenizer_lists import end_ids
+from llm_jax.config import ModelConfig
+from llm_jax.errors import CheckpointError
+from llm_jax.model import Model
+from llm_jax.tokenizers import HFTokenizer, Tokenizer, load_tokenizer
+from tests.real_models import GEMMA3, SMOLLM2, TOKENIZERS, WORDS, real, texts
+
+PREFIX = "tokenizer.ggml."
+TEXTS = texts()
+SHAPE = dict(
+    hidden_size=32, num_layers=1, num_heads=1, positions="rotary", norm="rms_norm", use_glu=True, activation="silu",
+    qkv_bias=False, mlp_bias=False, lm_head_bias=False, embedding_scale=1.0, tie_embeddings=True, dropout=0.0,
+)  # fmt: skip
+
+
+def write(tokenizer: Tokenizer, folder: Path) -> Path:
+    """A GGUF file of a tiny model with this tokenizer."""
+    config = ModelConfig(vocab_size=tokenizer.vocab_size, **SHAPE)
+    save_model(folder / "model", Model.init(config), tokenizer)
+    convert(open_model(folder / "model"), folder / "model.gguf")
+    return folder / "model.gguf"
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    import gguf
+
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
+
+
+def from_lists(path: Path) -> Tokenizer:
+    """The tokenizer as a file of another writer has it."""
+    metadata = metadata_of(path)
+    metadata.pop("tokenizer.huggingface.json", None)
+    tokenizer = read_tokenizer(path, metadata)
+    assert tokenizer is not None
+    return tokenizer
+
+
+def vocabulary(path: Path) -> Any:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
+    return llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+
+
+def ids_of(llama: Any, text: str) -> list[int]:
+    return llama.tokenize(text.encode(), add_bos=True, special=True)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_ids_of_real_tokenizers_are_those_of_transformers(name: str) -> None:
+    # LlamaTokenizer of transformers 5 builds another normaliser than this tokenizer.json has, and drops a space.
+    oracle = (PreTrainedTokenizerFast if name == "llama2" else AutoTokenizer).from_pretrained(real(name))
+    tokenizer = load_tokenizer(real(name))
+    for text in TEXTS:
+        assert tokenizer.encode_with_special_tokens(text) == oracle.encode(text)
+        ids = tokenizer.encode(text)
+        assert ids == oracle.encode(text, add_special_tokens=False)
+        assert tokenizer.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"), [("llama3_1", [128000, 9906]), ("llama2", [1, 22557]), ("gemma3", [2, 9259]), ("qwen3", [9707])]
+)
+def test_hello_of_real_tokenizers(name: str, ids: list[int]) -> None:
+    assert load_tokenizer(real(name)).encode_with_special_tokens("Hello") == ids
+
+
+def differs_in_llama_cpp(name: str, text: str) -> bool:
+    """Texts whose ids in llama.cpp are not its tokenizer.json's, whatever a file says."""
+    # Qwen's vocabulary has an ordinary token </s>, which llama.cpp takes for the end of a text.
+    # Its pattern of gpt-4o has no combining marks: those of the last scripts, and the one after the flag.
+    marks = ("हिन्दी", "မြန်မာ", "ไทย", "🏳️")
+    return (name == "qwen3" and "</s>" in text) or (name == "gptoss" and any(mark in text for mark in marks))
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen3", "gptoss"])  # one of each kind; the others take half a minute each
+def test_what_is_written_gives_llama_cpp_the_same_ids_and_is_read_back_from_its_lists(
+    name: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(real(name))
+    path = write(tokenizer, tmp_path)
+    lists, llama = from_lists(path), vocabulary(path)
+    for text in TEXTS:
+        ids = ids_of(llama, text)
+        assert lists.encode_with_special_tokens(text) == ids
+        if not differs_in_llama_cpp(name, text):
+            assert tokenizer.encode_with_special_tokens(text) == ids
+    llama.close()
+
+
+@pytest.mark.parametrize("name", [SMOLLM2, GEMMA3])
+def test_real_files_have_the_ids_and_ends_of_llama_cpp(name: str) -> None:
+    import llama_cpp
+
+    llama, metadata = vocabulary(real(name)), metadata_of(real(name))
+    tokenizer = read_tokenizer(real(name), metadata)
+    assert tokenizer is not None
+    for text in TEXTS:
+        assert tokenizer.encode_with_special_tokens(text) == ids_of(llama, text)
+        assert tokenizer.encode(text) == llama.tokenize(text.encode(), add_bos=False, special=True)
+    vocab = llama_cpp.llama_model_get_vocab(llama._model.model)
+    ends = {index for index in range(llama.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocab, index)}
+    assert set(read_generation(metadata).eos_ids) == ends
+    llama.close()
+
+
+def test_spaces_and_special_tokens_of_a_real_vocabulary_written_by_others(tmp_path: Path) -> None:
+    mistral = from_lists(write(load_tokenizer(real("llama2")), tmp_path / "mistral"))
+    assert mistral.encode(" Hello world") == [28705, 22557, 1526]
+    llama3 = from_lists(write(load_tokenizer(real("llama3_1")), tmp_path / "llama3"))
+    assert llama3.vocab_size == 128256
+    assert llama3.encode("a <|endoftext|> b")[:4] == load_tokenizer(real("llama3_1")).encode("a <|endoftext|> b")[:4]
+    assert llama3.encode("<|endoftext|>")[:3] == [27, 91, 8862]
+
+
+def byte_level() -> HFTokenizer:
+    """A vocabulary whose merges show where a text was split: they go across words, but not along runs of one sign."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=2500, initial_alphabet=alphabet, max_token_length=8, min_frequency=2, show_progress=False
+    )
+    pairs = [f"{first}{space}{second}" for first, second in pairwise(WORDS) for space in (" ", "\n", "")]
+    backend.train_from_iterator(pairs * 2, trainer)
+    return HFTokenizer(backend)
+
+
+@pytest.fixture(scope="module")
+def file_of_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose name of a pre-tokenizer has room for every other one."""
+    tokenizer = byte_level()
+    tokenizer._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return write(tokenizer, tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS, ids=lambda pre: pre.names[0])
+def test_each_pre_tokenizer_splits_as_llama_cpp_does(file_of_gpt2: Path, tmp_path: Path, pre: Any) -> None:
+    path, metadata = with_entries(
+        file_of_gpt2, tmp_path / "model.gguf", {PREFIX + "pre": pre.names[0], PREFIX + "add_bos_token": False}
+    )
+    metadata.pop("tokenizer.huggingface.json")
+    tokenizer, llama = read_tokenizer(path, metadata), vocabulary(path)
+    assert tokenizer is not None
+    for text in TEXTS:
+        assert tokenizer.encode(text) == llama.tokenize(text.encode(), add_bos=False, special=True), text
+    llama.close()
+
+
+def with_entries(path: Path, target: Path, changes: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """A copy of a file with changed metadata, and all of it."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    metadata = {
+        name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")
+    } | changes
+    writer = gguf.GGUFWriter(target, metadata.pop("general.architecture"))
+    for name, value in metadata.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add.get(type(value), writer.add_array)(name, value)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target, metadata
+
+
+@pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_flags_of_a_file_decide_what_surrounds_a_text(tmp_path: Path, kind: str, flags: dict[str, bool]) -> None:
+    from tests.checkpoint.test_gguf import TOKENIZER, sentencepiece_like
+
+    whole = write(TOKENIZER if kind == "gpt2" else sentencepiece_like(), tmp_path)
+    changes = {PREFIX + name: False for name in ("add_bos_token", "add_eos_token")}
+    changes |= {PREFIX + name: value for name, value in flags.items()}
+    spaces: list[dict[str, Any]] = (
+        [{}] if kind == "gpt2" else [{PREFIX + "add_space_prefix": add} for add in (True, False)]
+    )
+    for space in spaces:
+        path, metadata = with_entries(whole, tmp_path / "flags.gguf", changes | space)
+        metadata.pop("tokenizer.huggingface.json")
+        tokenizer, llama = read_tokenizer(path, metadata), vocabulary(path)
+        assert tokenizer is not None
+        for text in ("the quick brown fox", " fox", "", "a 🙂 fox</s> dog", "x<|endoftext|>y"):
+            assert tokenizer.encode_with_special_tokens(text) == ids_of(llama, text), (text, space)
+        llama.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "bert"}, "of the kind 'bert'"),
+        ({"model": "t5"}, "of the kind 't5'"),
+        ({"pre": "no-such-pre"}, "splits text by 'no-such-pre'"),
+        ({"add_sep_token": True}, "add_sep_token"),
+        ({"merges": ["a nosuchtoken"]}, "merges 'a nosuchtoken'"),
+        ({"token_type": [1, 1]}, "tokens and 2 types"),
+        ({"tokens": ["a", "b", "a"]}, "the token 'a' twice"),
+    ],
+)
+def test_lists_that_cannot_be_read_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    metadata = {"model": "gpt2", "pre": "gpt-2", "tokens": ["a", "b", "ab"], "merges": ["a b"]} | changes
+    with pytest.raises(CheckpointError, match=message):
+        read_tokenizer(Path("x.gguf"), {PREFIX + name: value for name, value in metadata.items()})
+
+
+def test_ends_of_a_text_are_those_of_llama_cpp() -> None:
+    tokens = ["a", "<|end|>", "<|return|>", "<|call|>", "<|im_end|>"]
+    metadata = {
+        PREFIX + "tokens": tokens,
+        PREFIX + "model": "gpt2",
+        PREFIX + "eos_token_id": 2,
+        PREFIX + "eot_token_id": 0,
+    }
+    assert end_ids(metadata) == (2, 0, 3, 4)

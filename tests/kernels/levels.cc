@@ -1,0 +1,187 @@
+// Products and attention of the levels of aarch64 that this processor has, against plain loops in double. `make test-aarch64`
+// compiles it for aarch64 and runs it under qemu, where no jaxlib need run.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels.h"
+
+extern "C" int64_t llm_level();
+
+namespace llm {
+namespace {
+
+std::mt19937 random_bits(0);
+int checks = 0;
+
+float normal() { return std::normal_distribution<float>()(random_bits); }
+
+uint16_t to_bfloat16(float x) {
+  const uint32_t bits = bits_of(x);
+  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+float from_bfloat16(uint16_t x) { return float_of(uint32_t(x) << 16); }
+
+void expect(bool is_true, const char* what, int64_t level, int dtype, int64_t size) {
+  ++checks;
+  if (is_true) return;
+  std::printf("level %d, dtype %d, size %d: %s\n", int(level), dtype, int(size), what);
+  std::exit(1);
+}
+
+bool near(double value, double expected, double scale, double tolerance) {
+  return std::isfinite(value) && std::fabs(value - expected) <= tolerance * scale;
+}
+
+// A matrix [O, I] as a level sees it, in tiles, and as plain numbers.
+struct Matrix {
+  int64_t O, I, panels, chunks;
+  std::vector<double> values;  // without scales
+  std::vector<uint8_t> tiles;
+  std::vector<float> scale;
+};
+
+Matrix matrix(int64_t O, int64_t I, DType dtype) {
+  const int64_t bytes = dtype == kFloat32 ? 4 : dtype == kBFloat16 ? 2 : 1, chunk = 64 / bytes;
+  Matrix w{O, I, (O + kTile - 1) / kTile, (I + chunk - 1) / chunk, std::vector<double>(O * I), {}, {}};
+  w.tiles.resize(w.panels * w.chunks * kTileBytes);
+  w.scale.resize(w.panels * kTile);
+  for (int64_t o = 0; o < O; ++o) {
+    w.scale[o] = 0.01f + 0.001f * float(o);
+    for (int64_t i = 0; i < I; ++i) {
+      const int64_t byte = i * bytes, word = byte / 4;
+      uint8_t* to = w.tiles.data() + (o / kTile * w.chunks + word / 16) * kTileBytes + word % 16 * kGroupBytes +
+                    o % kTile * 4 + byte % 4;
+      const float x = normal();
+      if (dtype == kFloat32) {
+        std::memcpy(to, &x, 4);
+        w.values[o * I + i] = x;
+      } else if (dtype == kBFloat16) {
+        const uint16_t narrow = to_bfloat16(x);
+        std::memcpy(to, &narrow, 2);
+        w.values[o * I + i] = from_bfloat16(narrow);
+      } else {
+        *reinterpret_cast<int8_t*>(to) = int8_t(random_bits() % 255 - 127);
+        w.values[o * I + i] = *reinterpret_cast<int8_t*>(to);
+      }
+    }
+  }
+  return w;
+}
+
+std::vector<float> multiply(int64_t level, const Matrix& w, DType dtype, const float* x, int64_t M) {
+  std::vector<float> y(M * w.O);
+  const int64_t tiles = (M + kTile - 1) / kTile;
+  std::vector<uint8_t> rows(tiles * w.chunks * kTile * 128 + 64);
+  std::vector<float> row_scale(tiles * kTile);
+  Product p{};
+  p.M = M, p.O = w.O, p.I = w.I, p.panels = w.panels, p.chunks = w.chunks, p.dtype = dtype;
+  p.x = {const_cast<float*>(x), false}, p.y = {y.data(), false};
+  p.weight = w.tiles.data(), p.scale = w.scale.data();
+  p.rows = rows.data(), p.row_scale = row_scale.data();
+  for (int64_t tile = 0; tile < tiles; ++tile) level_of(level).prepare(p, tile);
+  for (int64_t panel = 0; panel < p.panels; panel += kPanelsAtOnce)
+    level_of(level).multiply(p, panel, p.panels - panel < kPanelsAtOnce ? p.panels - panel : kPanelsAtOnce);
+  return y;
+}
+
+void test_product(int64_t level, DType dtype, int64_t M, int64_t O, int64_t I) {
+  const Matrix w = matrix(O, I, dtype);
+  std::vector<float> x(M * I);
+  for (float& value : x) value = normal();
+  const std::vector<float> y = multiply(level, w, dtype, x.data(), M);
+  for (int64_t m = 0; m < M; ++m) {
+    float largest = 0.0f;
+    for (int64_t i = 0; i < I; ++i) largest = std::fmax(largest, std::fabs(x[m * I + i]));
+    for (int64_t o = 0; o < O; ++o) {
+      double sum = 0.0, scale = 0.0;
+      for (int64_t i = 0; i < I; ++i) {
+        const float value = x[m * I + i];
+        const double term = (dtype == kFloat32    ? value
+                             : dtype == kBFloat16 ? from_bfloat16(to_bfloat16(value))
+                                                  : std::nearbyint(value * (127.0f / largest))) *
+                            w.values[o * I + i];
+        sum += term, scale += std::fabs(term);
+      }
+      const double factor = dtype == kInt8 ? double(largest) / 127.0 * w.scale[o] : 1.0;
+      expect(near(y[m * O + o], sum * factor, scale * factor + 1e-30, 2e-6), "product", level, dtype, M);
+    }
+    const std::vector<float> alone = multiply(level, w, dtype, x.data() + m * I, 1);
+    expect(std::memcmp(alone.data(), y.data() + m * O, O * 4) == 0, "a row alone differs", level, dtype, M);
+  }
+}
+
+// Two sequences, of which the second has something in the cache already, over blocks that are not in order.
+void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
+  const int64_t R = 2, K = 2, N = 4, G = N / K, block_tokens = 64, max_blocks = 3, heads = N + 2 * K;
+  const int32_t blocks[] = {4, 1, 0, 3, 5, 2}, starts[] = {0, 70, 75}, before[] = {0, 100}, added[] = {70, 5};
+  const int64_t bytes = dtype == kFloat32 ? 4 : dtype == kBFloat16 ? 2 : 1, vector = H * bytes + (dtype == kInt8 ? 4 : 0);
+  std::vector<uint8_t> keys(6 * K * block_tokens * vector), values(keys.size());
+  std::vector<float> first(100 * heads * H), qkv(75 * heads * H), out(75 * N * H), ignored(100 * N * H);
+  for (float& value : first) value = normal();
+  for (float& value : qkv) value = normal();
+  Attention a{};
+  a.N = N, a.K = K, a.H = H, a.block_tokens = block_tokens, a.max_blocks = max_blocks;
+  a.window = window, a.scale = 0.2f, a.keys = {keys.data(), dtype}, a.values = {values.data(), dtype};
+  const auto run = [&](int64_t sequences, const int32_t* table, std::vector<float>& from, std::vector<float>& to,
+                       const int32_t* from_starts, const int32_t* lengths, const int32_t* count) {
+    a.R = sequences, a.blocks = table, a.qkv = {from.data(), false}, a.out = {to.data(), false};
+    a.starts = from_starts, a.lengths = lengths, a.new_tokens = count;
+    for (int64_t r = 0; r < sequences; ++r)
+      for (int64_t kv = 0; kv < K; ++kv) {
+        level_of(level).write(a, r, kv);
+        for (int64_t i = 0; i < count[r] * G; i += kQueryRows)
+          level_of(level).attend(a, r, kv, i, count[r] * G - i < kQueryRows ? count[r] * G - i : kQueryRows);
+      }
+  };
+  const int32_t all[] = {0, 100}, none[] = {0}, hundred[] = {100};
+  run(1, blocks + 3, first, ignored, all, none, hundred);
+  run(R, blocks, qkv, out, starts, before, added);
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t t = 0; t < added[r]; ++t)
+      for (int64_t n = 0; n < N; ++n) {
+        const int64_t position = before[r] + t, kv = n / G;
+        const int64_t begin = window > 0 && position >= window ? position + 1 - window : 0;
+        const auto row = [&](int64_t s, int64_t head) {
+          return s < before[r] ? &first[(s * heads + head) * H] : &qkv[((starts[r] + s - before[r]) * heads + head) * H];
+        };
+        const float* q = row(position, n);
+        std::vector<double> weighted(H), score(position + 1);
+        double top = -1e30, total = 0.0;
+        for (int64_t s = begin; s <= position; ++s) {
+          for (int64_t h = 0; h < H; ++h) score[s] += double(q[h]) * row(s, N + kv)[h] * 0.2;
+          top = std::fmax(top, score[s]);
+        }
+        for (int64_t s = begin; s <= position; ++s) {
+          const double weight = std::exp(score[s] - top);
+          total += weight;
+          for (int64_t h = 0; h < H; ++h) weighted[h] += weight * row(s, N + K + kv)[h];
+        }
+        const double tolerance = dtype == kFloat32 ? 1e-5 : dtype == kBFloat16 ? 3e-2 : 6e-2;  // of the cache's rounding
+        for (int64_t h = 0; h < H; ++h)
+          expect(near(out[((starts[r] + t) * N + n) * H + h], weighted[h] / total, 1.0, tolerance), "attention", level,
+                 dtype, H);
+      }
+}
+
+}  // namespace
+}  // namespace llm
+
+int main() {
+  using namespace llm;
+  const int64_t best = llm_level();
+  for (int64_t level = kLevelNeon; level <= best; ++level)
+    for (DType dtype : {kFloat32, kBFloat16, kInt8}) {
+      for (int64_t M : {1, 2, 5, 16, 17, 70})
+        for (int64_t O : {5, 32, 100})
+          for (int64_t I : {3, 64, 600}) test_product(level, dtype, M, O, I);
+      for (int64_t H : {16, 64, 80})
+        for (int64_t window : {0, 30}) test_attention(level, dtype, H, window);
+    }
+  std::printf("levels up to %s: %d checks passed\n", best == kLevelDotprod ? "dotprod" : "neon", checks);
+  return 0;
+}
