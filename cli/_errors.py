@@ -1,7 +1,7 @@
 """A person's mistake reaches the terminal as one clear message and exit code 2, never as a traceback."""
 
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -26,7 +26,14 @@ class Command(click.Command):
             raise _Mistake(str(error)) from error
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if issubclass(category, LLMWarning):
         click.echo(f"Note: {message}", err=True)
     else:

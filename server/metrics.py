@@ -114,7 +114,6 @@ class _EngineMetrics(Collector):
 
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
         usage = total(lambda e: e.held_blocks) / max(total(lambda e: e.blocks), 1)
-        compilations = max((engine.compilations for engine in engines), default=0)  # each counts the whole process
         yield gauge("llm_num_requests_running", "Requests in the batch.", total(lambda e: e.running))
         yield gauge("llm_num_requests_waiting", "Requests waiting for a batch slot.", total(lambda e: e.waiting))
         yield counter(
@@ -135,7 +134,7 @@ class _EngineMetrics(Collector):
         yield counter("llm_spec_decode_num_accepted_tokens", "Draft tokens accepted.", total(lambda e: e.accepted))
         if engines:
             yield _build_info()
-        yield counter("llm_compilations", "XLA compilations; flat once ready.", compilations)
+        yield counter("llm_compilations", "XLA compilations that requests waited for.", total(lambda e: e.compilations))
 
 
 def _build_info() -> Metric:

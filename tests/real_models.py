@@ -8,19 +8,20 @@ import pytest
 from scripts.fetch_real_models import FOLDER, GGUF_FILES, TOKENIZERS
 
 SMOLLM2, GEMMA3 = GGUF_FILES
-SPECIAL = (  # noqa: SIM905 (one line a kind reads better than one word a line)
+_SPECIAL = (
     "<s> </s> <unk> <pad> <bos> <eos> <start_of_turn> <end_of_turn> "
     "<|begin_of_text|> <|eot_id|> <|im_start|> <|im_end|> <|endoftext|> "
     "<｜begin▁of▁sentence｜> <｜end▁of▁sentence｜> <|start|> <|message|> "
     "<|return|> <think> <|User|> [INST]"
-).split(" ")
-WORDS = (  # noqa: SIM905
+)
+_WORDS = (
     "the The HELLO wor·ld don't we'll I'M 123 4567890 3.14 x1y2 foo_bar "
     "fooBarBaz naïve straße Ελλάδα привет مرحبا שלום 日本語 汉字漢字 ひらがな カタカナ "
     "한국어 ไทย မြန်မာ ქართული हिन्दी 🙂 👩‍👩‍👧 🇫🇷 🏳️‍🌈 ٣٤٥ ۱۲ ２３ ½ Ⅷ -> != == "
     "++ ... — “q” ' \" ` $ € def return(self): {[()]} a[i]+=1; #!/bin/sh "
     "<div class='x'> \\n %s /* c */ // ▁ ▁▁ <0x0A> http://a.b/c?d=e&f=1"
-).split(" ")
+)
+SPECIAL, WORDS = _SPECIAL.split(" "), _WORDS.split(" ")
 SPACES = (
     " ",
     " ",

@@ -141,7 +141,7 @@ def byte_level() -> HFTokenizer:
 
 @pytest.fixture(scope="module")
 def file_of_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file whose name of a pre-tokenizer has room for every other one."""
+    """A file whose pre-tokenizer is replaced by every other one."""
     tokenizer = byte_level()
     tokenizer._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return write(tokenizer, tmp_path_factory.mktemp("gpt2"))

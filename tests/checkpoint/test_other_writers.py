@@ -34,7 +34,7 @@ def saved(model: PreTrainedModel, directory: Path, changes: dict[str, Any] | Non
 
 
 def assert_same_logits(directory: Path, reference: PreTrainedModel | None = None) -> Model:
-    """Ours, and those of transformers on the same directory."""
+    """The logits of the loaded model equal those of transformers, on the same directory unless given."""
     model = load_model(directory).model
     reference = reference or AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Prompts with the special tokens that their tokenizer adds, completions with nothing of the prompt, stop strings."""
+"""Prompts with the special tokens that their tokenizer adds, completions without the prompt's end, stop strings."""
 
 import json
 from typing import Any

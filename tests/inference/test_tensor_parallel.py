@@ -27,7 +27,6 @@ uneven = dict(num_heads=4, num_kv_heads=1, vocab_size=61, intermediate_size=126,
 def tokens(model, mesh):
     engine, texts = Engine(model, max_batch=2, dtype=dtype, prefix_tokens=128, mesh=mesh), []
     engine.warmup()
-    compiled = engine.stats.compilations
     for i in (0, 1, 2, 3, 3):  # the last finds the first block of its prompt
         prompt = tuple(np.random.default_rng(i).integers(0, 61, 5 + 20 * i).tolist())
         sampling = SamplingParams(max_new_tokens=20, temperature=0.8 * (i == 2), seed=i, min_p=0.1)
@@ -36,7 +35,7 @@ def tokens(model, mesh):
     while engine.step():
         pass
     assert engine.stats.prefix_hits == 64
-    assert engine.stats.compilations == compiled
+    assert engine.stats.compilations == 0
     return [[event.token for event in events] for events in texts]
 
 

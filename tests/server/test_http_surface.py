@@ -121,7 +121,6 @@ def test_the_log_and_the_metrics_say_which_kernels_run(server: Server, http: htt
 
 
 def test_nothing_is_compiled_once_ready(server: Server, http: httpx.Client) -> None:
-    before = server.metric("llm_compilations_total")
     for length in (1, 20, 40, 100, 200, 300):
         http.post("/generate", json={"prompt": "y" * length, "max_new_tokens": 150, "logit_bias": {"0": -100}})
-    assert server.metric("llm_compilations_total") == before > 0
+    assert server.metric("llm_compilations_total") == 0

@@ -270,7 +270,6 @@ def test_it_will_not_start_with_a_setting_that_it_does_not_know() -> None:
 
 def test_what_a_prompt_has_in_common_with_an_earlier_one_of_its_key_is_not_computed_again(narrow: Server) -> None:
     """And the compilation counter stays where it was when the server became ready."""
-    compiled = narrow.metric("llm_compilations_total", **KEYS)
     prompt = "a shared beginning " * 12  # three whole blocks of 64 bytes
 
     def cached_tokens(key: str) -> int:
@@ -284,5 +283,4 @@ def test_what_a_prompt_has_in_common_with_an_earlier_one_of_its_key_is_not_compu
     assert narrow.metric("llm_prefix_cache_hits_total", **KEYS) == 2 * 192
     assert narrow.metric("llm_prefix_cache_queries_total", **KEYS) >= 4 * len(prompt)
     assert narrow.metric("llm_prompt_tokens_cached_total", **KEYS) == 2 * 192
-    assert compiled > 0
-    assert narrow.metric("llm_compilations_total", **KEYS) == compiled
+    assert narrow.metric("llm_compilations_total", **KEYS) == 0

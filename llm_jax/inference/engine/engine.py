@@ -15,7 +15,7 @@ from llm_jax.inference.engine.memory import array_blocks, check_length, longest_
 from llm_jax.inference.engine.request import OnEvent, Request
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
-from llm_jax.inference.engine.stats import EngineStats, compilations
+from llm_jax.inference.engine.stats import EngineStats
 from llm_jax.inference.engine.step_plan import CHUNKS, DRAFT_TOKENS, MIN_PREFILL, Buckets
 from llm_jax.inference.engine.stepper import Stepper
 from llm_jax.kernels import Level, WeightDtype, has_native_attention
@@ -128,7 +128,6 @@ class Engine:
         self._stepper = Stepper(self._scheduler, self._runner, buckets(), use_cache=self.use_cache)
         self._thread: threading.Thread | None = None
         self._closing = False
-        compilations()  # starts the count
 
     def submit(self, request: Request, on_event: OnEvent, on_admit: Callable[[int], None] = lambda _: None) -> int:
         """Queues a request and returns its request id. Thread-safe.
@@ -195,7 +194,7 @@ class Engine:
             prefix_hits=stepper.prefix_hits,
             drafted=stepper.drafted,
             accepted=stepper.accepted,
-            compilations=compilations(),
+            compilations=stepper.compilations,
         )
 
     def _run(self) -> None:

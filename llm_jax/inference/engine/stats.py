@@ -1,5 +1,6 @@
 """Figures that an engine reports about itself."""
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +22,7 @@ class EngineStats:
         preemptions: how often a running request was put back into the queue, to be computed again.
         prefix_queries, prefix_hits: prompt tokens of admitted requests, and how many of them were in the cache.
         drafted, accepted: draft tokens of speculative decoding, and how many of them were accepted.
-        compilations: XLA compilations in this process since its first engine was made.
+        compilations: XLA compilations that a step waited for; none once all programs are there.
     """
 
     running: int
@@ -38,18 +39,20 @@ class EngineStats:
     compilations: int
 
 
-def compilations() -> int:
-    """XLA compilations in this process since the first call."""
-    return len(_compile_events())
+def compilations(*, here: bool = False) -> int:
+    """XLA compilations in this process since the first call; or those of the calling thread alone."""
+    threads = _compilations()
+    return threads.count(threading.get_ident()) if here else len(threads)
 
 
 @lru_cache(maxsize=1)  # once per process: a JAX listener cannot be removed
-def _compile_events() -> list[str]:
-    events: list[str] = []
+def _compilations() -> list[int]:
+    """The thread of each compilation."""
+    threads: list[int] = []
 
     def record(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED:
-            events.append(event)
+            threads.append(threading.get_ident())
 
     jax.monitoring.register_event_duration_secs_listener(record)
-    return events
+    return threads

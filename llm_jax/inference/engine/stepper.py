@@ -55,7 +55,7 @@ class Stepper:
         use_cache: False computes each sequence anew for each token.
 
     Attributes:
-        prefix_queries, prefix_hits, drafted, accepted: counters, see `EngineStats`.
+        prefix_queries, prefix_hits, drafted, accepted, compilations: counters, see `EngineStats`.
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, buckets: Buckets, *, use_cache: bool) -> None:
@@ -67,7 +67,7 @@ class Stepper:
         self._in_flight: deque[_InFlight] = deque()  # oldest first
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llm-masks")
         self._collected_at = 0.0
-        self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = 0
+        self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = self.compilations = 0
 
     @property
     def has_work(self) -> bool:
@@ -78,6 +78,7 @@ class Stepper:
 
         An exception ends every running request, which gets it as its last event; the engine stays usable.
         """
+        before = compilations(here=True)
         try:
             self._admit()
             if self._has_draft() or not self._use_cache:
@@ -92,6 +93,7 @@ class Stepper:
             self._collect(remaining=0 if is_drafted or not self._use_cache else len(passes))
         except Exception as error:
             self._fail(error)
+        self.compilations += compilations(here=True) - before
         return self.has_work
 
     def _admit(self) -> None:

@@ -45,8 +45,8 @@ def prepare_request(
         ids = [tokenizer.bos_token_id]
     room = max(1, context - sampling.max_new_tokens)
     if truncate and len(ids) > room:
-        kept = ids[:1] if ids[0] == tokenizer.bos_token_id and room > 1 else []
-        ids = kept + ids[len(kept) - room :]
+        bos = ids[:1] if ids[0] == tokenizer.bos_token_id and room > 1 else []
+        ids = bos + ids[len(bos) - room :]
     ends = [tokenizer.eos_token_id, *(tokenizer.hidden_tokens.get(string) for string in stop)]
     stop_ids = dict.fromkeys([*sampling.stop_ids, *(index for index in ends if index is not None)])
     sampling = replace(sampling, stop_ids=tuple(stop_ids))

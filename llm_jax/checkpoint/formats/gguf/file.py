@@ -123,7 +123,7 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
         if exact:
             types |= dict.fromkeys(exact, "f32")
             warnings.warn(
-                f"{', '.join(exact)} stay in f32: scales of q8_0, in half precision, cannot be as small or as large.",
+                f"{', '.join(exact)} stay in f32: q8_0 has no scale, in half precision, as small or as large.",
                 LLMWarning,
                 stacklevel=2,
             )

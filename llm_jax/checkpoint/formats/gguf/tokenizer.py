@@ -162,9 +162,9 @@ def _pre_tokenizer(content: dict[str, Any]) -> str:
     pre = None if patterns is None else for_patterns(patterns, ignore_merges=ignore_merges)
     if pre is None:
         raise CheckpointError(
-            f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which no name in "
-            f"llama.cpp is known here; {', '.join(one.names[0] for one in PRE_TOKENIZERS)} are. Leave tokenizer.json "
-            "out to write the weights alone."
+            f"The tokenizer splits words by {patterns or content.get('pre_tokenizer')}, for which "
+            f"llama.cpp has no name; it has {', '.join(one.names[0] for one in PRE_TOKENIZERS)}. Remove tokenizer.json "
+            "to write the weights alone."
         )
     return pre.names[0]
 
