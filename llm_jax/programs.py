@@ -201,9 +201,15 @@ def _sharding(leaf: Any) -> Any:
 def _environment() -> tuple[Any, ...]:
     """What every program depends on, beside its own function and arguments."""
     config: Any = jax.config
+    return _machine(), os.environ.get("XLA_FLAGS"), [(name, config.values[name]) for name in _settings()]
+
+
+@lru_cache(maxsize=1)
+def _settings() -> list[str]:
+    """The names of JAX's settings, without those that no program depends on."""
+    config: Any = jax.config
     irrelevant = ("cache", "jax_platforms", "log", "traceback")
-    settings = {name: value for name, value in config.values.items() if not any(word in name for word in irrelevant)}
-    return _machine(), os.environ.get("XLA_FLAGS"), settings
+    return [name for name in config.values if not any(word in name for word in irrelevant)]
 
 
 @lru_cache(maxsize=1)
