@@ -1,6 +1,6 @@
-"""Compiled programs, kept on disk from one process to the next.
+"""Compiled programs, stored on disk from one process to the next.
 
-What is kept is the executable itself: a later process neither traces nor compiles it, and needs the shapes of its
+What is stored is the executable itself: a later process neither traces nor compiles it, and needs the shapes of its
 arguments alone. Loading one takes some 40 ms. (JAX's own compilation cache keeps what XLA makes of a lowered function,
 which every process has to trace and lower anew.)
 
@@ -29,13 +29,13 @@ import jax
 import numpy as np
 from jax.stages import Compiled
 
-MAX_BYTES = 1 << 30  # of all kept programs; beyond that, those that were not used for longest go
+MAX_BYTES = 1 << 30  # of all stored programs; beyond that, those that were not used for longest go
 _SUFFIX = ".program"
 _DIGEST_BYTES = 16
 
 
 class Program:
-    """A function that `jax.jit` compiles, and whose programs are kept. Made by `program`.
+    """A function that `jax.jit` compiles, and whose programs are stored. Made by `program`.
 
     It can be called like the function itself. `prepare` gives one of its programs.
     """
@@ -53,7 +53,7 @@ class Program:
         return self._jitted(*args, **kwargs)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Compiled:
-        """The program for arguments like these: loaded if it is kept, else compiled and kept. Thread-safe.
+        """The program for arguments like these: loaded if it is stored, else compiled and stored. Thread-safe.
 
         Args:
             args, kwargs: the function's; a `jax.ShapeDtypeStruct` does for an array.
@@ -91,11 +91,11 @@ class Program:
         # Under a name that JAX's own cache cannot have: what JAX loads from there lacks code when it is serialised.
         renamed.__name__ = f"{self.__name__}_{secrets.token_hex(4)}"
         compiled = jax.jit(renamed, **self._options).lower(*args, **kwargs).compile()
-        _keep(compiled, path)
+        _store(compiled, path)
         return compiled
 
     def _find(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Path | None]:
-        """A digest of what the program follows from, and its file; None for the file where it is not kept."""
+        """A digest of what the program follows from, and its file; None for the file where it is not stored."""
         named = [*zip(self._parameters, args, strict=False), *sorted(kwargs.items())]
         static = [(name, value) for name, value in named if name in self._static]
         leaves, tree = jax.tree.flatten([(name, value) for name, value in named if name not in self._static])
@@ -121,7 +121,7 @@ def program(*, static: Sequence[str] = (), donate: Sequence[str] = ()) -> Callab
 
 
 def folder() -> Path | None:
-    """Where programs are kept; None where the caller has switched JAX's cache off, or has it on another machine."""
+    """Where programs are stored; None where the caller has switched JAX's cache off, or has it on another machine."""
     config: Any = jax.config
     if not config.jax_enable_compilation_cache:
         return None
@@ -153,8 +153,8 @@ def _load(path: Path | None) -> Compiled | None:
     return loaded
 
 
-def _keep(compiled: Compiled, path: Path) -> None:
-    """Writes a program, and makes room for it."""
+def _store(compiled: Compiled, path: Path) -> None:
+    """Writes a program, and deletes old ones in exchange."""
     from jax.experimental.serialize_executable import serialize
 
     try:
@@ -201,9 +201,15 @@ def _sharding(leaf: Any) -> Any:
 def _environment() -> tuple[Any, ...]:
     """What every program depends on, beside its own function and arguments."""
     config: Any = jax.config
+    return _machine(), os.environ.get("XLA_FLAGS"), [(name, config.values[name]) for name in _settings()]
+
+
+@lru_cache(maxsize=1)
+def _settings() -> list[str]:
+    """The names of JAX's settings, without those that no program depends on."""
+    config: Any = jax.config
     irrelevant = ("cache", "jax_platforms", "log", "traceback")
-    settings = {name: value for name, value in config.values.items() if not any(word in name for word in irrelevant)}
-    return _machine(), os.environ.get("XLA_FLAGS"), settings
+    return [name for name in config.values if not any(word in name for word in irrelevant)]
 
 
 @lru_cache(maxsize=1)

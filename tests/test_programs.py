@@ -1,4 +1,4 @@
-"""Programs that are kept on disk: found again by another process, wherever they lie, and never trusted blindly."""
+"""Programs that are stored on disk: found again by another process, wherever they lie, and never trusted blindly."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def start(**environment: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch) -> Path:
+def stored(tmp_path, monkeypatch) -> Path:
     """A folder of its own."""
     monkeypatch.setattr(programs, "folder", lambda: tmp_path)
     return tmp_path
@@ -95,7 +95,7 @@ def test_other_flags_of_xla_are_other_programs(tmp_path):
     assert start(XDG_CACHE_HOME=str(tmp_path), XLA_FLAGS="--xla_cpu_enable_fast_min_max=true")["compiled"] == 1
 
 
-def test_shapes_and_types_and_static_arguments_tell_programs_apart(kept):
+def test_shapes_and_types_and_static_arguments_tell_programs_apart(stored):
     @program(static=["n"])
     def repeat(x, *, n):
         return jnp.tile(x, n)
@@ -110,9 +110,9 @@ def test_shapes_and_types_and_static_arguments_tell_programs_apart(kept):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:500] + b"?" + b[501:], lambda _: b""])
-def test_a_damaged_program_is_compiled_anew_and_mended(kept, damage):
+def test_a_damaged_program_is_compiled_anew_and_mended(stored, damage):
     doubled().prepare(X)
-    [path] = kept.iterdir()
+    [path] = stored.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     assert compiles(lambda: doubled().prepare(X)) == 1
     assert compiles(lambda: np.testing.assert_array_equal(doubled().prepare(X)(X), 2 * X)) == 0
@@ -124,9 +124,9 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path, monkeypatch):
     np.testing.assert_array_equal(doubled().prepare(X)(X), 2 * X)
 
 
-def test_the_least_recently_used_make_room(kept, monkeypatch):
+def test_the_least_recently_used_make_room(stored, monkeypatch):
     doubled().prepare(X)
-    [first] = kept.iterdir()
+    [first] = stored.iterdir()
     monkeypatch.setattr(programs, "MAX_BYTES", int(3.5 * first.stat().st_size))
     shapes = [np.zeros(size, np.float32) for size in (6, 7, 8)]
     for age, shape in enumerate(shapes[:2]):

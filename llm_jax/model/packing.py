@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -74,20 +75,24 @@ def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
 def _cast_anew(model: Model, dtype: WeightDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
     on_cpu = jax.default_backend() == "cpu"
     packed = dtype == "int8" or (on_cpu and mesh is None)
+    plain = jnp.dtype("float32" if dtype == "float32" else "bfloat16")
     if mesh is not None:
         model = replace(model, params=shard_params(model.config, model.params, mesh))
-    if packed:
-        model = pack_model(model, dtype, level=None if mesh is None else Level.XLA)
-    plain = jnp.dtype("float32" if dtype == "float32" else "bfloat16")
 
     def cast(value: Any) -> Any:
         if isinstance(value, PackedMatrix):
             return value
         dtype = jnp.float32 if value.ndim == 1 else plain
-        # Not asarray for numpy's: it may leave the array in the file that it is mapped from.
-        return jnp.array(value, dtype) if isinstance(value, np.ndarray) else jnp.asarray(value, dtype)
+        if isinstance(value, np.ndarray):  # copied, for it may be mapped from a file
+            return jax.device_put(np.array(value, dtype))
+        return jnp.asarray(value, dtype)
 
-    params = {name: cast(value) for name, value in model.params.items()}
+    with ThreadPoolExecutor(1) as pool:  # the system takes as long to provide memory for the table as packing takes
+        table = pool.submit(cast, model.params[EMBEDDING])
+        if packed:
+            model = pack_model(model, dtype, level=None if mesh is None else Level.XLA)
+    params = {name: cast(value) for name, value in model.params.items() if name != EMBEDDING}
+    params[EMBEDDING] = table.result()
     if mesh is not None:
         params = shard_params(model.config, params, mesh)  # packing may have moved what it packed
     compute = jnp.dtype("float32") if packed and on_cpu and not model.config.use_moe else plain
@@ -131,5 +136,5 @@ def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) 
             params[name] = pack_gated(params[name], params[gates[name]], dtype, level=level)
         else:
             params[name] = pack(params[name], dtype, level=level)
-    params |= {gate: jnp.zeros((0, config.hidden_size)) for gate in gates.values()}
+    params |= dict.fromkeys(gates.values(), jax.device_put(np.zeros((0, config.hidden_size), np.float32)))
     return replace(model, config=config, params=params)

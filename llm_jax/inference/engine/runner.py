@@ -166,7 +166,7 @@ class Runner:
         """The mask that allows all tokens, made once per batch size."""
         if batch not in self._unmasked:
             words = -(-self._model.config.vocab_size // 32)
-            self._unmasked[batch] = self._replicated(jnp.asarray(np.full((batch, words), 0xFFFFFFFF, np.uint32)))
+            self._unmasked[batch] = self._replicated(jax.device_put(np.full((batch, words), 0xFFFFFFFF, np.uint32)))
         return self._unmasked[batch]
 
     def _allocate(self) -> None:

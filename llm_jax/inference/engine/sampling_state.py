@@ -86,7 +86,7 @@ class SamplingState:
     def empty(cls, slots: int, vocab_size: int) -> "SamplingState":
         """The default state of empty slots: greedy, so that they cost no filter and no noise."""
         one = cls.of(SamplingParams(temperature=0.0), (), 0, vocab_size)
-        return jax.tree.map(lambda x: jnp.asarray(np.repeat(x, slots, axis=0)), one)
+        return jax.tree.map(lambda x: jax.device_put(np.repeat(x, slots, axis=0)), one)
 
     def at(self, slot_B: Array) -> "SamplingState":
         """The state of these slots; of one that does not exist, another's."""

@@ -1,7 +1,5 @@
 """Attention over the cache, with its update in place, by the native kernel."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jax import Array
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
 from llm_jax.kernels.cpu.native import ATTENTION, EMPTY, load, placeholder
 from llm_jax.native import Level
+from llm_jax.programs import program
 
 HEAD_STEP, LARGEST_HEAD = 16, 512  # head sizes of the native kernel: multiples, up to
 
@@ -61,10 +60,11 @@ def cached_attention(
 def empty(shape: tuple[int, ...], dtype: jnp.dtype | str) -> Array:
     """An array of any values, whose memory the system provides as it is first written."""
     load()
-    return _empty(shape, jnp.dtype(dtype))
+    array: Array = _empty.prepare(shape, jnp.dtype(dtype))()
+    return array
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@program(static=("shape", "dtype"))
 def _empty(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     array: Array = jax.ffi.ffi_call(EMPTY, jax.ShapeDtypeStruct(shape, dtype))()
     return array
