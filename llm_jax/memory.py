@@ -1,6 +1,8 @@
 """Amounts of memory as people write them, and how much is free."""
 
+import ctypes
 import re
+import sys
 from pathlib import Path
 
 from llm_jax.errors import ConfigError
@@ -27,6 +29,13 @@ def parse_memory(amount: int | str, free: int | None) -> float:
     if match[2] == "%":
         return float("inf") if free is None else float(match[1]) / 100 * free
     return float(match[1]) * _UNITS[match[2].upper()]
+
+
+def return_freed_memory() -> None:
+    """Gives what was freed back to the system: glibc's malloc keeps for later what was ever needed at once."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def free_memory() -> int | None:

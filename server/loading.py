@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from llm_jax import native
+from llm_jax.memory import return_freed_memory
 from server.observers import Observer
 from server.settings import Settings
 
@@ -38,6 +39,8 @@ def load_served_model(settings: Settings, observers: Sequence[Observer]) -> "Ser
     log.info("loaded", path=str(loaded.path), device=device, parameters=parameters)
     model = ServedModel(settings.served_model_name, loaded, tokenizer, settings, observers=observers, mesh=mesh)
     model.start()
+    del loaded  # the engine has weights of its own
+    return_freed_memory()
     return model
 
 
