@@ -36,7 +36,9 @@ class Served:
         patience = ["--queue-timeout", "3600", "--first-token-timeout", "3600", "--request-timeout", "3600"]
         command = [sys.executable, "-m", "cli.serve", "--model", model, "--port", "0", "--log-format", "json"]
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
-        self.process = subprocess.Popen([*command, *patience, *flags], cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, *patience, *flags], cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout
         self.url = ""
         for line in self.process.stdout:

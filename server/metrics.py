@@ -113,7 +113,7 @@ class _EngineMetrics(Collector):
             return sum(map(value, engines))
 
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
-        usage = total(lambda e: e.held_blocks) / max(total(lambda e: e.blocks), 1)
+        usage = total(lambda e: e.used_blocks) / max(total(lambda e: e.blocks), 1)
         yield gauge("llm_num_requests_running", "Requests in the batch.", total(lambda e: e.running))
         yield gauge("llm_num_requests_waiting", "Requests waiting for a batch slot.", total(lambda e: e.waiting))
         yield counter(
@@ -121,7 +121,7 @@ class _EngineMetrics(Collector):
             "Requests put back into the queue, since the KV cache was full.",
             total(lambda e: e.preemptions),
         )
-        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache that running requests hold, 0 to 1.", usage)
+        yield gauge("llm_kv_cache_usage_perc", "Fraction of the KV cache that running requests use, 0 to 1.", usage)
         yield counter(
             "llm_prefix_cache_queries",
             "Prompt tokens of admitted requests.",

@@ -1,4 +1,4 @@
-"""Blocks of the KV cache: held by whom, kept for whom, and none ever lost."""
+"""Blocks of the KV cache: used by whom, cached for whom, and none ever lost."""
 
 from collections import Counter
 
@@ -69,11 +69,11 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        held = sum(len(self.holders(g)) for g in range(2))
-        assert self.pool.held == held
-        assert self.pool.kept <= 2 * KEEP
+        used = sum(len(self.holders(g)) for g in range(2))
+        assert self.pool.used == used
+        assert self.pool.cached <= 2 * KEEP
         if not self.texts:
-            assert held == 0
+            assert used == 0
 
     def teardown(self) -> None:
         """With everything released, one sequence can have every block of the larger group."""
@@ -85,7 +85,7 @@ class PoolMachine(RuleBasedStateMachine):
         return Counter(int(block) for block in self.pool.tables[g].flat if block != NO_BLOCK)
 
     def counts(self) -> tuple[int, int]:
-        return self.pool.held, self.pool.held + self.pool.kept
+        return self.pool.used, self.pool.used + self.pool.cached
 
     def check_contents(self, slot: int) -> None:
         """Each block that the next token sees holds its own text."""
@@ -112,12 +112,12 @@ def compute(pool: BlockPool, slot: int, tokens: list[int]) -> None:
         pool.name(slot, index, key)
 
 
-def test_beginnings_are_kept_longer_than_ends_and_what_was_used_last_longest() -> None:
+def test_beginnings_stay_longer_than_ends_and_what_was_used_last_longest() -> None:
     pool, keys = pool_of(10, keep=3), {seed: block_keys(TEXTS[seed][:256], [], "") for seed in (0, 1)}
     for seed in (0, 1):
         compute(pool, 0, TEXTS[seed][:256])
         pool.release(0)
-    assert pool.kept == 3
+    assert pool.cached == 3
     assert pool.admit(0, 300, keys[0], reserve=0) == 0
     assert pool.admit(1, 300, keys[1], reserve=0) == 192
 
@@ -127,9 +127,9 @@ def test_two_that_compute_the_same_text_end_with_the_same_blocks() -> None:
     compute(pool, 0, text)
     compute(pool, 1, text)
     assert pool.tables[0][0].tolist() == pool.tables[0][1].tolist()
-    assert pool.held == 2
+    assert pool.used == 2
     pool.release(0)
-    assert (pool.held, pool.kept) == (2, 0)
+    assert (pool.used, pool.cached) == (2, 0)
 
 
 def test_a_window_needs_only_the_blocks_that_the_next_token_sees() -> None:
@@ -139,7 +139,7 @@ def test_a_window_needs_only_the_blocks_that_the_next_token_sees() -> None:
         assert pool.extend(0, end)
         pool.name(0, end // 64 - 1, keys[end // 64 - 1])
     pool.trim(0, 320)
-    assert pool.held == 2
+    assert pool.used == 2
     pool.release(0)
     for _ in range(3):  # the least recently used, the beginning, makes room
         pool.extend(1, 4 * 64)

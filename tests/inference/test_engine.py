@@ -145,7 +145,7 @@ def test_cancelling_frees_the_slot_and_silences_the_request(model: Model) -> Non
         pass
     assert len(first) == count
     assert len(second) == 3
-    assert (engine.stats.running, engine.stats.waiting, engine.stats.held_blocks) == (0, 0, 0)
+    assert (engine.stats.running, engine.stats.waiting, engine.stats.used_blocks) == (0, 0, 0)
 
 
 def test_a_failing_grammar_ends_its_own_request_alone(model: Model) -> None:
@@ -175,7 +175,7 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     assert len(heard) == 1
     assert isinstance(heard[0], Exception)
     stats = engine.stats
-    assert (stats.running, stats.held_blocks, stats.kept_blocks) == (0, 0, 0)
+    assert (stats.running, stats.used_blocks, stats.cached_blocks) == (0, 0, 0)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
 
@@ -197,7 +197,7 @@ def test_a_request_that_cannot_run_is_refused_at_once(model: Model, bad: Request
 
 
 def test_a_cache_that_exceeds_free_memory_is_refused_with_what_to_do(model: Model) -> None:
-    with pytest.raises(ConfigError, match=r"of 400 tokens needs .* GB.*room for 64 tokens; lower the context"):
+    with pytest.raises(ConfigError, match=r"of 400 tokens needs .* GB.*takes 64 tokens; lower the context"):
         Engine(model, max_len=400, kv_memory=KV_BLOCK)
 
 
@@ -266,7 +266,7 @@ def test_while_programs_are_being_made_requests_do_with_those_that_are_there(mod
 
 
 def test_every_compilation_that_a_request_waits_for_is_counted(model: Model) -> None:
-    engine = Engine(model, max_len=398)  # a length of no other test, whose programs are kept
+    engine = Engine(model, max_len=398)  # a length of no other test, whose programs are on disk
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         finish_all(engine, [request(0, 5, 2)])

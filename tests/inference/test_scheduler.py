@@ -56,7 +56,7 @@ def test_a_cancelled_request_leaves_its_slot_or_the_queue() -> None:
     assert scheduler.has_work  # its slot and blocks are given back by the next step
     scheduler.admit()
     assert not scheduler.has_work
-    assert (scheduler.slots, scheduler.pool.held) == ([None], 0)
+    assert (scheduler.slots, scheduler.pool.used) == ([None], 0)
 
 
 def test_what_does_not_fit_waits_and_lets_nobody_pass() -> None:

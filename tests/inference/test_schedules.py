@@ -31,7 +31,7 @@ CONFIG = ModelConfig(
     use_glu=True,
     dropout=0.0,
 )
-SLOTS, KEEP, MEMORY = 64, 6, 14  # blocks that are kept, and of the pool: three of the longer prompts fill it
+SLOTS, KEEP, MEMORY = 64, 6, 14  # blocks that stay cached, and of the pool: three of the longer prompts fill it
 BLOCK_BYTES = 2 * 2 * 64 * 16 * 4  # keys and values of two layers
 BACKENDS = ["native", "xla"] if len(jax.devices()) < 4 else ["four devices"]
 WORDS = (5, 9, 2, 33, 7)  # a text that repeats them is one to draft from
@@ -96,7 +96,7 @@ def engine(tiny: Model, backend: str) -> Engine:
 
 @pytest.fixture(scope="module")
 def alone(tiny: Model, backend: str) -> Callable[[int], list[TokenEvent]]:
-    """What a request yields with nothing beside it, nothing kept and no speculation."""
+    """What a request yields with nothing beside it, nothing cached and no speculation."""
     plain = make_engine(tiny, "native" if backend == "native" else "xla", max_batch=1, speculate=False)
 
     @cache
@@ -140,8 +140,8 @@ def check(heard: Sequence[list[TokenEvent]], plans: Sequence[tuple[int, int, int
 
 def check_nothing_is_lost(engine: Engine) -> None:
     stats = engine.stats
-    assert (stats.running, stats.waiting, stats.held_blocks) == (0, 0, 0)
-    assert stats.kept_blocks <= KEEP
+    assert (stats.running, stats.waiting, stats.used_blocks) == (0, 0, 0)
+    assert stats.cached_blocks <= KEEP
     assert stats.blocks == MEMORY
 
 
@@ -191,7 +191,7 @@ def test_many_at_once_in_little_memory_and_in_much_yield_what_each_yields_alone(
         most = max(most, engine.stats.running)
     check(heard, plans, alone)
     stats = engine.stats
-    assert (stats.running, stats.waiting, stats.held_blocks) == (0, 0, 0)
+    assert (stats.running, stats.waiting, stats.used_blocks) == (0, 0, 0)
     assert (most == SLOTS) == (memory > MEMORY)
     assert (stats.preemptions > 0) == (memory == MEMORY)
 

@@ -119,7 +119,7 @@ def test_every_model_is_listed_and_can_be_looked_up(models: dict[str, ServedMode
 
 def test_metrics_add_up_the_engines_and_count_compilations_once(models: dict[str, ServedModel]) -> None:
     def fakes(*pairs: tuple[ServedModel, int]) -> list[Any]:
-        return [Fake(replace(model.stats, running=running, held_blocks=16 * running)) for model, running in pairs]
+        return [Fake(replace(model.stats, running=running, used_blocks=16 * running)) for model, running in pairs]
 
     class Fake:
         def __init__(self, stats: Any) -> None:

@@ -1,8 +1,8 @@
-"""Which blocks of the KV cache each sequence has, and which are kept for prompts that begin alike. Host side only.
+"""Which blocks of the KV cache each sequence uses, and which stay cached for prompts that begin alike; on the host.
 
-A block is held by one or more sequences, or kept, or free. A complete block has a key, a hash chain over the text up to
+A block is used by one or more sequences, or cached, or free. A complete block has a key, a hash chain over the text up to
 its end, so that it is found behind the same beginning only (as in vLLM's automatic prefix caching): a sequence whose
-prompt begins alike holds the same blocks, and nothing is copied. A shared block is complete, and thus never written.
+prompt begins alike uses the same blocks, and nothing is copied. A shared block is complete, and thus never written.
 """
 
 from collections import OrderedDict
@@ -36,24 +36,24 @@ class _Blocks:
 
     Args:
         count: how many there are.
-        keep: how many may be kept. The one that was used least recently makes room.
+        keep: how many may be cached. The least recently used one makes room.
 
     Attributes:
-        kept: blocks that no sequence holds but which have a key, the least recently used first.
+        cached: blocks that no sequence uses but which have a key, the least recently used first.
     """
 
     def __init__(self, count: int, keep: int) -> None:
         self.count = count
-        self.kept: OrderedDict[int, None] = OrderedDict()
+        self.cached: OrderedDict[int, None] = OrderedDict()
         self._keep = keep
         self._free = list(range(count))[::-1]  # the last to be freed is taken first: its memory was touched before
-        self._holders = [0] * count
+        self._users = [0] * count
         self._key: list[bytes | None] = [None] * count
         self._by_key: dict[bytes, int] = {}
 
     @property
     def available(self) -> int:
-        return len(self._free) + len(self.kept)
+        return len(self._free) + len(self.cached)
 
     def find(self, key: bytes) -> int | None:
         return self._by_key.get(key)
@@ -61,22 +61,22 @@ class _Blocks:
     def take(self) -> int:
         """A block for new tokens; there must be one available."""
         block = self._free.pop() if self._free else self._forget()
-        self._holders[block] = 1
+        self._users[block] = 1
         return block
 
     def hold(self, block: int) -> None:
-        self.kept.pop(block, None)
-        self._holders[block] += 1
+        self.cached.pop(block, None)
+        self._users[block] += 1
 
     def release(self, block: int) -> None:
-        self._holders[block] -= 1
-        if self._holders[block]:
+        self._users[block] -= 1
+        if self._users[block]:
             return
         if self._key[block] is None:
             self._free.append(block)
             return
-        self.kept[block] = None
-        if len(self.kept) > self._keep:
+        self.cached[block] = None
+        if len(self.cached) > self._keep:
             self._free.append(self._forget())
 
     def name(self, block: int, key: bytes) -> int:
@@ -90,8 +90,8 @@ class _Blocks:
         return known
 
     def _forget(self) -> int:
-        """The kept block that was used least recently, with its key taken away."""
-        block, _ = self.kept.popitem(last=False)
+        """The least recently used cached block, with its key taken away."""
+        block, _ = self.cached.popitem(last=False)
         key, self._key[block] = self._key[block], None
         assert key is not None
         del self._by_key[key]
@@ -106,7 +106,7 @@ class BlockPool:
     Args:
         counts: blocks of each group; windows: the groups' windows (`layer_windows`).
         slots: batch slots. max_len: tokens of a sequence.
-        keep: blocks of each group that may be kept when no sequence holds them.
+        keep: blocks of each group that may stay cached when no sequence uses them.
 
     Attributes:
         tables: for each group int32 [slots, Y], as `ChunkLayout.blocks` wants it.
@@ -133,17 +133,17 @@ class BlockPool:
         return sum(group.count for group in self._groups)
 
     @property
-    def held(self) -> int:
-        """Blocks that some sequence holds."""
+    def used(self) -> int:
+        """Blocks that some sequence uses."""
         return sum(group.count - group.available for group in self._groups)
 
     @property
-    def kept(self) -> int:
-        """Blocks that are kept for a prompt that begins alike, and given up for any other."""
-        return sum(len(group.kept) for group in self._groups)
+    def cached(self) -> int:
+        """Blocks that are cached for a prompt that begins alike, and given up for any other."""
+        return sum(len(group.cached) for group in self._groups)
 
     def admit(self, slot: int, tokens: int, keys: Sequence[bytes], *, reserve: int) -> int | None:
-        """Gives a slot the kept or held blocks that its text begins with, and room for the rest of the text.
+        """Gives a slot the known blocks that its text begins with, and new ones for the rest of the text.
 
         Args:
             tokens: length of the text.
@@ -190,7 +190,7 @@ class BlockPool:
             self._trimmed[g][slot] = max(self._trimmed[g][slot], first)
 
     def name(self, slot: int, index: int, key: bytes) -> None:
-        """Gives a complete block of a slot its key, so that it can be kept."""
+        """Gives a complete block of a slot its key, so that it can be cached."""
         if not self._keep:
             return
         for g, group in enumerate(self._groups):
@@ -198,7 +198,7 @@ class BlockPool:
                 self.tables[g][slot, index] = group.name(int(self.tables[g][slot, index]), key)
 
     def release(self, slot: int) -> None:
-        """Releases all blocks of a slot, the last first: beginnings, which more prompts share, are kept longer."""
+        """Releases all blocks of a slot, the last first: beginnings, which more prompts share, stay longer."""
         for g, group in enumerate(self._groups):
             for i in reversed(range(self._trimmed[g][slot], self._ends[g][slot])):
                 group.release(int(self.tables[g][slot, i]))

@@ -50,14 +50,14 @@ class Engine:
             with native kernels it is taken as it is used.
         use_cache: False computes the whole sequence anew for each token. Slow: the reference for the cached path, and
             the only way for a model that is not causal (each new token changes the hidden states of earlier ones).
-        prefix_tokens: tokens that are kept when no request needs them, for prompts that begin alike; 0 keeps none.
+        prefix_tokens: tokens that stay cached when no request uses them, for prompts that begin alike; 0 is none.
         speculate: prompt lookup decoding: verify draft tokens where a request's text repeats. The tokens stay the same.
         mesh: spread weights and caches over these devices (`tensor_parallel_mesh`).
 
     Attributes:
         block_tokens: tokens of a block. Whole blocks of a prompt are reused, the rest is computed.
         min_prefill: prompt tokens that a step computes at least, as long as there are any.
-        kv_tokens: how many tokens there is room for, at the least: layers with a window need less.
+        kv_tokens: how many tokens the KV cache takes, at the least: layers with a window need less.
 
     Raises:
         ConfigError: one request of `max_len` tokens does not fit into kv_memory, or a dtype is unknown.
@@ -187,8 +187,8 @@ class Engine:
             waiting=len(scheduler.waiting),
             slots=self.max_batch,
             blocks=scheduler.pool.count,
-            held_blocks=scheduler.pool.held,
-            kept_blocks=scheduler.pool.kept,
+            used_blocks=scheduler.pool.used,
+            cached_blocks=scheduler.pool.cached,
             preemptions=scheduler.preemptions,
             prefix_queries=stepper.prefix_queries,
             prefix_hits=stepper.prefix_hits,

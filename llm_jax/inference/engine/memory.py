@@ -73,7 +73,7 @@ def check_length(length: int, max_len: int, config: ModelConfig, dtype: jnp.dtyp
         return
     token = sum(block_bytes(config, group, 1, dtype) for group in range(len(layer_windows(config))))
     raise ConfigError(
-        f"A sequence of {max_len} tokens needs {max_len * token / _GB:.2g} GB of KV cache, and there is room for "
+        f"A sequence of {max_len} tokens needs {max_len * token / _GB:.2g} GB of KV cache, and it takes "
         f"{length} tokens; lower the context (max_len), raise kv_memory, or take a smaller kv_dtype."
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from llm_jax.programs import Program
 
-_LOADERS = 4  # threads that read kept programs: more are not faster
+_LOADERS = 4  # threads that read programs from disk: more are not faster
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Call:
 
 
 class ProgramSet:
-    """Programs by name. One that is not there is made when it is called for.
+    """Programs by name. A missing one is made when it is called for.
 
     Attributes:
         is_growing: others are being made, in a thread; meanwhile the caller should do with those that are there.
@@ -65,7 +65,7 @@ class ProgramSet:
         return program(*call.args)
 
     def prepare(self, calls: Sequence[Call], *, complete: bool) -> None:
-        """Makes the programs of these calls, first those that are kept, then the others in this order.
+        """Makes the programs of these calls, first those that are on disk, then the others in this order.
 
         Args:
             complete: False returns when those that are needed are there, and makes the others in a thread.

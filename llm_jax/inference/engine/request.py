@@ -126,7 +126,7 @@ class Request:
     Attributes:
         prompt_ids: at least one.
         constraint: which tokens may come next, a grammar for example.
-        salt: kept prompt beginnings are shared between requests of the same salt only.
+        salt: cached prompt beginnings are shared between requests of the same salt only.
         tenant: on whose behalf; requests of different tenants get equal shares of the engine.
         priority: less is earlier, see `scheduler`; 0 unless given.
     """

@@ -17,7 +17,7 @@ class EngineStats:
         running, waiting: requests in a batch slot, and in the queue.
         slots: batch slots, the most requests that can run at a time.
         blocks: of the KV cache, in all groups of layers.
-        held_blocks, kept_blocks: those of running requests, each counted once; and those that are kept for prompts that
+        used_blocks, cached_blocks: those of running requests, each counted once; and those that stay for prompts that
             begin alike, of which the least recently used makes room.
         preemptions: how often a running request was put back into the queue, to be computed again.
         prefix_queries, prefix_hits: prompt tokens of admitted requests, and how many of them were in the cache.
@@ -29,8 +29,8 @@ class EngineStats:
     waiting: int
     slots: int
     blocks: int
-    held_blocks: int
-    kept_blocks: int
+    used_blocks: int
+    cached_blocks: int
     preemptions: int
     prefix_queries: int
     prefix_hits: int

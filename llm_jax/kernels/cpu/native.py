@@ -36,7 +36,7 @@ def best_level() -> Level:
     level = native.status().level
     if jax.default_backend() != "cpu":
         return Level.XLA
-    load()  # a program that was kept calls it without being traced
+    load()  # a program from disk calls it without being traced
     return level
 
 
