@@ -317,3 +317,10 @@ def test_yarn_keeps_what_turns_often_and_stretches_what_hardly_turns() -> None:
 def test_an_impossible_architecture_is_refused(change: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ModelConfig(**{**BASE, **change})
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_the_declared_shapes_are_those_of_the_modules(shape: str) -> None:
+    config = ModelConfig(**{**BASE, **SHAPES[shape]})
+    made = jax.eval_shape(lambda: init_params(config))
+    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in param_shapes(config).items()}
