@@ -1,7 +1,7 @@
 """Which blocks of the KV cache each sequence uses, and which stay cached for prompts that begin alike; on the host.
 
-A block is used by one or more sequences, or cached, or free. A complete block has a key, a hash chain over the text up to
-its end, so that it is found behind the same beginning only (as in vLLM's automatic prefix caching): a sequence whose
+A block is used by one or more sequences, or cached, or free. A complete block has a key, a hash chain over the text up
+to its end, so that it is found behind the same beginning only (as in vLLM's automatic prefix caching): a sequence whose
 prompt begins alike uses the same blocks, and nothing is copied. A shared block is complete, and thus never written.
 """
 
