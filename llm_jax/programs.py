@@ -33,6 +33,9 @@ MAX_BYTES = 1 << 30  # of all stored programs; beyond that, those that were not 
 _SUFFIX = ".program"
 _DIGEST_BYTES = 16
 
+# One at a time: XLA crashes where a thread serialises a program while another compiles (jaxlib 0.10.2).
+_compiling = threading.Lock()
+
 
 class Program:
     """A function that `jax.jit` compiles, and whose programs are stored. Made by `program`.
@@ -90,8 +93,10 @@ class Program:
 
         # Under a name that JAX's own cache cannot have: what JAX loads from there lacks code when it is serialised.
         renamed.__name__ = f"{self.__name__}_{secrets.token_hex(4)}"
-        compiled = jax.jit(renamed, **self._options).lower(*args, **kwargs).compile()
-        _store(compiled, path)
+        lowered = jax.jit(renamed, **self._options).lower(*args, **kwargs)
+        with _compiling:
+            compiled = lowered.compile()
+            _store(compiled, path)
         return compiled
 
     def _find(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Path | None]:
