@@ -103,8 +103,7 @@ def test_what_is_written_gives_llama_cpp_the_same_ids_and_is_read_back_from_its_
 
 @pytest.mark.parametrize("name", [SMOLLM2, GEMMA3])
 def test_real_files_have_the_ids_and_ends_of_llama_cpp(name: str) -> None:
-    import llama_cpp
-
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
     llama, metadata = vocabulary(real(name)), metadata_of(real(name))
     tokenizer = read_tokenizer(real(name), metadata)
     assert tokenizer is not None
