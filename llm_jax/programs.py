@@ -55,7 +55,7 @@ class Program:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._jitted(*args, **kwargs)
 
-    def prepare(self, *args: Any, **kwargs: Any) -> Compiled:
+    def prepare(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         """The program for arguments like these: loaded if it is stored, else compiled and stored. Thread-safe.
 
         Args:
@@ -64,6 +64,9 @@ class Program:
         Returns:
             A function of the arguments that are not static, given as they are here: by position, or by name.
         """
+        config: Any = jax.config
+        if config.jax_disable_jit:
+            return self._plain(args, kwargs)
         key, path = self._find(args, kwargs)
         with self._lock:
             found = self._prepared.get(key)
@@ -81,6 +84,17 @@ class Program:
         """Whether `prepare` finds the program."""
         key, path = self._find(args, kwargs)
         return key in self._prepared or (path is not None and path.exists())
+
+    def _plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
+        """The function itself, of the arguments that are not static: where JAX must not compile (`disable_jit`)."""
+        named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        static = {name: value for name, value in named.items() if name in self._static}
+        others = [name for name in self._parameters if name not in self._static]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return self.__wrapped__(**static, **dict(zip(others, args, strict=False)), **kwargs)
+
+        return run
 
     def _compile(self, path: Path | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compiled:
         function = self.__wrapped__
