@@ -99,7 +99,9 @@ class Program:
     def _compile(self, path: Path | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compiled:
         function = self.__wrapped__
         if path is None:
-            return self._jitted.lower(*args, **kwargs).compile()
+            lowered = self._jitted.lower(*args, **kwargs)
+            with _compiling:
+                return lowered.compile()
 
         @wraps(function)
         def renamed(*args: Any, **kwargs: Any) -> Any:
