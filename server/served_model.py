@@ -32,6 +32,7 @@ class ServedModel:
 
     Attributes:
         max_len: tokens that a request may have, prompt and completion together.
+        max_batch, kv_tokens: see `Engine`.
         ready_at: when `start` was done, in seconds since 1970.
     """
 
@@ -63,8 +64,9 @@ class ServedModel:
             speculate=settings.speculate,
             mesh=mesh,
         )
-        self.max_len = self._engine.max_len
-        self._capacity = self._engine.max_batch + settings.max_queue  # requests that run or wait
+        self.max_len, self.max_batch = self._engine.max_len, self._engine.max_batch
+        self.kv_tokens = self._engine.kv_tokens
+        self._capacity = self.max_batch + settings.max_queue  # requests that run or wait
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
         )

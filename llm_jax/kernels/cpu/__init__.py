@@ -2,7 +2,7 @@
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles
-from llm_jax.kernels.cpu.native import available, best_level, features, use_huge_pages
+from llm_jax.kernels.cpu.native import available, best_level, features
 
 __all__ = [
     "HEAD_STEP",
@@ -15,5 +15,4 @@ __all__ = [
     "features",
     "matmul",
     "pack_tiles",
-    "use_huge_pages",
 ]

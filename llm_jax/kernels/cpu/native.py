@@ -5,13 +5,11 @@ from functools import lru_cache
 
 import jax
 import numpy as np
-from jax import Array
 
 from llm_jax import native
 from llm_jax.native import Level
 
 PACK, PRODUCT, ATTENTION, EMPTY = "llm_pack", "llm_product", "llm_attention", "llm_empty"
-HUGE_PAGES_FROM = 4 << 20  # bytes: two pages of 2 MB, fewer gain nothing
 
 
 @lru_cache(maxsize=1)
@@ -20,7 +18,6 @@ def load() -> ctypes.CDLL | None:
     library = native.load()
     if library is None:
         return None
-    library.llm_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     for name in (PACK, PRODUCT, ATTENTION, EMPTY):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
@@ -48,16 +45,6 @@ def available() -> bool:
 def features() -> tuple[Level, ...]:
     """All levels that can be asked for here, XLA first."""
     return native.features() if available() else (Level.XLA,)
-
-
-def use_huge_pages(array: Array) -> None:
-    """Backs a large CPU array with 2 MB pages where the system can: reads of it are about a tenth faster."""
-    library = load()
-    if library is None:
-        return
-    for piece in (shard.data for shard in array.addressable_shards):
-        if piece.nbytes >= HUGE_PAGES_FROM and piece.platform() == "cpu":
-            library.llm_huge_pages(piece.unsafe_buffer_pointer(), piece.nbytes)
 
 
 def placeholder(dtype: np.dtype | type = np.float32) -> np.ndarray:
