@@ -11,6 +11,7 @@ from llm_jax.inference.engine import (
     Request,
     SamplingParams,
     TokenEvent,
+    TokenLogprob,
 )
 from llm_jax.inference.text import (
     Conversation,
@@ -37,6 +38,7 @@ __all__ = [
     "TextPiece",
     "TextStream",
     "TokenEvent",
+    "TokenLogprob",
     "batch_generate",
     "continue_prompts",
     "generate",

@@ -45,6 +45,8 @@ SETTINGS: tuple[dict, ...] = (
     {"temperature": 1.0, "logit_bias": {3: 4.0}, "presence_penalty": -1.0, "logprobs": 0},
     {"temperature": 0.5, "logit_bias": {5: 100.0, 9: 97.0}, "max_new_tokens": 25},  # says 5 again and again, then 9
     {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "seed": 5},
+    {"temperature": 1.0, "prompt_logprobs": 2},
+    {"temperature": 1.0, "max_new_tokens": 12, "min_new_tokens": 7, "stop_ids": tuple(range(0, 61, 3))},
 )
 
 
@@ -136,6 +138,9 @@ def check(heard: Sequence[list[TokenEvent]], plans: Sequence[tuple[int, int, int
             assert (event.token, event.finish) == (wanted.token, wanted.finish)
             assert event.logprob == pytest.approx(wanted.logprob, abs=1e-4)
             assert [i for i, _ in event.top_logprobs] == [i for i, _ in wanted.top_logprobs]
+            assert [token.token for token in event.prompt] == [token.token for token in wanted.prompt]
+            exact = [token.logprob for token in wanted.prompt]
+            assert [token.logprob for token in event.prompt] == pytest.approx(exact, abs=1e-4)
 
 
 def check_nothing_is_lost(engine: Engine) -> None:

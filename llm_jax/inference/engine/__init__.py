@@ -9,6 +9,7 @@ from llm_jax.inference.engine.request import (
     Request,
     SamplingParams,
     TokenEvent,
+    TokenLogprob,
 )
 from llm_jax.inference.engine.stats import EngineStats
 
@@ -22,4 +23,5 @@ __all__ = [
     "Request",
     "SamplingParams",
     "TokenEvent",
+    "TokenLogprob",
 ]

@@ -4,7 +4,7 @@
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool
 from llm_jax.inference.engine.memory import array_blocks, check_length, longest_sequence, pool_blocks
-from llm_jax.inference.engine.request import OnEvent, Request
+from llm_jax.inference.engine.request import OnEmbedding, OnEvent, Request, SamplingParams
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.stats import EngineStats
@@ -141,6 +141,34 @@ class Engine:
         """
         self.validate(request)
         return self._scheduler.submit(SequenceState(request, on_event, on_admit))
+
+    def embed(
+        self,
+        prompt_ids: Sequence[int],
+        on_result: OnEmbedding,
+        on_admit: Callable[[int], None] = lambda _: None,
+        *,
+        tenant: str = "",
+        priority: int = 0,
+    ) -> int:
+        """Queues a text to be embedded, and returns its request id. Thread-safe.
+
+        `on_result` receives the mean of the last hidden states, after the final norm, over all its tokens, or the
+        exception that ended the request; see `submit` for the rest.
+
+        Raises:
+            RequestError: see `Request.check`.
+        """
+        request = Request(
+            prompt_ids=tuple(prompt_ids),
+            sampling=SamplingParams(),
+            salt=tenant,
+            tenant=tenant,
+            priority=priority,
+            is_embedding=True,
+        )
+        self.validate(request)
+        return self._scheduler.submit(SequenceState(request, on_result, on_admit))
 
     def validate(self, request: Request) -> None:
         """Raises RequestError if this engine cannot run the request."""

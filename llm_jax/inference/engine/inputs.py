@@ -42,17 +42,14 @@ class ModelInputs:
         slot_R: Any = np.zeros(R, np.int32)
         cached_R: Any = np.zeros(R, np.int32)
         new_R: Any = np.zeros(R, np.int32)
-        last_R = np.zeros(R, np.int32)
+        last_R: Any = np.zeros(R, np.int32)
         slot_R[: len(chunks)] = [chunk.slot for chunk in chunks]
         cached_R[: len(chunks)] = [chunk.start for chunk in chunks]
         new_R[: len(chunks)] = [len(chunk.tokens) for chunk in chunks]
-        start_R: Any = np.cumsum(new_R, dtype=np.int32) - new_R if is_ragged else np.arange(R, dtype=np.int32) * T
-        for chunk, start, new in zip(chunks, start_R, new_R, strict=False):
-            token_M[start : start + new] = chunk.tokens
-        last_R[: len(chunks)] = [
-            start + len(chunk.tokens) - 1 - chunk.draft_count for chunk, start in zip(chunks, start_R, strict=False)
-        ]
-        starts: Any = np.append(start_R, np.int32(T)) if is_ragged else None
+        for r, (chunk, row) in enumerate(zip(chunks, forward_pass.first_rows, strict=True)):
+            token_M[row : row + len(chunk.tokens)] = chunk.tokens
+            last_R[r] = row + len(chunk.tokens) - 1 - chunk.draft_count
+        starts: Any = np.append(np.cumsum(new_R, dtype=np.int32) - new_R, np.int32(T)) if is_ragged else None
         blocks: list[Any] = [table[slot_R, :columns] for table in tables]
         sampled_PR: Any = np.minimum(last_R + np.arange(1 + U, dtype=np.int32)[:, None], B * T - 1)
         layout = ChunkLayout(cached_R, new_R, tuple(blocks), starts)

@@ -8,6 +8,16 @@ import numpy as np
 from llm_jax.inference.engine.request import Constraint
 
 
+def without(mask_W: np.ndarray | None, ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    """A packed mask of what another allows, None for all, but for these ids; unless it allows nothing else."""
+    if mask_W is None:
+        mask_W = np.full(-(-vocab_size // 32), 0xFFFFFFFF, np.uint32)
+    left_W = mask_W.copy()
+    for token in ids:
+        left_W[token // 32] &= ~np.uint32(1 << token % 32)
+    return left_W if left_W.any() else mask_W
+
+
 def compute_masks(
     pool: Executor, rows: Sequence[tuple[Constraint, Sequence[int]]]
 ) -> list[np.ndarray | Exception | None]:

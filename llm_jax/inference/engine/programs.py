@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
-from llm_jax.inference.engine.sampling import SampledTokens, sample
+from llm_jax.inference.engine.sampling import SampledTokens, sample, token_logprobs
 from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import LAST_TOKEN
 from llm_jax.model import KVCache, Params, forward_hidden, merge
@@ -55,7 +55,7 @@ def forward_chunks(
     *,
     dtype: jnp.dtype,
     mesh: Mesh | None = None,
-) -> tuple[KVCache, Array]:
+) -> tuple[KVCache, Array, Array]:
     """Runs the model, without its head, over chunks of prompts, last sampled tokens and draft tokens.
 
     Rejected draft tokens leave keys and values behind a sequence's cached length, where its next tokens overwrite them
@@ -65,7 +65,7 @@ def forward_chunks(
         last_token_B: int32, the token that each slot sampled last.
 
     Returns:
-        The cache, and hidden states [P, R, D] of the positions to sample.
+        The cache, hidden states [P, R, D] of the positions to sample, and those of all tokens [B · T, D].
     """
     layout = inputs.layout
     token_BT = inputs.token_BT
@@ -73,8 +73,16 @@ def forward_chunks(
     token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_BT, token_BT)
     hidden_BTD, cache_after = forward_hidden(config, params, token_BT, cache=cache, layout=layout, dtype=dtype)
     assert cache_after is not None
-    hidden_PRD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[inputs.sampled_PR]
-    return cache_after, replicate(hidden_PRD, mesh)
+    hidden_MD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    return cache_after, *replicate((hidden_MD[inputs.sampled_PR], hidden_MD), mesh)
+
+
+@program(static=["config", "mesh"])
+def score_tokens(
+    config: ModelConfig, params: Params, hidden_MD: Array, token_M: Array, *, mesh: Mesh | None = None
+) -> tuple[Array, Array, Array]:
+    """Log-probabilities of tokens behind these hidden states, see `token_logprobs`. `params`: the head's suffice."""
+    return replicate(token_logprobs(merge(config, params).head(hidden_MD), token_M), mesh)
 
 
 @program(static=["config", "mesh"], donate=["state"])

@@ -41,7 +41,9 @@ class SamplingParams:
         logit_bias: added to the logits of these ids, -100 to 100.
         seed: the same seed gives the same tokens. None draws a fresh one.
         stop_ids: generation ends when one of these is sampled.
+        min_new_tokens: before so many none of `stop_ids` is sampled, unless a constraint leaves nothing else.
         logprobs: report the sampled token's log-probability and this many alternatives, 0 to 20. None reports none.
+        prompt_logprobs: likewise for the tokens of the prompt.
 
     Raises:
         RequestError: a setting is out of range.
@@ -58,7 +60,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._check("max_new_tokens", lambda n: n >= 1, "at least 1")
@@ -69,7 +73,9 @@ class SamplingParams:
         self._check("repetition_penalty", lambda r: 0 < r < math.inf, "above 0 (1 is off)")
         self._check("presence_penalty", lambda p: -2 <= p <= 2, "-2 to 2")
         self._check("frequency_penalty", lambda p: -2 <= p <= 2, "-2 to 2")
+        self._check("min_new_tokens", lambda n: 0 <= n <= self.max_new_tokens, f"0 to {self.max_new_tokens}")
         self._check("logprobs", lambda n: 0 <= n <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}, or unset")
+        self._check("prompt_logprobs", lambda n: 0 <= n <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}, or unset")
         for token, bias in (self.logit_bias or {}).items():
             if not -100 <= bias <= 100:
                 raise RequestError(f"logit_bias of token {token} is {bias}; it must be -100 to 100.", "logit_bias")
@@ -129,6 +135,7 @@ class Request:
         salt: cached prompt beginnings are shared between requests of the same salt only.
         tenant: on whose behalf; requests of different tenants get equal shares of the engine.
         priority: less is earlier, see `scheduler`; 0 unless given.
+        is_embedding: nothing is generated; see `Engine.embed`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -137,11 +144,17 @@ class Request:
     salt: str = ""
     tenant: str = ""
     priority: int = 0
+    is_embedding: bool = False
 
     @property
     def most_tokens(self) -> int:
         """Tokens that prompt and completion can have together."""
-        return len(self.prompt_ids) + self.sampling.max_new_tokens
+        return len(self.prompt_ids) + (0 if self.is_embedding else self.sampling.max_new_tokens)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the hidden states of all prompt tokens are needed: then all are computed."""
+        return self.is_embedding or self.sampling.prompt_logprobs is not None
 
     def check(self, vocab_size: int, max_len: int) -> None:
         """Decides whether a model of this vocabulary and context can run the request.
@@ -150,7 +163,10 @@ class Request:
             ContextLengthExceeded: prompt and max_new_tokens exceed `max_len`.
             RequestError: the prompt is empty, or a token id is outside the vocabulary.
         """
-        length, new = len(self.prompt_ids), self.sampling.max_new_tokens
+        length, new = len(self.prompt_ids), 0 if self.is_embedding else self.sampling.max_new_tokens
+        if self.is_embedding and length > max_len:
+            message = f"The text has {length} tokens; it must fit the context of {max_len}. Shorten it."
+            raise ContextLengthExceeded(message, "prompt")
         if new >= max_len:
             raise ContextLengthExceeded(
                 f"max_new_tokens is {new}; a context of {max_len} tokens takes at most {max_len - 1} beside a prompt.",
@@ -172,18 +188,30 @@ class Request:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token of a prompt, its log-probability behind the tokens before it, and the most likely ones (id, value)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class TokenEvent:
     """One generated token.
 
     Attributes:
         logprob, top_logprobs: None and () unless the request asks for them; alternatives are (id, log-probability).
         finish: set on a request's last token: "stop" at a stop id, "length" at max_new_tokens.
+        prompt: on the first token, where the request asks for them: the prompt's tokens behind its first.
     """
 
     token: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish: FinishReason | None = None
+    prompt: tuple[TokenLogprob, ...] = ()
 
 
 OnEvent = Callable[[TokenEvent | Exception], None]
+OnEmbedding = Callable[[np.ndarray | Exception], None]  # float32 [D]

@@ -17,13 +17,15 @@ from jax.sharding import Mesh
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
 from llm_jax.inference.engine.program_set import Call, ProgramSet
-from llm_jax.inference.engine.programs import StepResult, assign_slot, forward_chunks, sample_tokens
-from llm_jax.inference.engine.request import Request, SamplingParams
+from llm_jax.inference.engine.programs import StepResult, assign_slot, forward_chunks, sample_tokens, score_tokens
+from llm_jax.inference.engine.request import Request, SamplingParams, TokenLogprob
 from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import Buckets, ForwardPass, PassShape
 from llm_jax.kernels import Level, WeightDtype
 from llm_jax.model import KVCache, Model, allocate_cache, head_params
 from llm_jax.parallel import replicated
+
+_SCORED = 64  # prompt tokens whose log-probabilities are computed at a time: logits of more would fill caches
 
 
 class SamplerShape(NamedTuple):
@@ -73,6 +75,10 @@ class Runner:
         self._state: SamplingState
         self._allocate()
 
+    @property
+    def vocab_size(self) -> int:
+        return self._model.config.vocab_size
+
     def reset(self) -> None:
         """Empties the cache and all slots."""
         for array in jax.tree.leaves((self._cache, self._state)):  # memory may not suffice for a second one
@@ -92,18 +98,18 @@ class Runner:
         new = SamplingState.of(request.sampling, request.prompt_ids, seed, vocab_size, generated)
         self._state = self._programs.run(self._assign_call(slot, new))
 
-    def forward(self, forward_pass: ForwardPass) -> tuple[ForwardPass, Array]:
+    def forward(self, forward_pass: ForwardPass) -> tuple[ForwardPass, Array, Array]:
         """Dispatches a forward pass.
 
         Returns:
-            The pass, in the shape that was run, and hidden states [P, R, D] for `sample`.
+            The pass, in the shape that was run, hidden states [P, R, D] for `sample`, and those of all tokens [M, D].
         """
         shape = self._buckets.compiled(forward_pass.shape)
         if self._programs.is_growing and shape not in self._programs.ready:
             shape = min((other for other in self._ready(PassShape) if other.holds(shape)), key=lambda s: s.tokens)
         forward_pass = replace(forward_pass, shape=shape)
-        self._cache, hidden_PRD = self._programs.run(self._forward_call(forward_pass))
-        return forward_pass, hidden_PRD
+        self._cache, hidden_PRD, hidden_MD = self._programs.run(self._forward_call(forward_pass))
+        return forward_pass, hidden_PRD, hidden_MD
 
     def sample(self, forward_pass: ForwardPass, hidden_PRD: Array, masks: Mapping[int, np.ndarray]) -> StepResult:
         """Dispatches the sampling behind a forward pass: tokens in the order of its chunks.
@@ -117,6 +123,18 @@ class Runner:
         result: StepResult
         self._state, result = self._programs.run(self._sample_call(forward_pass, shape, hidden_PRD, masks))
         return result
+
+    def prompt_logprobs(self, hidden_TD: np.ndarray, ids: Sequence[int], alternatives: int) -> Iterator[TokenLogprob]:
+        """The log-probabilities of prompt tokens, each behind one of these hidden states. Waits for the device."""
+        for start in range(0, len(ids), _SCORED):
+            count = min(_SCORED, len(ids) - start)
+            hidden_MD = np.zeros((_SCORED, hidden_TD.shape[1]), hidden_TD.dtype)
+            token_M = np.zeros(_SCORED, np.int32)
+            hidden_MD[:count], token_M[:count] = hidden_TD[start : start + count], ids[start : start + count]
+            scores = self._programs.run(self._score_call(self._replicated(hidden_MD), token_M))
+            logprob_M, top_MA, top_logprob_MA = (np.asarray(array)[:count].tolist() for array in scores)
+            for token, logprob, *top in zip(token_M.tolist(), logprob_M, top_MA, top_logprob_MA, strict=False):
+                yield TokenLogprob(token, logprob, tuple(zip(*top, strict=True))[:alternatives])
 
     def can_draft(self) -> bool:
         """Whether the programs that verify draft tokens are there, or nobody minds that they are made now."""
@@ -141,6 +159,8 @@ class Runner:
         for shape in shapes:
             is_last = not any(other.holds(shape) for other in shapes if other != shape)
             yield replace(self._forward_call(ForwardPass(shape)), is_needed=is_last and not shape.draft).of_shapes()
+        hidden = self._replicated(np.zeros((_SCORED, config.hidden_size), self._dtype))
+        yield self._score_call(hidden, np.zeros(_SCORED, np.int32)).of_shapes()
 
     def _assign_call(self, slot: int, new: SamplingState) -> Call:
         return Call(None, assign_slot, (), (self._state, np.int32(slot), new), {})
@@ -158,6 +178,10 @@ class Runner:
         inputs = SamplingInputs.of(forward_pass, shape.batch, self._unmasked_BW(shape.batch), masks)
         args = self._head, self._state, hidden_PRD, inputs
         return Call(shape, sample_tokens, (self._model.config,), args, {"mesh": self._mesh})
+
+    def _score_call(self, hidden_MD: Array, token_M: np.ndarray) -> Call:
+        args = self._head, hidden_MD, token_M
+        return Call("score", score_tokens, (self._model.config,), args, {"mesh": self._mesh})
 
     def _sampler_shape(self, shape: PassShape, sampled: int) -> SamplerShape:
         return SamplerShape(shape.sequences, shape.draft, self._buckets.sampled(shape, sampled))

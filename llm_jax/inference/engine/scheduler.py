@@ -12,10 +12,13 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool, block_keys
 from llm_jax.inference.engine.prompt_lookup import PromptLookup
-from llm_jax.inference.engine.request import FinishReason, OnEvent, Request
+from llm_jax.inference.engine.request import FinishReason, Request, TokenLogprob
 
 PRIORITY_TOKENS = 1 << 17  # of others' work that a request of the next priority lets pass
 
@@ -34,10 +37,11 @@ class SequenceState:
         is_prefilled: all its tokens have been dispatched.
         block_keys: keys of its whole blocks, as far as they were needed; `named` of them are in the pool.
         has_ended: finished, failed or cancelled; its tokens in flight are dropped.
+        prompt_logprobs, hidden_sum_D: what was read off the prompt so far, where the request wants it.
     """
 
     request: Request
-    on_event: OnEvent
+    on_event: Callable[[Any], None]  # OnEvent; of an embedding OnEmbedding
     on_admit: Callable[[int], None]
     request_id: int = -1
     turn: tuple[int, int] = (0, 0)
@@ -48,6 +52,8 @@ class SequenceState:
     block_keys: list[bytes] = field(default_factory=list)
     named: int = 0
     has_ended: bool = False
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    hidden_sum_D: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def __post_init__(self) -> None:
         seed = self.request.sampling.seed
@@ -62,7 +68,13 @@ class SequenceState:
     @property
     def is_decoding(self) -> bool:
         """Its next token can be sampled in the next step."""
-        return self.is_prefilled and not self.has_ended and self.sampled < self.request.sampling.max_new_tokens
+        is_complete = self.request.is_embedding or self.sampled >= self.request.sampling.max_new_tokens
+        return self.is_prefilled and not self.has_ended and not is_complete
+
+    @property
+    def must_go_on(self) -> bool:
+        """No stop id may be the next token that the device samples."""
+        return self.sampled < self.request.sampling.min_new_tokens
 
     def keys(self, tokens: int) -> list[bytes]:
         """Keys of the whole blocks of its first `tokens` tokens."""
@@ -156,7 +168,8 @@ class Scheduler:
             while self.waiting and None in self.slots:
                 sequence, slot = self.waiting[0], self.slots.index(None)
                 tokens = len(sequence.tokens)
-                keys = sequence.keys(tokens - 1)  # the last token must be computed anyway
+                # The last token must be computed anyway.
+                keys = [] if sequence.request.reads_prompt else sequence.keys(tokens - 1)
                 cached = self.pool.admit(slot, tokens, keys, reserve=len(self.running))
                 if cached is None:
                     break

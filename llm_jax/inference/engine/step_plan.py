@@ -4,6 +4,7 @@ Programs are compiled per shape before the first request, so numbers of tokens, 
 to a few sizes.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,6 +86,13 @@ class ForwardPass:
     def sampled(self) -> int:
         """Behind how many of its chunks a token is sampled."""
         return sum(chunk.is_sampled for chunk in self.chunks)
+
+    @property
+    def first_rows(self) -> list[int]:
+        """The place of each chunk's first token among the pass's tokens."""
+        if self.shape.batch < self.shape.sequences:  # ragged: one behind the other
+            return [0, *itertools.accumulate(len(chunk.tokens) for chunk in self.chunks[:-1])][: len(self.chunks)]
+        return [index * self.shape.length for index in range(len(self.chunks))]
 
 
 @dataclass(frozen=True)

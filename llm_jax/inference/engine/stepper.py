@@ -1,5 +1,6 @@
 """One step of the engine: admit, collect if needed, plan, make room, dispatch, collect."""
 
+import math
 import os
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from jax import Array
 
 from llm_jax.errors import InferenceError
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
-from llm_jax.inference.engine.masks import compute_masks
+from llm_jax.inference.engine.masks import compute_masks, without
 from llm_jax.inference.engine.programs import StepResult
 from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
@@ -28,6 +29,10 @@ _NOT_FINITE = (
     "be damaged, or overflow in their dtype."
 )
 
+_NOT_FINITE_HIDDEN = (
+    "Hidden states of the text are infinite or not numbers; the weights may be damaged, or overflow in their dtype."
+)
+
 
 @dataclass(frozen=True)
 class _InFlight:
@@ -36,6 +41,7 @@ class _InFlight:
     Attributes:
         compilations: before it; its time is no measure where one came between.
         sampled: the sequences that get a token, in the order of the result.
+        read: the chunks whose hidden states are read, each with its sequence and its first row in hidden_MD.
     """
 
     shape: PassShape
@@ -43,6 +49,8 @@ class _InFlight:
     compilations: int
     result: Array | StepResult
     sampled: Sequence[SequenceState]
+    read: Sequence[tuple[SequenceState, Chunk, int]]
+    hidden_MD: Array
 
 
 class Stepper:
@@ -128,7 +136,7 @@ class Stepper:
         running = self._scheduler.running
         if not self._buckets.draft or len(running) != 1:  # a larger batch keeps the processor busy without
             return False
-        is_free = running[0].request.constraint is None and self._runner.can_draft()
+        is_free = running[0].request.constraint is None and not running[0].must_go_on and self._runner.can_draft()
         return is_free and bool(running[0].prompt_lookup.draft(1))
 
     def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
@@ -150,42 +158,46 @@ class Stepper:
         """Dispatches the forward passes of a step; its sequences advance by their chunks."""
         by_slot = {chunk.slot: sequence for sequence, chunk in chunks.items()}
         for forward_pass in passes:
-            sampled = [by_slot[chunk.slot] for chunk in forward_pass.chunks[: forward_pass.sampled]]
-            self._dispatch_pass(forward_pass, sampled)
+            self._dispatch_pass(forward_pass, [by_slot[chunk.slot] for chunk in forward_pass.chunks])
         for sequence, chunk in chunks.items():
             self.drafted += chunk.draft_count
             sequence.cached += len(chunk.tokens) - chunk.draft_count
             sequence.sampled += chunk.is_sampled
             if not sequence.is_prefilled:
-                sequence.is_prefilled = chunk.is_sampled
+                sequence.is_prefilled = chunk.end == len(sequence.tokens)
                 self._name_blocks(sequence)
 
-    def _dispatch_pass(self, forward_pass: ForwardPass, sampled: Sequence[SequenceState]) -> None:
-        """Dispatches a forward pass and the sampling behind it.
+    def _dispatch_pass(self, forward_pass: ForwardPass, sequences: Sequence[SequenceState]) -> None:
+        """Dispatches a forward pass over chunks of these sequences, and the sampling behind it.
 
         A constraint needs the token before: it is collected, and masks are made, while the device runs the pass.
         """
         compiled, start = compilations(), time.perf_counter()
-        forward_pass, hidden_PRD = self._runner.forward(forward_pass)
+        forward_pass, hidden_PRD, hidden_MD = self._runner.forward(forward_pass)
         result: Array | StepResult = hidden_PRD
+        sampled = sequences[: forward_pass.sampled]
         if sampled:
             result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled))
-        self._in_flight.append(_InFlight(forward_pass.shape, start, compiled, result, sampled))
+        rows = zip(sequences, forward_pass.chunks, forward_pass.first_rows, strict=True)
+        read = [row for row in rows if row[0].request.reads_prompt and not row[0].generated]
+        self._in_flight.append(_InFlight(forward_pass.shape, start, compiled, result, sampled, read, hidden_MD))
 
     def _masks(self, sampled: Sequence[SequenceState]) -> dict[int, np.ndarray]:
-        """What the constraints of some sequences allow next. One that fails ends its own request."""
+        """What some sequences may generate next. A constraint that fails ends its own request."""
         constraints = {i: s.request.constraint for i, s in enumerate(sampled) if s.request.constraint is not None}
-        if not constraints:
-            return {}
-        self._collect(remaining=0)
-        rows = [(constraint, sampled[i].generated) for i, constraint in constraints.items()]
-        masks = {}
-        for i, mask in zip(constraints, compute_masks(self._threads, rows), strict=True):
-            if isinstance(mask, Exception):
-                self._end(sampled[i], mask)
-            elif mask is not None:
-                masks[i] = mask
-        return masks
+        masks: dict[int, np.ndarray | None] = {}
+        if constraints:
+            self._collect(remaining=0)
+            rows = [(constraint, sampled[i].generated) for i, constraint in constraints.items()]
+            for i, mask in zip(constraints, compute_masks(self._threads, rows), strict=True):
+                if isinstance(mask, Exception):
+                    self._end(sampled[i], mask)
+                else:
+                    masks[i] = mask
+        for i, sequence in enumerate(sampled):
+            if sequence.must_go_on:
+                masks[i] = without(masks.get(i), sequence.request.sampling.stop_ids, self._runner.vocab_size)
+        return {i: mask for i, mask in masks.items() if mask is not None}
 
     def _name_blocks(self, sequence: SequenceState) -> None:
         """Makes the complete blocks of a sequence known to the pool, for later requests that begin alike."""
@@ -205,6 +217,10 @@ class Stepper:
             if compilations() == oldest.compilations:
                 self._budget.record(oldest.shape, now - max(self._collected_at, oldest.dispatched_at))
             self._collected_at = now
+            hidden_MD = np.asarray(oldest.hidden_MD) if oldest.read else np.empty((0, 0))
+            for sequence, chunk, row in oldest.read:
+                if not sequence.has_ended:
+                    self._read(sequence, chunk, hidden_MD[row : row + len(chunk.tokens)])
             for index, sequence in enumerate(oldest.sampled):
                 accepted = int(result.count_B[index]) - 1
                 sequence.cached += accepted
@@ -215,6 +231,22 @@ class Stepper:
                         self._hand_out(sequence, result.sampled, (position, index))
                 if not sequence.has_ended:
                     self._name_blocks(sequence)
+
+    def _read(self, sequence: SequenceState, chunk: Chunk, hidden_TD: np.ndarray) -> None:
+        """Reads what the request wants to know off the hidden states of a chunk of its prompt."""
+        ids, alternatives = sequence.request.prompt_ids, sequence.request.sampling.prompt_logprobs
+        if chunk.start == 0:  # the first time, or once more after it was put back
+            sequence.prompt_logprobs, sequence.hidden_sum_D = [], np.zeros(hidden_TD.shape[1])
+        if alternatives is not None:
+            following = ids[chunk.start + 1 : chunk.end + 1]
+            sequence.prompt_logprobs += self._runner.prompt_logprobs(hidden_TD, following, alternatives)
+            if not all(math.isfinite(token.logprob) for token in sequence.prompt_logprobs[-len(following) :]):
+                self._end(sequence, InferenceError(_NOT_FINITE.format(0)))
+        if sequence.request.is_embedding:
+            sequence.hidden_sum_D += hidden_TD.astype(np.float64).sum(0)
+            if chunk.end == len(ids):
+                mean_D = (sequence.hidden_sum_D / len(ids)).astype(np.float32)
+                self._end(sequence, mean_D if np.isfinite(mean_D).all() else InferenceError(_NOT_FINITE_HIDDEN))
 
     def _hand_out(self, sequence: SequenceState, sampled: SampledTokens, at: tuple[int, int]) -> None:
         """Adds a token to its sequence and sends its event; ends the request with its last token."""
@@ -232,13 +264,14 @@ class Stepper:
             top = tuple(pairs)[:alternatives]
         if not self._use_cache:
             sequence.cached, sequence.is_prefilled = 0, False  # compute it from the start again
-        event = TokenEvent(token, logprob, top, finish)
+        prompt = tuple(sequence.prompt_logprobs) if len(sequence.generated) == 1 else ()
+        event = TokenEvent(token, logprob, top, finish, prompt)
         if finish is None:
             sequence.on_event(event)
         else:
             self._end(sequence, event)
 
-    def _end(self, sequence: SequenceState, last: TokenEvent | Exception) -> None:
+    def _end(self, sequence: SequenceState, last: TokenEvent | np.ndarray | Exception) -> None:
         """Frees a sequence's slot, then sends its last event, unless it was cancelled meanwhile."""
         if self._scheduler.end(sequence):
             sequence.on_event(last)

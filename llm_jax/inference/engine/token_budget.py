@@ -44,7 +44,8 @@ class TokenBudget:
         for sequence in prefilling:
             tokens = sequence.tokens[sequence.cached : sequence.cached + budget]
             is_last = sequence.cached + len(tokens) == len(sequence.tokens)
-            chunks[sequence] = Chunk(sequence.slot, sequence.cached, tokens, is_sampled=is_last)
+            is_sampled = is_last and not sequence.request.is_embedding
+            chunks[sequence] = Chunk(sequence.slot, sequence.cached, tokens, is_sampled=is_sampled)
             budget -= len(tokens)
         return chunks
 
