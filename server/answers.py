@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -16,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from server.errors import ApiError
 
 if TYPE_CHECKING:
-    from server.generation import Generation, Result
+    from server.deltas import Choice, Delta
+    from server.generation import Generation
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -25,7 +27,34 @@ log = structlog.get_logger("server.answers")
 SEND_TIMEOUT = 60.0  # seconds that a client may refuse to read before its stream is given up
 
 
-async def collect(request: Request, generation: Generation) -> list[Result]:
+class StreamFormat(ABC):
+    """The server-sent events of an API: which events a stream begins with, a delta becomes, and it ends with.
+
+    Attributes:
+        is_named: whether each event has an `event:` line with its "type".
+        is_terminated: whether `data: [DONE]` follows the last event.
+    """
+
+    is_named = False
+    is_terminated = True
+
+    def begin(self) -> Iterable[Json]:
+        return ()
+
+    @abstractmethod
+    def delta(self, index: int, delta: Delta) -> Iterable[Json]:
+        """The events of what the choice at `index` gained."""
+
+    def end(self) -> Iterable[Json]:
+        """The events after the last delta of the last choice."""
+        return ()
+
+    def error(self, error: ApiError) -> Iterable[Json]:
+        """The last events of a stream that breaks."""
+        return (error.body(),)
+
+
+async def collect(request: Request, generation: Generation) -> list[Choice]:
     """Every choice, whole.
 
     Raises:
@@ -38,25 +67,24 @@ async def collect(request: Request, generation: Generation) -> list[Result]:
             request.scope["log_fields"].update(generation.log_fields())
 
 
-async def stream(
-    request: Request, generation: Generation, events: Callable[[Generation], AsyncIterator[Json]]
-) -> EventSourceResponse:
-    """`events(generation)`, each as one `data:` frame of JSON, and `data: [DONE]`.
+async def stream(request: Request, generation: Generation, events: StreamFormat) -> EventSourceResponse:
+    """The generation as server-sent events, those of one step of the engine in one write.
 
-    It returns with the first event, so that what goes wrong before keeps its HTTP status; later errors are frames.
+    It returns with the first delta, so that what goes wrong before keeps its HTTP status, or after the time that a
+    stream may be silent; then comments hold the connection open, and errors are events.
     """
-    frames = events(generation)
+    interval = request.app.state.settings.stream_ping
     try:
-        first = await _until_disconnect(request, _first(frames))
+        await _until_disconnect(request, generation.ready(within=interval))
     except BaseException:
         with generation:
             raise
-    return _EventStream(generation, _encode(first, frames))
+    return _EventStream(generation, _frames(generation, events), interval)
 
 
 class _EventStream(EventSourceResponse):
-    def __init__(self, generation: Generation, frames: AsyncIterator[str]) -> None:
-        super().__init__(frames, sep="\n", send_timeout=SEND_TIMEOUT)
+    def __init__(self, generation: Generation, frames: AsyncIterator[bytes], interval: float) -> None:
+        super().__init__(frames, sep="\n", send_timeout=SEND_TIMEOUT, ping=interval)
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,21 +97,30 @@ class _EventStream(EventSourceResponse):
                 scope["log_fields"].update(self._generation.log_fields())
 
 
-async def _first(frames: AsyncIterator[Json]) -> Json:
-    return await anext(frames)
-
-
-async def _encode(first: Json, rest: AsyncIterator[Json]) -> AsyncIterator[str]:
+async def _frames(generation: Generation, events: StreamFormat) -> AsyncIterator[bytes]:
     try:
-        yield json.dumps(first, ensure_ascii=False)
-        async for event in rest:
-            yield json.dumps(event, ensure_ascii=False)
-        yield "[DONE]"
+        if not await generation.ready(within=0):
+            yield b": waiting\n\n"
+        beginning = _encode(events.begin(), events)
+        async for batch in generation:
+            new = (event for index, delta in batch for event in events.delta(index, delta))
+            yield beginning + _encode(new, events)
+            beginning = b""
+        yield beginning + _encode(events.end(), events) + (b"data: [DONE]\n\n" if events.is_terminated else b"")
     except ApiError as error:
-        yield json.dumps(error.body())
+        yield _encode(events.error(error), events)
     except Exception:
         log.exception("stream broke")
-        yield json.dumps(ApiError("The server failed while it generated this answer.").body())
+        yield _encode(events.error(ApiError("The server failed while it generated this answer.")), events)
+
+
+def _encode(events: Iterable[Json], form: StreamFormat) -> bytes:
+    """All but ASCII is escaped: readers that split lines as Python does would break an event at U+2028 or U+0085."""
+    frames = []
+    for event in events:
+        name = f"event: {event['type']}\n" if form.is_named else ""
+        frames.append(f"{name}data: {json.dumps(event, separators=(',', ':'))}\n\n")
+    return "".join(frames).encode()
 
 
 async def _until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -1,11 +1,10 @@
 """The chat format of a model: how a conversation becomes a prompt, and where an answer begins and ends."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llm_jax.errors import RequestError
 from llm_jax.tokenizers import Tokenizer, answer_bounds, render_chat
+from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
 
 
@@ -26,13 +25,19 @@ class ChatFormat:
     def of(cls, tokenizer: Tokenizer) -> "ChatFormat":
         return cls(tokenizer, *answer_bounds(tokenizer))
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(self, chat: ChatRequest) -> str:
         """The prompt.
 
         Raises:
             InvalidRequest: the template refuses these messages.
         """
         try:
-            return render_chat(self.tokenizer, messages)
+            return render_chat(
+                self.tokenizer,
+                chat.messages,
+                tools=[tool.for_template() for tool in chat.tools] or None,
+                add_generation_prompt=chat.add_generation_prompt and not chat.continue_final,
+                **chat.variables,
+            )
         except RequestError as error:
             raise InvalidRequest(str(error), param=error.param, code="invalid_value") from None

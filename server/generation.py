@@ -1,18 +1,22 @@
-"""One HTTP request's work on the engine: its choices, as pieces of text that arrive in an asyncio queue.
+"""One HTTP request's work on the engine: its choices, as deltas that arrive on the event loop.
 
-The engine steps in a thread of its own. It hands each token over with `call_soon_threadsafe`; everything in this
-file then happens on the event loop.
+The engine steps in a thread of its own. What it hands over within one step is one batch here.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from llm_jax.inference import Engine, Request, TextPiece, TextStream, TokenEvent
+from llm_jax.inference import Engine, Request, TokenEvent
+from server.choice_text import ChoiceText
+from server.deltas import Choice, Delta
 from server.errors import ApiError, DeadlineExceeded, Unavailable
 from server.observers import Observer, RequestStats
+
+Batch = list[tuple[int, Delta]]  # indices of choices, each with what it gained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +28,10 @@ class Deadlines:
     total: float
 
 
-@dataclass(frozen=True)
-class Result:
-    """A choice, whole."""
-
-    text: str
-    token_count: int
-    finish_reason: str
-
-
 class ChoiceStream:
-    """One engine request, from its submission to its last token: tokens become pieces of text."""
+    """One engine request, from its submission to its last token."""
 
-    def __init__(self, prompt_tokens: int, text: TextStream, observers: Sequence[Observer]) -> None:
+    def __init__(self, prompt_tokens: int, text: ChoiceText, observers: Sequence[Observer]) -> None:
         # The event loop's own clock may count in milliseconds.
         self.stats = RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter())
         self._text = text
@@ -49,8 +44,8 @@ class ChoiceStream:
         for observer in self._observers:
             observer.on_admitted(self.stats)
 
-    def receive(self, event: TokenEvent) -> TextPiece:
-        """The text that can be sent after this token."""
+    def receive(self, event: TokenEvent) -> Delta:
+        """What can be sent after this token."""
         previous, now = self.stats.last_token, time.perf_counter()
         self.stats.last_token = now
         self.stats.generated_tokens += 1
@@ -61,9 +56,9 @@ class ChoiceStream:
         else:
             for observer in self._observers:
                 observer.on_next_token(self.stats, now - previous)
-        piece = self._text.push(event)
-        self.stats.finish_reason = piece.finish_reason
-        return piece
+        delta = self._text.push(event)
+        self.stats.finish_reason = delta.finish_reason
+        return delta
 
     def end(self) -> None:
         for observer in self._observers:
@@ -71,7 +66,7 @@ class ChoiceStream:
 
 
 class Generation:
-    """The choices of one HTTP request. Iterates over (index of the choice, piece of its text).
+    """The choices of one HTTP request. Iterates over batches of (index of the choice, delta).
 
     Use it as a context manager: leaving it, for whatever reason, cancels what still runs.
     """
@@ -90,23 +85,27 @@ class Generation:
         self._observers = observers
         self._on_close = on_close
         self._running: dict[int, int] = {}  # index of the choice -> request id of the engine
-        self._pieces: asyncio.Queue[tuple[int, TextPiece] | Exception] = asyncio.Queue()
+        self._handed_over: deque[tuple[int, TokenEvent | Exception | int]] = deque()  # by the engine's thread
+        self._is_woken = False
+        self._batch: Batch = []
+        self._error: Exception | None = None
+        self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._arrived = self._loop.time()
 
-    def submit(self, request: Request, text: TextStream) -> None:
+    def submit(self, request: Request, text: ChoiceText) -> None:
         """Adds a choice: the request goes to the engine, its tokens to `text`."""
         index = len(self.choices)
         choice = ChoiceStream(len(request.prompt_ids), text, self._observers)
         self.choices.append(choice)
 
-        def on_event(event: TokenEvent | Exception) -> None:  # in the engine's thread
-            self._loop.call_soon_threadsafe(self._receive, index, event)
+        def hand_over(event: TokenEvent | Exception | int) -> None:  # in the engine's thread
+            self._handed_over.append((index, event))
+            if not self._is_woken:
+                self._is_woken = True
+                self._loop.call_soon_threadsafe(self._take_over)
 
-        def on_admit(cached_tokens: int) -> None:  # in the engine's thread
-            self._loop.call_soon_threadsafe(self._admit, index, cached_tokens)
-
-        self._running[index] = self._engine.submit(request, on_event, on_admit)
+        self._running[index] = self._engine.submit(request, hand_over, hand_over)
 
     @property
     def unfinished(self) -> int:
@@ -152,53 +151,84 @@ class Generation:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> tuple[int, TextPiece]:
-        if not self._running and self._pieces.empty():
+    async def __anext__(self) -> Batch:
+        await self.ready()
+        if not self._batch:
             raise StopAsyncIteration
-        deadline, error = self._next_deadline()
-        try:
-            async with asyncio.timeout_at(deadline):
-                item = await self._pieces.get()
-        except TimeoutError:
-            raise error from None
-        if isinstance(item, Exception):
-            raise item
-        return item
+        batch, self._batch = self._batch, []
+        return batch
 
-    async def results(self) -> list[Result]:
+    async def ready(self, within: float | None = None) -> bool:
+        """Waits for the next batch or the end; False where it took longer than `within` seconds.
+
+        Raises:
+            ApiError: a deadline has passed, or the generation was aborted.
+            Exception: a request failed in the engine.
+        """
+        while True:
+            if self._batch:
+                return True
+            if self._error is not None:
+                raise self._error
+            if not self._running:
+                return True
+            self._changed.clear()
+            deadline, error = self._next_deadline()
+            patience = deadline if within is None else self._loop.time() + within
+            try:
+                async with asyncio.timeout_at(min(deadline, patience)):
+                    await self._changed.wait()
+            except TimeoutError:
+                if self._loop.time() >= deadline and self._next_deadline()[0] == deadline:
+                    raise error from None
+                if within is not None:
+                    return False
+
+    async def results(self) -> list[Choice]:
         """Every choice, when all have ended."""
-        texts: list[list[str]] = [[] for _ in self.choices]
-        async for index, piece in self:
-            texts[index].append(piece.text)
-        return [
-            Result("".join(pieces), choice.stats.generated_tokens, choice.stats.finish_reason or "")
-            for pieces, choice in zip(texts, self.choices, strict=True)
-        ]
+        deltas: list[list[Delta]] = [[] for _ in self.choices]
+        async for batch in self:
+            for index, delta in batch:
+                deltas[index].append(delta)
+        return [Choice.of(ours) for ours in deltas]
 
     def abort(self, error: ApiError) -> None:
-        """Ends what still runs; reading the pieces raises the error."""
+        """Ends what still runs; reading the deltas raises the error."""
         for index in list(self._running):
             self._end(index)
-        self._pieces.put_nowait(error)
+        self._fail(error)
 
-    def _admit(self, index: int, cached_tokens: int) -> None:
-        if index in self._running:  # else cancelled while the event was on its way
-            self.choices[index].admit(cached_tokens)
+    def _take_over(self) -> None:
+        self._is_woken = False
+        while self._handed_over:
+            index, event = self._handed_over.popleft()
+            if index not in self._running:  # cancelled while the event was on its way
+                continue
+            if isinstance(event, int):
+                self.choices[index].admit(event)
+            else:
+                self._receive(index, event)
+        if self._batch or not self._running:
+            self._changed.set()
 
     def _receive(self, index: int, event: TokenEvent | Exception) -> None:
-        if index not in self._running:  # cancelled as well
-            return
         choice = self.choices[index]
         try:
             if isinstance(event, Exception):
                 raise event
-            self._pieces.put_nowait((index, choice.receive(event)))
+            delta = choice.receive(event)
         except Exception as error:
-            self._pieces.put_nowait(error)
+            self._fail(error)
             self._end(index)
             return
-        if choice.stats.finish_reason:
+        if not delta.is_empty:
+            self._batch.append((index, delta))
+        if delta.finish_reason:
             self._end(index, is_done=event.finish is not None)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._changed.set()
 
     def _end(self, index: int, *, is_done: bool = False) -> None:
         """Ends a choice; cancels its request unless `is_done`, when the engine has freed the slot itself."""
@@ -208,11 +238,12 @@ class Generation:
         self.choices[index].end()
 
     def _next_deadline(self) -> tuple[float, ApiError]:
+        """The choices share one wait: while one of them runs, no other counts as waiting for a slot."""
         total = self._arrived + self._deadlines.total
-        if all(choice.stats.first_token is not None for choice in self.choices):
+        if any(choice.stats.first_token is not None for choice in self.choices):
             return total, DeadlineExceeded(f"The answer took longer than {self._deadlines.total:g} seconds.")
         first = self._arrived + self._deadlines.first_token
-        if all(choice.stats.admitted is not None for choice in self.choices):
+        if any(choice.stats.admitted is not None for choice in self.choices):
             return min(first, total), DeadlineExceeded(
                 f"The first token took longer than {self._deadlines.first_token:g} seconds."
             )

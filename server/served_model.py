@@ -20,11 +20,15 @@ from llm_jax.inference import (
 )
 from llm_jax.tokenizers import Tokenizer
 from server.chat_format import ChatFormat
+from server.chat_request import ChatRequest
+from server.choice_text import ChoiceText, PlainText
 from server.errors import ApiError, InvalidRequest, QueueFull
 from server.generation import Deadlines, Generation
 from server.observers import Observer
 from server.schemas.base import DEFAULT_MAX_TOKENS, SamplingFields
 from server.settings import Settings
+
+Prepared = tuple[Request, ChoiceText]  # a choice before it is submitted
 
 
 class ServedModel:
@@ -85,20 +89,41 @@ class ServedModel:
     def stats(self) -> EngineStats:
         return self._engine.stats
 
-    async def prepare(
+    async def complete(
         self, prompts: Sequence[str | Sequence[int]], body: SamplingFields, *, tenant: str
-    ) -> list[Request]:
-        """One request for each prompt, such as the engine will take.
+    ) -> Generation:
+        """Begins to continue prompts, as text or ids.
 
         A body that sets no limit of tokens gets the default, or as many as the context still takes. The prefix
         cache is shared within a tenant only.
 
         Raises:
             InvalidRequest: a prompt or a setting is not one that this model can serve.
+            QueueFull: the queue cannot take that many now.
         """
-        return await asyncio.to_thread(lambda: [self._prepare(prompt, body, tenant) for prompt in prompts])
+        prepared = await asyncio.to_thread(
+            lambda: [choice for prompt in prompts for choice in self._prepare(prompt, body, tenant)]
+        )
+        return self._generate(prepared)
 
-    def _prepare(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> Request:
+    async def chat(self, chat: ChatRequest, body: SamplingFields, *, tenant: str) -> Generation:
+        """Begins to answer a conversation. Raises what `complete` does."""
+        return self._generate(await asyncio.to_thread(self._prepare_chat, chat, body, tenant))
+
+    def _prepare_chat(self, chat: ChatRequest, body: SamplingFields, tenant: str) -> list[Prepared]:
+        prompt = self.chat_format.render(chat)
+        return self._prepare(prompt, body, tenant, stop=self.chat_format.stop, prefix=self.chat_format.prefix)
+
+    def _prepare(
+        self,
+        prompt: str | Sequence[int],
+        body: SamplingFields,
+        tenant: str,
+        *,
+        stop: Sequence[str] = (),
+        prefix: str = "",
+    ) -> list[Prepared]:
+        """The choices for one prompt."""
         try:
             encode = self.tokenizer.encode_with_special_tokens if body.add_special_tokens else self.tokenizer.encode
             ids = encode(prompt) if isinstance(prompt, str) else prompt
@@ -117,30 +142,27 @@ class ServedModel:
             raise _refusal(error, error.param or "prompt", body) from None
         except TokenizerError as error:
             raise _refusal(error, "prompt", body) from None
-        return replace(request, salt=tenant, tenant=tenant)
+        request = replace(request, salt=tenant, tenant=tenant)
+        text = TextStream(self.tokenizer, (*body.stop_strings, *stop), prompt_ids=request.prompt_ids, prefix=prefix)
+        return [(request, PlainText(text))]
 
-    def generate(self, requests: Sequence[Request], *, stop: Sequence[str] = (), prefix: str = "") -> Generation:
+    def _generate(self, prepared: Sequence[Prepared]) -> Generation:
         """Begins to generate for all requests, or for none.
-
-        Args:
-            stop: strings before which a text ends.
-            prefix: removed from the beginning of a text that has it.
 
         Raises:
             InvalidRequest: there are more requests than the queue can ever take.
             QueueFull: it cannot take that many now.
         """
-        if len(requests) > self._capacity:
-            raise InvalidRequest(f"{len(requests)} prompts are more than the {self._capacity} that this server queues.")
+        if len(prepared) > self._capacity:
+            raise InvalidRequest(f"{len(prepared)} choices are more than the {self._capacity} that this server queues.")
         unfinished = sum(generation.unfinished for generation in self._generations)
-        if unfinished + len(requests) > self._capacity:
+        if unfinished + len(prepared) > self._capacity:
             for observer in self._observers:
                 observer.on_rejected("queue_full")
             raise QueueFull(f"{unfinished} of {self._capacity} requests run or wait already; try again in a moment.")
         generation = Generation(self._engine, self._deadlines, self._observers, on_close=self._generations.discard)
         self._generations.add(generation)
-        for request in requests:
-            text = TextStream(self.tokenizer, stop, prompt_ids=request.prompt_ids, prefix=prefix)
+        for request, text in prepared:
             generation.submit(request, text)
         return generation
 

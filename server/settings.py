@@ -74,6 +74,9 @@ class Settings:
     queue_timeout: Annotated[float, Gt(0)] = setting(60.0, "Limits", "Longest wait for a batch slot.")
     first_token_timeout: Annotated[float, Gt(0)] = setting(120.0, "Limits", "Longest wait for the first token.")
     request_timeout: Annotated[float, Gt(0)] = setting(600.0, "Limits", "Longest time that a request may take.")
+    stream_ping: Annotated[float, Gt(0)] = setting(
+        15.0, "Limits", "Longest silence of a stream: then it gets a comment, so that proxies hold it open."
+    )
     drain_grace: Annotated[float, Ge(0)] = setting(
         25.0, "Limits", "How long requests in flight may go on after SIGTERM."
     )

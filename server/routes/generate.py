@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.answers import collect, stream
+from server.answers import Json, StreamFormat, collect, stream
 from server.authentication import tenant_of
 from server.lifecycle import registry_of
-from server.schemas.generate import BatchGenerateBody, GenerateBody
+from server.schemas.generate import BatchGenerateBody, GenerateBody, GenerateFields
 
 if TYPE_CHECKING:
-    from server.generation import Generation, Result
+    from server.deltas import Delta
+    from server.generation import Generation
 
 
 async def generate(request: Request) -> Response:
     body = await GenerateBody.read(request)
-    model = registry_of(request).default
-    requests = await model.prepare([body.prompt], body, tenant=tenant_of(request))
-    generation = model.generate(requests, stop=body.stop_strings)
+    generation = await _begin(request, [body.prompt], body)
     if body.stream:
-        return await stream(request, generation, _events)
-    [result] = await collect(request, generation)
-    return JSONResponse(_completed(body.prompt, result))
+        return await stream(request, generation, Pieces(generation))
+    [result] = await _results(request, [body.prompt], generation)
+    return JSONResponse(result)
 
 
 async def batch_generate(request: Request) -> Response:
     body = await BatchGenerateBody.read(request)
-    model = registry_of(request).default
-    requests = await model.prepare(body.prompts, body, tenant=tenant_of(request))
-    generation = model.generate(requests, stop=body.stop_strings)
-    results = await collect(request, generation)
-    return JSONResponse({"results": [_completed(*pair) for pair in zip(body.prompts, results, strict=True)]})
+    generation = await _begin(request, body.prompts, body)
+    return JSONResponse({"results": await _results(request, body.prompts, generation)})
 
 
-async def _events(generation: Generation) -> AsyncIterator[dict[str, Any]]:
-    async for _, piece in generation:
-        if piece.text:
-            yield {"text": piece.text}
-    [choice] = generation.choices
-    yield {"finish_reason": choice.stats.finish_reason, "token_count": choice.stats.generated_tokens}
+class Pieces(StreamFormat):
+    """The new text, then how it ended."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def delta(self, index: int, delta: Delta) -> Iterator[Json]:
+        if delta.text:
+            yield {"text": delta.text}
+        if delta.finish_reason:
+            yield {"finish_reason": delta.finish_reason, "token_count": self._generation.completion_tokens}
 
 
-def _completed(prompt: str, result: Result) -> dict[str, Any]:
-    return {
-        "generated_text": prompt + result.text,
-        "token_count": result.token_count,
-        "finish_reason": result.finish_reason,
-    }
+async def _begin(request: Request, prompts: list[str], body: GenerateFields) -> Generation:
+    return await registry_of(request).default.complete(prompts, body, tenant=tenant_of(request))
+
+
+async def _results(request: Request, prompts: list[str], generation: Generation) -> list[Json]:
+    choices = await collect(request, generation)
+    return [
+        {
+            "generated_text": prompt + choice.text,
+            "token_count": stream.stats.generated_tokens,
+            "finish_reason": choice.finish_reason,
+        }
+        for prompt, choice, stream in zip(prompts, choices, generation.choices, strict=True)
+    ]

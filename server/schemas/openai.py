@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
+from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
 from server.schemas.base import Body, SamplingFields, StopString
 
@@ -75,6 +76,9 @@ class ChatBody(OpenAIFields):
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    def chat(self) -> ChatRequest:
+        return ChatRequest(messages=[message.for_template() for message in self.messages])
 
     def sampling(self) -> dict[str, Any]:
         """As documented, presence_penalty acts as a repetition penalty, unless that one is given itself."""
