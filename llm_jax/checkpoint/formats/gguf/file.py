@@ -1,6 +1,5 @@
 """A GGUF file as a configuration, tensors and a tokenizer, and back."""
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from llm_jax.atomic import atomic_file
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
+from llm_jax.checkpoint.formats.gguf.reader import StoredTensor, part_of, read_content
 from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
@@ -21,48 +21,38 @@ from llm_jax.errors import CheckpointError, LLMWarning
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from gguf import ReaderTensor
-
-# The types of GGUF that are read and written -> the dtype of their values, before quantisation.
+# The types of GGUF that are written -> the dtype of their values, before quantisation.
 DTYPES = {
     "f32": np.dtype(np.float32),
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "q8_0": np.dtype(np.float32),
 }
+PLAIN = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F64": np.dtype(np.float64),
+}
+NOT_READ = frozenset({"I8", "I16", "I32", "I64", "Q8_1", "Q8_K"})  # indices, and types that only activations have
 ALWAYS_FLOAT32 = ("ffn_gate_inp.", "position_embd.")  # llama.cpp needs these, and all vectors, in float32
 Q8_0_BLOCK = 32  # values of a row that share a scale
-# llama.cpp splits a large file into parts: metadata in the first, tensors in all.
-PART = re.compile(r"^(.*)-\d{5}-of-(\d{5})\.gguf$")
-SPLIT_COUNT, SPLIT_NUMBER = "split.count", "split.no"
 
 
 def read_gguf(path: Path) -> StoredModel:
-    """A GGUF file of f32, f16, bf16 and q8_0 tensors (q8_0 is dequantised to float32 when it is read).
+    """A GGUF file as a model; quantised tensors are dequantised to float32 when they are read.
 
     Raises CheckpointError when it is damaged, or of an unknown architecture or type.
     """
-    gguf = _library()
-    path = _part(path, 1)
-    metadata, tensors = _read_part(gguf, path)
-    for number in range(2, metadata.get(SPLIT_COUNT, 1) + 1):
-        part = _part(path, number)
-        if part == path or not part.is_file():
-            raise CheckpointError(
-                f"{path} is part 1 of {metadata[SPLIT_COUNT]}, and part {number} is missing: put {part.name} beside it."
-            )
-        described, more = _read_part(gguf, part)
-        if described.get(SPLIT_NUMBER) != number - 1 or not tensors.keys().isdisjoint(more):
-            raise CheckpointError(
-                f"{part} is not part {number} of {path}, as its name says. Copy or download it again."
-            )
-        tensors |= more
+    content = read_content(path)
+    path, metadata = part_of(path, 1), content.metadata
+    tensors = {name: _open(path, name, tensor) for name, tensor in content.tensors.items()}
     name = metadata.get("general.architecture")
     architecture = next((a for a in ARCHITECTURES if a.model_type == name), None)
     if architecture is None:
         known = ", ".join(a.model_type for a in ARCHITECTURES)
         raise CheckpointError(f"{path} is of the architecture {name!r}; known ones are {known}.")
-    raw = {key: _shortest(value) for key, value in metadata.items()}
+    raw = {key: _plain(value) for key, value in metadata.items() if not key.startswith("tokenizer.")}
     raw |= {f"has {tensor}": True for tensor in tensors}
     if ROPE_FACTORS in tensors:
         raw[f"has {ROPE_FACTORS}"] = np.asarray(tensors.pop(ROPE_FACTORS)).tolist()
@@ -71,21 +61,6 @@ def read_gguf(path: Path) -> StoredModel:
     config = architecture.read_config(raw)
     params = architecture.read_weights(config, architecture.from_file(config, tensors, metadata))
     return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), read_generation(metadata))
-
-
-def _read_part(gguf: "ModuleType", path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The metadata and the tensors of one file."""
-    try:
-        reader = gguf.GGUFReader(path)
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        return metadata, {tensor.name: _open(gguf, path, tensor) for tensor in reader.tensors}
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short: {error}. Copy or download it again.") from error
-
-
-def _part(path: Path, number: int) -> Path:
-    """The path of that part, counted from 1, of a file in parts; of another file, its own."""
-    return path.with_name(PART.sub(lambda name: f"{name[1]}-{number:05d}-of-{name[2]}.gguf", path.name))
 
 
 def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
@@ -140,20 +115,16 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
         writer.close()
 
 
-def _open(gguf: "ModuleType", path: Path, tensor: "ReaderTensor") -> Tensor:
-    """A tensor of the mapped file, with its rows first (GGUF counts dimensions from the last)."""
-    shape = tuple(int(size) for size in reversed(tensor.shape))
-    type_name, data = tensor.tensor_type.name, tensor.data
-    if type_name in ("F32", "F16"):
-        return data.view(np.ndarray).reshape(shape)
-    if type_name == "BF16":
-        return data.view(np.ndarray).view(ml_dtypes.bfloat16).reshape(shape)
-    if type_name == "Q8_0":
-        return LazyTensor(shape, np.dtype(np.float32), lambda: gguf.dequantize(data, tensor.tensor_type).reshape(shape))
-    raise CheckpointError(
-        f"{path} holds {tensor.name} as {type_name.lower()}; {', '.join(DTYPES)} can be read. Convert the model it was "
-        "quantised from instead."
-    )
+def _open(path: Path, name: str, tensor: StoredTensor) -> Tensor:
+    """A tensor of the mapped file."""
+    type_name, shape = tensor.type.name, tensor.shape
+    if type_name in PLAIN:
+        return tensor.data.view(PLAIN[type_name]).reshape(shape)
+    if type_name in NOT_READ:
+        raise CheckpointError(f"{path} holds {name} as {type_name.lower()}, which no matrix of a model is read from.")
+    gguf = _library()
+    blocks, type_ = tensor.data.reshape(*shape[:-1], -1), gguf.GGMLQuantizationType[type_name]
+    return LazyTensor(shape, np.dtype(np.float32), lambda: gguf.dequantize(blocks, type_).reshape(shape))
 
 
 def _type_of(name: str, tensor: Tensor, type_name: str) -> str:
@@ -222,8 +193,10 @@ def _add(gguf: "ModuleType", writer: Any, name: str, value: Any) -> None:
             writer.add_array(name, value)
 
 
-def _shortest(value: Any) -> Any:
-    """A float32 entry as its shortest decimal: 1e-06, not 9.999999974752427e-07."""
+def _plain(value: Any) -> Any:
+    """Arrays as lists, and a float32 entry as its shortest decimal: 1e-06, not 9.999999974752427e-07."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
