@@ -33,6 +33,8 @@ MAX_BYTES = 1 << 30  # of all stored programs; beyond that, those that were not 
 _SUFFIX = ".program"
 _DIGEST_BYTES = 16
 
+prepared: dict[str, "Future[Compiled]"] = {}  # the programs of this process, by the digest of what they follow from
+
 # One at a time: XLA crashes where a thread serialises a program while another compiles (jaxlib 0.10.2).
 _compiling = threading.Lock()
 
@@ -48,8 +50,6 @@ class Program:
         self._jitted = jax.jit(function, **self._options)
         self._static = frozenset(static)
         self._parameters = list(inspect.signature(function).parameters)
-        self._prepared: dict[str, Future[Compiled]] = {}
-        self._lock = threading.Lock()
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,22 +68,20 @@ class Program:
         if config.jax_disable_jit:
             return self._plain(args, kwargs)
         key, path = self._find(args, kwargs)
-        with self._lock:
-            found = self._prepared.get(key)
-            prepared = found or Future()
-            self._prepared[key] = prepared
-        if found is None:  # other threads that ask for it wait for this one
+        mine: Future[Compiled] = Future()
+        future = prepared.setdefault(key, mine)
+        if future is mine:  # other threads that ask for it wait for this one
             try:
-                prepared.set_result(_load(path) or self._compile(path, args, kwargs))
+                mine.set_result(_load(path) or self._compile(path, args, kwargs))
             except BaseException as error:
-                prepared.set_exception(error)
-                self._prepared.pop(key, None)
-        return prepared.result()
+                mine.set_exception(error)
+                prepared.pop(key, None)
+        return future.result()
 
     def is_kept(self, *args: Any, **kwargs: Any) -> bool:
         """Whether `prepare` finds the program."""
         key, path = self._find(args, kwargs)
-        return key in self._prepared or (path is not None and path.exists())
+        return key in prepared or (path is not None and path.exists())
 
     def _plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
         """The function itself, of the arguments that are not static: where JAX must not compile (`disable_jit`)."""
