@@ -16,6 +16,7 @@ from llm_jax.errors import CheckpointError
 from llm_jax.model import Model, forward
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
 from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SHAPES, YARN, make, save
+from tests.checkpoint.gguf_files import opened_by_llama_cpp
 
 TEXT = ["the quick brown fox jumps over the lazy dog, and the dog sleeps on 🙂 日本 123 times"] * 3
 TOKENIZER = BPETokenizer.train(TEXT, 300, chat_template="{{ messages }}")
@@ -119,20 +120,10 @@ def test_every_architecture_is_tested(model_of: Any, tmp_path: Path) -> None:
 
 @every_computed
 def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path, name: str) -> None:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
     path = tmp_path / "model.gguf"
     convert(open_model(model_of(name)), path, dtype="float32")
     model = load_model(model_of(name)).model
-    llama = llama_cpp.Llama(
-        str(path),
-        n_ctx=model.config.max_seq_len,
-        n_batch=32,
-        n_threads=1,
-        verbose=False,
-        logits_all=True,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-    )
+    llama = opened_by_llama_cpp(path, model.config.max_seq_len)
     text = "the lazy dog, 12 日"
     prompt = TOKENIZER.encode(text)[:16]
     if name != "gpt2":

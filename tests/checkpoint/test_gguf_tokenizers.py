@@ -1,5 +1,6 @@
 """Tokenizers of GGUF files: llama.cpp's ids from its lists alone, and files from which llama.cpp has the same ids."""
 
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llm_jax.checkpoint import convert, open_model, save_model
 from llm_jax.checkpoint.formats.gguf.pre_tokenizers import PRE_TOKENIZERS
 from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer
-from llm_jax.checkpoint.formats.gguf.tokenizer_lists import end_ids
+from llm_jax.checkpoint.formats.gguf.tokenizer_lists import CONTROL, UNKNOWN, USER_DEFINED, end_ids
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Model
 from llm_jax.tokenizers import HFTokenizer, Tokenizer, load_tokenizer
-from tests.real_models import GEMMA3, SMOLLM2, TOKENIZERS, WORDS, real, texts
+from tests.checkpoint.gguf_files import metadata_of, with_entries
+from tests.real_models import GEMMA3, SMOLLM2, SPECIAL, TOKENIZERS, WORDS, real, texts
 
 PREFIX = "tokenizer.ggml."
 TEXTS = texts()
@@ -35,12 +37,6 @@ def write(tokenizer: Tokenizer, folder: Path) -> Path:
     return folder / "model.gguf"
 
 
-def metadata_of(path: Path) -> dict[str, Any]:
-    import gguf
-
-    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
-
-
 def from_lists(path: Path) -> Tokenizer:
     """The tokenizer as a file of another writer has it."""
     metadata = metadata_of(path)
@@ -48,6 +44,15 @@ def from_lists(path: Path) -> Tokenizer:
     tokenizer = read_tokenizer(path, metadata)
     assert tokenizer is not None
     return tokenizer
+
+
+@lru_cache
+def opened(name: str) -> tuple[dict[str, Any], Tokenizer]:
+    """Metadata and tokenizer of a real file."""
+    metadata = metadata_of(real(name))
+    tokenizer = read_tokenizer(real(name), metadata)
+    assert tokenizer is not None
+    return metadata, tokenizer
 
 
 def vocabulary(path: Path) -> Any:
@@ -104,9 +109,7 @@ def test_what_is_written_gives_llama_cpp_the_same_ids_and_is_read_back_from_its_
 @pytest.mark.parametrize("name", [SMOLLM2, GEMMA3])
 def test_real_files_have_the_ids_and_ends_of_llama_cpp(name: str) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
-    llama, metadata = vocabulary(real(name)), metadata_of(real(name))
-    tokenizer = read_tokenizer(real(name), metadata)
-    assert tokenizer is not None
+    llama, (metadata, tokenizer) = vocabulary(real(name)), opened(name)
     for text in TEXTS:
         assert tokenizer.encode_with_special_tokens(text) == ids_of(llama, text)
         assert tokenizer.encode(text) == llama.tokenize(text.encode(), add_bos=False, special=True)
@@ -114,6 +117,43 @@ def test_real_files_have_the_ids_and_ends_of_llama_cpp(name: str) -> None:
     ends = {index for index in range(llama.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocab, index)}
     assert set(read_generation(metadata).eos_ids) == ends
     llama.close()
+
+
+def test_gemmas_ids_are_those_of_sentencepiece() -> None:
+    """Runs of spaces and of newlines are tokens of its vocabulary, which SentencePiece finds before it merges.
+
+    Of the readings of one vocabulary SentencePiece itself is right. Texts with control tokens are left out, which are
+    plain text to it, and those with ▁, which it cannot tell from a space; all others are the same for llama.cpp's
+    lists, for tokenizer.json and for SentencePiece.
+    """
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+    metadata, lists = opened(GEMMA3)
+    tokens, types = metadata[PREFIX + "tokens"], metadata[PREFIX + "token_type"]
+    proto = model_pb2.ModelProto()
+    proto.trainer_spec.model_type = model_pb2.TrainerSpec.BPE
+    proto.trainer_spec.byte_fallback = True
+    ids = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
+    for role, index in ids.items():
+        setattr(proto.trainer_spec, role, index)
+    proto.normalizer_spec.CopyFrom(
+        model_pb2.NormalizerSpec(name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False)
+    )
+    for token, score, type_ in zip(tokens, metadata[PREFIX + "scores"], types, strict=True):
+        # A GGUF file has user-defined tokens as the text that they stand for.
+        piece = token.replace(" ", "▁") if type_ == USER_DEFINED else token
+        proto.pieces.add(piece=piece, score=score, type=type_)
+    oracle = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+    controls = [token for token, type_ in zip(tokens, types, strict=True) if type_ in (CONTROL, UNKNOWN)]
+    special = ["▁", *(token for token in controls if token in SPECIAL)]
+    plain = [text for text in TEXTS if not any(token in text for token in special)]
+    assert len(plain) > 100
+    tokenizer = load_tokenizer(real("gemma3"))
+    assert oracle.encode(" " * 50 + "x") == [167, 155, 236781]
+    for text in plain:
+        assert lists.encode(text) == tokenizer.encode(text) == oracle.encode(text), text
 
 
 def test_spaces_and_special_tokens_of_a_real_vocabulary_written_by_others(tmp_path: Path) -> None:
@@ -157,27 +197,6 @@ def test_each_pre_tokenizer_splits_as_llama_cpp_does(file_of_gpt2: Path, tmp_pat
     for text in TEXTS:
         assert tokenizer.encode(text) == llama.tokenize(text.encode(), add_bos=False, special=True), text
     llama.close()
-
-
-def with_entries(path: Path, target: Path, changes: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """A copy of a file with changed metadata, and all of it."""
-    import gguf
-
-    reader = gguf.GGUFReader(path)
-    metadata = {
-        name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")
-    } | changes
-    writer = gguf.GGUFWriter(target, metadata.pop("general.architecture"))
-    for name, value in metadata.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-        add.get(type(value), writer.add_array)(name, value)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target, metadata
 
 
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}])

@@ -8,9 +8,10 @@ import pytest
 from click.testing import Result
 
 from cli.evaluate import main
-from llm_jax.checkpoint import load_model
+from llm_jax.checkpoint import load_model, save_model
 from llm_jax.evaluation import evaluate_text
 from tests.cli.conftest import TEXT
+from tests.inference.test_special_tokens import TOKENIZER, after_bos
 
 Call = Callable[..., Result]
 
@@ -39,6 +40,18 @@ def test_table_and_standard_input(call: Call, model_directory: Path, text_file: 
     assert rows["text"] == str(text_file)
     piped = call(main, "--model", model_directory, "-", input=text_file.read_bytes()).stdout
     assert piped.replace("  -\n", f"  {text_file}\n") == table
+
+
+def test_a_text_has_the_bos_that_its_tokenizer_adds_unless_told_otherwise(call: Call, tmp_path: Path) -> None:
+    """With a BOS before it, the first token is predicted too; and this model sees whether there is one."""
+    model, text = after_bos(), "the quick brown fox"
+    save_model(tmp_path / "model", model, TOKENIZER)
+    (tmp_path / "text.txt").write_text(text)
+    for option, adds in (("--add-special-tokens", True), ("--no-add-special-tokens", False)):
+        score = evaluate_text(model, TOKENIZER, text, add_special_tokens=adds)
+        result = json.loads(call(main, "--model", tmp_path / "model", tmp_path / "text.txt", "--json", option).stdout)
+        assert result["tokens"] == len(TOKENIZER.encode(text)) - (not adds)
+        assert result["loss"] == pytest.approx(score.loss)
 
 
 def test_mistakes_are_explained(call: Call, model_directory: Path, text_file: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from click.testing import Result
 
 from cli.generate import main
-from llm_jax.checkpoint import load_model
+from llm_jax.checkpoint import load_model, save_model
 from llm_jax.inference import SamplingParams, continue_prompts, generate
+from tests.inference.test_special_tokens import TOKENIZER, after_bos
 
 Call = Callable[..., Result]
 
@@ -56,6 +57,15 @@ def test_json_says_how_it_ended(call: Call, model_directory: Path) -> None:
     stopped = json.loads(call(main, *options, "--max-new-tokens", 12, "--stop", last).stdout)
     assert stopped["finish_reason"] == "stop"
     assert last not in stopped["generated_text"].removeprefix("the fox")
+
+
+def test_a_raw_prompt_has_the_bos_that_its_tokenizer_adds_unless_told_otherwise(call: Call, tmp_path: Path) -> None:
+    """The model says z where there is a BOS, else a."""
+    save_model(tmp_path / "model", after_bos(), TOKENIZER)
+    options = ["--model", tmp_path / "model", "--max-new-tokens", 3, "--temperature", 0, "b"]
+    assert call(main, *options).stdout == "bzzz\n"
+    assert call(main, *options, "--add-special-tokens").stdout == "bzzz\n"
+    assert call(main, *options, "--no-add-special-tokens").stdout == "baaa\n"
 
 
 @pytest.mark.parametrize(
