@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_jax.checkpoint.formats.gguf.reader import read_content
+
 
 def metadata_of(path: Path) -> dict[str, Any]:
-    import gguf
-
-    fields = gguf.GGUFReader(path).fields.items()
-    return {name: field.contents() for name, field in fields if not name.startswith("GGUF.")}
+    return read_content(path).metadata
 
 
 def with_entries(path: Path, target: Path, changes: dict[str, Any], *, parts: int = 1) -> tuple[Path, dict[str, Any]]:
@@ -25,7 +24,7 @@ def with_entries(path: Path, target: Path, changes: dict[str, Any], *, parts: in
     writer = gguf.GGUFWriter(target, metadata.pop("general.architecture"), split_max_tensors=per_part)
     for name, value in metadata.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-        add.get(type(value), writer.add_array)(name, value)
+        add.get(type(value), writer.add_array)(name, value.tolist() if isinstance(value, np.ndarray) else value)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

@@ -91,7 +91,7 @@ def differs_in_llama_cpp(name: str, text: str) -> bool:
     return (name == "qwen3" and "</s>" in text) or (name == "gptoss" and any(mark in text for mark in marks))
 
 
-@pytest.mark.parametrize("name", ["llama2", "qwen3", "gptoss"])  # one of each kind; the others take half a minute each
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_what_is_written_gives_llama_cpp_the_same_ids_and_is_read_back_from_its_lists(
     name: str, tmp_path: Path
 ) -> None:
