@@ -137,7 +137,7 @@ def test_a_file_in_parts_is_read_whole_from_its_first(llama: tuple[Path, np.ndar
     assert first.name == "x-00001-of-00003.gguf"
     np.testing.assert_array_equal(logits_of(first), logits)
     np.testing.assert_allclose(logits_of_llama_cpp(first, TOKENS, CONTEXT), logits, atol=1e-4)
-    third.rename(tmp_path / "kept")
+    third.rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=r"part 1 of 3, and part 3 is missing: put x-00003-of-00003\.gguf"):
         open_model(first)
     third.write_bytes(second.read_bytes())
