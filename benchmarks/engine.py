@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from llm_jax.kernels import WeightDtype
     from llm_jax.model import Model
 
-PREFIX, LONG_PROMPT, CONTEXT = 512, 1000, 1088
+PREFIX, CONTEXT = 512, 1088
+LONG_PROMPT, LONG_CONTEXT = 4000, 4096
 STREAMS, MAX_BATCH = 4, 8
 PROMPTS = 5
 VOCABULARY = 50257
@@ -143,15 +144,16 @@ def reciting(model: "Model", text: Sequence[int]) -> "Model":
 
 
 def gap_beside_a_prompt(model: "Model", dtype: "WeightDtype") -> dict[str, float]:
-    """The gaps between tokens of running streams while a prompt of 1,000 tokens is prefilled, over their median before.
+    """The gaps between tokens of running streams while a prompt of 4,000 tokens is prefilled, over their median before.
 
     The largest gap without a prompt is due to the machine, which may stall during a prefill too; hence several prompts.
     """
     from llm_jax.inference import Engine
 
-    engine = Engine(model, max_batch=MAX_BATCH, max_len=CONTEXT, dtype=dtype, speculate=False)
+    model = replace(model, config=replace(model.config, max_seq_len=LONG_CONTEXT))
+    engine = Engine(model, max_batch=MAX_BATCH, dtype=dtype, prefix_tokens=0, speculate=False)
     engine.warmup()
-    streams = [submit(engine, random_prompt(i, 32), 1000) for i in range(STREAMS)]
+    streams = [submit(engine, random_prompt(i, 32), LONG_CONTEXT - 32) for i in range(STREAMS)]
     medians, alone, beside, largest, seconds = [], [], [], [], []
     for turn in range(PROMPTS):
         begin = time.perf_counter()

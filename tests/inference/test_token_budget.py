@@ -54,5 +54,24 @@ def test_one_slow_pass_counts_little_and_many_count() -> None:
     assert budget.choose(steps, [], prompt_tokens=64) == 8
 
 
+def test_behind_a_long_context_a_step_takes_fewer_tokens() -> None:
+    """A step of n tokens takes 10 + n / 20, and for each pair of tokens 1 / 10,000."""
+    budget = TokenBudget(BUCKETS)
+    steps = {n: [of(n)] for n in (8, 16, 64)}
+    for context in range(0, 2000, 10):
+        size = min(steps, key=lambda n: abs(n - budget.choose(steps, [of(1)], 1000, context=context)))
+        budget.record(of(1), 10.05)
+        budget.record(of(size), 10 + size / 20 + size * context / 10_000, size * context)
+    taken = [budget.choose(steps, [of(1)], 1000, context=context) for context in (10, 1000, 8_000, 16_000, 100_000)]
+    assert taken == pytest.approx([64, 38, 8, 4, MIN_PREFILL], abs=1)
+
+
+def test_where_every_step_is_slow_one_is_not_wasted_on_few_tokens() -> None:
+    budget = TokenBudget(BUCKETS)
+    budget.record(of(64), 100.0)
+    budget.record(of(1), 10.0)
+    assert budget.choose({64: [of(64)]}, [of(1)], 1000) == 64
+
+
 def of(tokens: int) -> PassShape:
     return BUCKETS.prefill(tokens, 100)._replace(length=tokens)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 LAST_TOKEN = -1  # stands for the token that a sequence sampled last, which only the device may know yet
 
-MIN_PREFILL = 8  # prompt tokens that a step takes at least; a smaller forward pass is hardly faster
-CHUNKS = (MIN_PREFILL, 16, 64, 256)  # prompt tokens of a forward pass for one sequence (XLA)
+MIN_PREFILL = 4  # prompt tokens that a step takes at least
+CHUNKS = (8, 16, 64, 256)  # prompt tokens of a forward pass for one sequence (XLA); a smaller one is hardly faster
 DRAFT_TOKENS = 7  # per forward pass: on a CPU, eight positions cost little more than one
 _RAGGED_SIZES = (1, 4, 8, 16, 64, 256)  # tokens of all sequences in a ragged forward pass
 _GROWTH = 4  # from a batch or context size to the next: few sizes are few programs to compile at the start
@@ -86,6 +86,11 @@ class ForwardPass:
     def sampled(self) -> int:
         """Behind how many of its chunks a token is sampled."""
         return sum(chunk.is_sampled for chunk in self.chunks)
+
+    @property
+    def pairs(self) -> int:
+        """The pairs of a token and one before it that attention is computed over, roughly."""
+        return sum(len(chunk.tokens) * chunk.end for chunk in self.chunks)
 
     @property
     def first_rows(self) -> list[int]:

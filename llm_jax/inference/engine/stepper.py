@@ -21,7 +21,7 @@ from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.sampling import SampledTokens
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.stats import compilations
-from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, PassShape, plan_step
+from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
 
 _NOT_FINITE = (
@@ -44,7 +44,7 @@ class _InFlight:
         read: the chunks whose hidden states are read, each with its sequence and its first row in hidden_MD.
     """
 
-    shape: PassShape
+    forward_pass: ForwardPass
     dispatched_at: float
     compilations: int
     result: Array | StepResult
@@ -180,7 +180,7 @@ class Stepper:
             result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled))
         rows = zip(sequences, forward_pass.chunks, forward_pass.first_rows, strict=True)
         read = [row for row in rows if row[0].request.reads_prompt and not row[0].generated]
-        self._in_flight.append(_InFlight(forward_pass.shape, start, compiled, result, sampled, read, hidden_MD))
+        self._in_flight.append(_InFlight(forward_pass, start, compiled, result, sampled, read, hidden_MD))
 
     def _masks(self, sampled: Sequence[SequenceState]) -> dict[int, np.ndarray]:
         """What some sequences may generate next. A constraint that fails ends its own request."""
@@ -215,7 +215,8 @@ class Stepper:
             result = jax.tree.map(np.asarray, oldest.result)
             now = time.perf_counter()
             if compilations() == oldest.compilations:
-                self._budget.record(oldest.shape, now - max(self._collected_at, oldest.dispatched_at))
+                seconds = now - max(self._collected_at, oldest.dispatched_at)
+                self._budget.record(oldest.forward_pass.shape, seconds, oldest.forward_pass.pairs)
             self._collected_at = now
             hidden_MD = np.asarray(oldest.hidden_MD) if oldest.read else np.empty((0, 0))
             for sequence, chunk, row in oldest.read:

@@ -5,6 +5,7 @@ the prompt and delays each stream's next token: the budget is what computes most
 limit on inter-token latency.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from llm_jax.inference.engine.scheduler import SequenceState
@@ -16,17 +17,31 @@ _OUTLIER_CAP = 2.0  # times the average: a slower measurement counts as this
 
 
 class TokenBudget:
-    """Chooses prefill chunks by the seconds of forward passes: measured, a moving average per shape, or predicted."""
+    """Chooses prefill chunks by the seconds of forward passes, measured or predicted.
+
+    A pass takes some time that depends on its shape, and some for each pair of tokens that attention is computed over:
+    behind 4,000 tokens a chunk takes twice as long as at the beginning. The former is a moving average per shape, the
+    latter the slope of a regression over all passes, in deviations from the averages of their shapes.
+    """
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
-        self._seconds: dict[PassShape, float] = {}
+        self._averages: dict[PassShape, tuple[float, float]] = {}  # seconds, and pairs
+        self._covariance = self._variance = 0.0  # of the pairs with the seconds, and with themselves
 
-    def record(self, shape: PassShape, seconds: float) -> None:
-        """Adds a measurement of a forward pass of this shape."""
-        average = self._seconds.get(shape, seconds)
-        change = min(seconds, _OUTLIER_CAP * average) - average
-        self._seconds[shape] = average + (_WEIGHT_FASTER if change < 0 else _WEIGHT_SLOWER) * change
+    def record(self, shape: PassShape, seconds: float, pairs: float = 0) -> None:
+        """Adds a measurement of a forward pass of this shape, over so many pairs of tokens."""
+        if shape not in self._averages:
+            self._averages[shape] = seconds, pairs
+            return
+        expected = self._time([shape], pairs)
+        seconds = min(seconds, _OUTLIER_CAP * expected)
+        average, average_pairs = self._averages[shape]
+        change, change_pairs = seconds - average, pairs - average_pairs
+        self._covariance += change * change_pairs
+        self._variance += change_pairs**2
+        weight = _WEIGHT_FASTER if seconds < expected else _WEIGHT_SLOWER
+        self._averages[shape] = average + weight * change, average_pairs + weight * change_pairs
 
     def prefill_chunks(
         self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState]
@@ -57,26 +72,47 @@ class TokenBudget:
         return [n - decoding for n in buckets.ragged_sizes if n - decoding >= MIN_PREFILL]
 
     def choose(
-        self, steps: Mapping[int, Sequence[PassShape]], decode_only: Sequence[PassShape], prompt_tokens: int
+        self,
+        steps: Mapping[int, Sequence[PassShape]],
+        decode_only: Sequence[PassShape],
+        prompt_tokens: int,
+        *,
+        decode_pairs: float = 0,
+        context: int = 0,
     ) -> int:
         """The budget with most prompt tokens per second, of those within the latency limit; at least the smallest.
 
         Args:
-            steps: the shapes of a step's forward passes with each budget.
+            steps: the shapes of a step's forward passes with each budget; a smaller budget has the same.
             decode_only: those of a step without prefill; none where no sequence decodes.
             prompt_tokens: how many there are to compute.
+            decode_pairs: pairs of tokens that the attention of what decodes is computed over.
+            context: tokens before each prompt token.
 
         Returns:
-            A key of `steps`. While no time is known, the least that holds all tokens, so that little is compiled.
+            At most the largest key of `steps`. While no time is known, the least that all tokens fit, so that little is
+            compiled.
         """
-        if decode_only:
-            limit = LATENCY_LIMIT * self._time(decode_only)
-            within = {n: shapes for n, shapes in steps.items() if self._time(shapes) <= limit}
-            steps = within or {min(steps): steps[min(steps)]}
-        best = max(steps, key=lambda n: min(n, prompt_tokens) / self._time(steps[n]))
-        if self._time(steps[best]) < float("inf"):
-            return best
-        return min((n for n in steps if n >= prompt_tokens), default=max(steps))
+        seconds = {size: self._time(shapes, decode_pairs) for size, shapes in steps.items()}
+        if math.inf in seconds.values():
+            return min((n for n in steps if n >= prompt_tokens), default=max(steps))
+        per_token = self._slope * context
+        limit = LATENCY_LIMIT * self._time(decode_only, decode_pairs) if decode_only else math.inf
+
+        def fitting(size: int, limit: float) -> int:
+            """How many of the tokens that a shape holds are within a limit."""
+            return size if per_token == 0 or limit == math.inf else min(size, int((limit - seconds[size]) / per_token))
+
+        def rate(size: int) -> float:
+            tokens = min(budgets[size], prompt_tokens)
+            return tokens / (seconds[size] + tokens * per_token)
+
+        budgets = {size: fitting(size, limit) for size in steps if seconds[size] <= limit}
+        budgets = {size: budget for size, budget in budgets.items() if budget >= MIN_PREFILL}
+        if not budgets:  # prefill must go on, so that attention does not make it much slower
+            size = min(steps)
+            return max(min(MIN_PREFILL, size), fitting(size, LATENCY_LIMIT * seconds[size]))
+        return budgets[max(budgets, key=rate)]
 
     def _prefill_budget(self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState]) -> int:
         def shapes(prefill: Sequence[Chunk]) -> list[PassShape]:
@@ -84,11 +120,30 @@ class TokenBudget:
 
         slot, start = prefilling[0].slot, prefilling[0].cached  # a chunk of any other prompt costs about the same
         sizes = self.sizes(sum(len(chunk.tokens) for chunk in decoding))
-        steps = {n: shapes([Chunk(slot, start, range(n))]) for n in sizes}
-        return self.choose(steps, shapes([]), sum(len(s.tokens) - s.cached for s in prefilling))
+        return self.choose(
+            {n: shapes([Chunk(slot, start, range(n))]) for n in sizes},
+            shapes([]),
+            sum(len(s.tokens) - s.cached for s in prefilling),
+            decode_pairs=sum(len(chunk.tokens) * chunk.end for chunk in decoding),
+            context=start,
+        )
 
-    def _time(self, shapes: Sequence[PassShape]) -> float:
-        return sum(self._seconds.get(shape) or self._predicted(shape) for shape in shapes)
+    @property
+    def _slope(self) -> float:
+        """Seconds for each pair of tokens."""
+        return max(0.0, self._covariance / self._variance) if self._variance else 0.0
+
+    def _time(self, shapes: Sequence[PassShape], pairs: float) -> float:
+        """The seconds of a step's passes, over so many pairs together; inf where nothing is known."""
+        seconds = sum(self._seconds(shape) for shape in shapes)
+        return seconds + self._slope * pairs
+
+    def _seconds(self, shape: PassShape) -> float:
+        """The seconds that a pass takes without attention."""
+        if shape not in self._averages:
+            return self._predicted(shape)
+        seconds, pairs = self._averages[shape]
+        return max(seconds - self._slope * pairs, seconds / 4)
 
     def _predicted(self, shape: PassShape) -> float:
         """The seconds of a pass that was never measured, by those of other numbers of tokens; inf where there are none.
@@ -96,9 +151,9 @@ class TokenBudget:
         Time grows as a straight line over tokens: first weights have to be read, then there is more to compute. One
         measurement counts half as the one and half as the other.
         """
-        known = sorted((other.tokens, seconds) for other, seconds in self._seconds.items())
+        known = sorted((other.tokens, self._seconds(other)) for other in self._averages)
         if not known:
-            return float("inf")
+            return math.inf
         n = shape.tokens
         above = next((i for i, (tokens, _) in enumerate(known) if tokens >= n), len(known) - 1)
         (low, low_seconds), (high, high_seconds) = known[max(above - 1, 0)], known[max(above, min(1, len(known) - 1))]
