@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,11 @@ class Tool:
         parameters: JSON schema of its arguments, an object.
     """
 
+    NO_PARAMETERS: ClassVar[Mapping[str, Any]] = {"type": "object", "properties": {}}
+
     name: str
     description: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: Mapping[str, Any] = field(default_factory=lambda: Tool.NO_PARAMETERS)
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates expect it."""
@@ -61,15 +63,22 @@ class ChatRequest:
             assistant, whose "arguments" are objects; "name" and "tool_call_id" of a tool's answer.
         variables: further variables of the chat template.
         continue_final: go on with the last message instead of answering it.
+        echo: an answer that goes on with the last message begins with it.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Tool] = ()
     tool_choice: ToolChoice = ToolChoice()
-    output: OutputFormat | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final: bool = False
+    echo: bool = False
+
+    @property
+    def echoed(self) -> str:
+        """What an answer begins with: the last message, where it is asked for and is an assistant's."""
+        last = self.messages[-1]
+        return str(last["content"]) if self.echo and last["role"] == "assistant" else ""
 
     @property
     def callable_tools(self) -> list[Tool]:

@@ -19,12 +19,14 @@ class TokenText:
     Attributes:
         text: its text; where it is a part of a character, its bytes as in \\xf0\\x9f.
         data: its bytes, as they are.
+        is_partial: whether they are only a part of a character, or no text at all.
     """
 
     id: int
     text: str
     data: bytes
-    logprob: float
+    logprob: float | None
+    is_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,20 @@ class Delta:
     """What a choice gains at a time.
 
     Attributes:
+        logprobs: the tokens of the text, where they are asked for.
+        prompt: the tokens of the prompt, where they are asked for, with the first delta.
         finish_reason: set on a choice's last delta.
     """
 
     text: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[LoggedToken, ...] = ()
+    prompt: tuple[LoggedToken, ...] = ()
     finish_reason: FinishReason | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.text or self.tool_calls or self.logprobs or self.finish_reason)
+        return not (self.text or self.tool_calls or self.logprobs or self.prompt or self.finish_reason)
 
 
 @dataclass
@@ -85,6 +90,7 @@ class Choice:
     text: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[LoggedToken] = field(default_factory=list)
+    prompt: list[LoggedToken] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
 
     @classmethod
@@ -94,6 +100,7 @@ class Choice:
         for delta in deltas:
             texts.append(delta.text)
             choice.logprobs += delta.logprobs
+            choice.prompt += delta.prompt
             for call in delta.tool_calls:
                 if call.id is not None and call.name is not None:
                     choice.tool_calls.append(ToolCall(call.id, call.name))

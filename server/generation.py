@@ -48,7 +48,7 @@ class ChoiceStream:
         """What can be sent after this token."""
         previous, now = self.stats.last_token, time.perf_counter()
         self.stats.last_token = now
-        self.stats.generated_tokens += 1
+        self.stats.generated_tokens += not self._text.is_empty
         if previous is None:
             self.stats.first_token = now
             for observer in self._observers:
@@ -123,14 +123,16 @@ class Generation:
     def cached_tokens(self) -> int:
         return sum(choice.stats.cached_tokens for choice in self.choices)
 
-    def usage(self) -> dict[str, Any]:
-        """As OpenAI's answers have it."""
-        prompt, completion = self.prompt_tokens, self.completion_tokens
+    def usage(self, *, prompts: int) -> dict[str, Any]:
+        """As OpenAI's answers have it: a prompt counts once, however many choices it has."""
+        choices = len(self.choices) // prompts
+        stats = [choice.stats for choice in self.choices]
+        prompt = sum(stat.prompt_tokens for stat in stats[::choices])
         return {
             "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": prompt + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(stat.cached_tokens for stat in stats[::choices])},
         }
 
     def log_fields(self) -> dict[str, int]:

@@ -3,32 +3,19 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from jax.sharding import Mesh
 
 from llm_jax.checkpoint import LoadedModel
-from llm_jax.errors import LLMError, RequestError, TokenizerError
-from llm_jax.inference import (
-    ContextLengthExceeded,
-    Engine,
-    EngineStats,
-    Request,
-    SamplingParams,
-    TextStream,
-    prepare_request,
-)
+from llm_jax.inference import Engine, EngineStats
 from llm_jax.tokenizers import Tokenizer
-from server.chat_format import ChatFormat
 from server.chat_request import ChatRequest
-from server.choice_text import ChoiceText, PlainText
 from server.errors import ApiError, InvalidRequest, QueueFull
 from server.generation import Deadlines, Generation
 from server.observers import Observer
-from server.schemas.base import DEFAULT_MAX_TOKENS, SamplingFields
+from server.preparation import Preparation, Prepared
+from server.schemas.sampling import SamplingFields
 from server.settings import Settings
-
-Prepared = tuple[Request, ChoiceText]  # a choice before it is submitted
 
 
 class ServedModel:
@@ -52,10 +39,7 @@ class ServedModel:
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
-        self.chat_format = ChatFormat.of(tokenizer)
         self.ready_at = 0
-        # Not `loaded` itself: its weights can be freed once the engine has packed its own.
-        self._config, self._eos_ids = loaded.model.config, loaded.generation.eos_ids
         self._observers = observers
         self._engine = Engine(
             loaded.model,
@@ -70,6 +54,11 @@ class ServedModel:
         )
         self.max_len, self.max_batch = self._engine.max_len, self._engine.max_batch
         self.kv_tokens = self._engine.kv_tokens
+        # Not `loaded` itself: its weights can be freed once the engine has packed its own.
+        self._preparation = Preparation(
+            loaded.model.config, loaded.generation, tokenizer, settings, max_len=self.max_len
+        )
+        self.chat_format = self._preparation.chat_format
         self._capacity = self.max_batch + settings.max_queue  # requests that run or wait
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
@@ -101,50 +90,11 @@ class ServedModel:
             InvalidRequest: a prompt or a setting is not one that this model can serve.
             QueueFull: the queue cannot take that many now.
         """
-        prepared = await asyncio.to_thread(
-            lambda: [choice for prompt in prompts for choice in self._prepare(prompt, body, tenant)]
-        )
-        return self._generate(prepared)
+        return self._generate(await asyncio.to_thread(self._preparation.complete, prompts, body, tenant))
 
     async def chat(self, chat: ChatRequest, body: SamplingFields, *, tenant: str) -> Generation:
         """Begins to answer a conversation. Raises what `complete` does."""
-        return self._generate(await asyncio.to_thread(self._prepare_chat, chat, body, tenant))
-
-    def _prepare_chat(self, chat: ChatRequest, body: SamplingFields, tenant: str) -> list[Prepared]:
-        prompt = self.chat_format.render(chat)
-        return self._prepare(prompt, body, tenant, stop=self.chat_format.stop, prefix=self.chat_format.prefix)
-
-    def _prepare(
-        self,
-        prompt: str | Sequence[int],
-        body: SamplingFields,
-        tenant: str,
-        *,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-    ) -> list[Prepared]:
-        """The choices for one prompt."""
-        try:
-            encode = self.tokenizer.encode_with_special_tokens if body.add_special_tokens else self.tokenizer.encode
-            ids = encode(prompt) if isinstance(prompt, str) else prompt
-            limit = body.token_limit or max(1, min(DEFAULT_MAX_TOKENS, self.max_len - len(ids)))
-            sampling = SamplingParams(max_new_tokens=limit, stop_ids=self._eos_ids, **body.sampling())
-            request = prepare_request(
-                self._config,
-                self.tokenizer,
-                ids,
-                sampling,
-                truncate=False,
-                stop=body.stop_strings,
-                max_len=self.max_len,
-            )
-        except RequestError as error:
-            raise _refusal(error, error.param or "prompt", body) from None
-        except TokenizerError as error:
-            raise _refusal(error, "prompt", body) from None
-        request = replace(request, salt=tenant, tenant=tenant)
-        text = TextStream(self.tokenizer, (*body.stop_strings, *stop), prompt_ids=request.prompt_ids, prefix=prefix)
-        return [(request, PlainText(text))]
+        return self._generate(await asyncio.to_thread(self._preparation.chat, chat, body, tenant))
 
     def _generate(self, prepared: Sequence[Prepared]) -> Generation:
         """Begins to generate for all requests, or for none.
@@ -170,10 +120,3 @@ class ServedModel:
         """Ends everything that is being generated."""
         for generation in list(self._generations):
             generation.abort(error)
-
-
-def _refusal(error: LLMError, param: str, body: SamplingFields) -> InvalidRequest:
-    """The core's error, in the route's names."""
-    name = body.field_names.get(param, param)
-    code = "context_length_exceeded" if isinstance(error, ContextLengthExceeded) else "invalid_value"
-    return InvalidRequest(str(error).replace(param, name), param=name, code=code)

@@ -43,6 +43,15 @@ class Settings:
     max_model_len: Annotated[int, Ge(2)] | None = setting(
         None, "Model", "Longest prompt and completion together, in tokens. Unset: what the model was trained for."
     )
+    default_max_tokens: Annotated[int, Ge(1)] | Literal["context"] = setting(
+        50, "Model", "Tokens of an answer where a request sets no limit; context: up to the context's end."
+    )
+    generation_config: Literal["none", "auto"] = setting(
+        "none",
+        "Model",
+        "auto: where a request leaves them open, temperature, top_k, top_p and repetition_penalty are those of the "
+        "model's generation_config.json.",
+    )
     max_batch: Annotated[int, Ge(1)] | None = setting(
         None, "Model", "The most requests that are generated at a time. Unset: 64, or 8 by XLA on a CPU."
     )

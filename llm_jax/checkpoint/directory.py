@@ -79,10 +79,9 @@ def write_directory(
     family = family_for(config) if layout == "transformers" else DECODER_MODEL
     stored_dtype = dtype or model.params["embedding_layer.token_embeddings.weight"].dtype
     tensors = family.write_weights(config, model.params)
-    ids = model.generation.to_json()
     with atomic_directory(target) as new:
-        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(stored_dtype)} | ids)
-        _write_json(new / GENERATION, ids)
+        _write_json(new / CONFIG, family.write_config(config) | {"dtype": str(stored_dtype)} | model.generation.ids())
+        _write_json(new / GENERATION, model.generation.to_json())
         if layout == "torch":
             write_torch_file(new / "model.pt", tensors | decoder_model_buffers(config), dtype=dtype, written=written)
         else:

@@ -104,7 +104,7 @@ def open_model(path: str | Path) -> StoredModel:
     if (directory / GENERATION).is_file():
         generation = GenerationDefaults.from_json(read_json(directory / GENERATION), raw)
     elif "eos_token_id" in raw:
-        generation = GenerationDefaults.from_json(raw)
+        generation = GenerationDefaults.from_json({}, raw)
     return StoredModel(source.path, config, params, tokenizer, generation)
 
 

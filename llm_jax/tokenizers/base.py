@@ -50,6 +50,10 @@ class Tokenizer(Protocol):
         """Text of `ids`."""
         ...
 
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that a token adds to a text; of a special token, which adds none, those of its written form."""
+        ...
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json so that transformers.AutoTokenizer gives the same ids."""
         ...

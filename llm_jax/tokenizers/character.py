@@ -76,6 +76,10 @@ class CharacterTokenizer:
                 f"Token id {error.args[0]} is not in the vocabulary: ids go from 0 to {self.vocab_size - 1}."
             ) from None
 
+    def token_bytes(self, index: int) -> bytes:
+        """The character's bytes; b"" of an id outside the vocabulary, with which a model may be padded."""
+        return self.itos.get(index, "").encode()
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json; AutoTokenizer then gives the same ids."""
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "clean_up_tokenization_spaces": False}

@@ -10,6 +10,7 @@ from llm_jax.errors import TokenizerError, UnknownToken
 from llm_jax.tokenizers.base import ChatTemplate
 from llm_jax.tokenizers.declared import ADDED, add_declared_tokens, roles_of
 from llm_jax.tokenizers.files import TOKENIZER, TokenizerFiles
+from llm_jax.tokenizers.token_bytes import TokenBytes
 
 # For GPT-2's files and a single tokenizer.json, which name no roles: the usual tokens, if the vocabulary has them.
 USUAL_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
@@ -48,6 +49,8 @@ class HFTokenizer:
         added = backend.get_added_tokens_decoder()
         self.hidden_tokens = {token.content: index for index, token in added.items() if token.special}
         self.byte_ids = _byte_ids(backend)
+        hidden = {index: token for token, index in self.hidden_tokens.items()}
+        self._token_bytes = TokenBytes(backend, self.decode, hidden, self.byte_ids)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> Self:
@@ -107,6 +110,10 @@ class HFTokenizer:
             return self._backend.decode([int(index) for index in ids], skip_special_tokens=True)
         except OverflowError:
             raise UnknownToken(f"Token ids go from 0 to {self.vocab_size - 1}; got {min(ids)}.") from None
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that a token adds to a text, also where they are a part of a character; b"" of an unused id."""
+        return self._token_bytes.of(index)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat template."""

@@ -13,10 +13,12 @@ from starlette.responses import JSONResponse, Response
 from server.answers import Json, StreamFormat, collect, stream
 from server.authentication import tenant_of
 from server.lifecycle import registry_of
+from server.logprobs import completion_logprobs, prompt_logprobs
 from server.schemas.openai import CompletionBody
+from server.usage import StreamUsage
 
 if TYPE_CHECKING:
-    from server.deltas import Delta
+    from server.deltas import Choice, Delta
     from server.generation import Generation
 
 
@@ -30,32 +32,48 @@ async def completions(request: Request) -> Response:
         "created": int(time.time()),
         "model": body.model or model.name,
     }
-    if body.user:
-        request.scope["log_fields"]["user"] = body.user
+    request.scope["log_fields"].update(body.log_fields)
     if body.stream:
         return await stream(request, generation, CompletionChunks(head, body, generation))
-    choices = [
-        _choice(index, choice.text, choice.finish_reason)
-        for index, choice in enumerate(await collect(request, generation))
-    ]
-    return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
+    choices = _best(await collect(request, generation), body)
+    entries = [_choice(index, choice, choice.finish_reason, body) for index, choice in enumerate(choices)]
+    return JSONResponse({**head, "choices": entries, "usage": generation.usage(prompts=len(body.prompts))})
 
 
 class CompletionChunks(StreamFormat):
-    """The text of each choice; at last, when it was asked for, the usage."""
+    """The text of each choice; the usage as it was asked for."""
 
     def __init__(self, head: Json, body: CompletionBody, generation: Generation) -> None:
-        self._head = {**head, **({"usage": None} if body.include_usage else {})}
-        self._include_usage = body.include_usage
-        self._generation = generation
+        self._head, self._body = head, body
+        self._usage = StreamUsage(body.stream_options, generation, prompts=len(body.prompts))
 
     def delta(self, index: int, delta: Delta) -> Iterator[Json]:
-        yield {**self._head, "choices": [_choice(index, delta.text, delta.finish_reason)]}
+        choice = _choice(index, delta, delta.finish_reason, self._body)
+        yield {**self._head, "choices": [choice], **self._usage.of_chunk()}
 
     def end(self) -> Iterator[Json]:
-        if self._include_usage:
-            yield {**self._head, "choices": [], "usage": self._generation.usage()}
+        for usage in self._usage.at_end():
+            yield {**self._head, "choices": [], **usage}
 
 
-def _choice(index: int, text: str, finish_reason: str | None) -> Json:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def _best(choices: list[Choice], body: CompletionBody) -> list[Choice]:
+    """The n choices of each prompt with the best mean log-probability of a token, best first."""
+    if body.choices == body.n:
+        return choices
+    groups = [choices[start : start + body.choices] for start in range(0, len(choices), body.choices)]
+    return [choice for group in groups for choice in sorted(group, key=_mean_logprob, reverse=True)[: body.n]]
+
+
+def _mean_logprob(choice: Choice) -> float:
+    logprobs = [token.token.logprob or 0.0 for token in choice.logprobs]
+    return sum(logprobs) / max(len(logprobs), 1)
+
+
+def _choice(index: int, part: Choice | Delta, finish_reason: str | None, body: CompletionBody) -> Json:
+    """A choice, or a piece of one."""
+    choice = {"index": index, "text": part.text, "logprobs": None, "finish_reason": finish_reason}
+    if body.logprobs is not None:
+        choice["logprobs"] = completion_logprobs([*(part.prompt if body.echo else ()), *part.logprobs])
+    if body.prompt_logprobs is not None:
+        choice["prompt_logprobs"] = prompt_logprobs(part.prompt)
+    return choice

@@ -1,20 +1,14 @@
 """The rules that hold for every request body."""
 
-from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 
 from server.errors import InvalidRequest
 
-DEFAULT_MAX_TOKENS = 50
 LONGEST_VALUE = 80  # characters of a wrong value that are shown to the client
-
-StopString = Annotated[str, Field(min_length=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class Body(BaseModel):
@@ -22,6 +16,14 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     unsupported: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, values: Any) -> Any:
+        """A null is the default; the values of fields that are any JSON keep theirs."""
+        return (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
 
     @classmethod
     async def read(cls, request: Request) -> Self:
@@ -36,7 +38,6 @@ class Body(BaseModel):
             raise InvalidRequest(f"The request body is not JSON: {error}.", code="invalid_json") from None
         if not isinstance(values, dict):
             raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
-        values = _without_nulls(values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -52,19 +53,32 @@ class Body(BaseModel):
             )
         if kind == "extra_forbidden":
             return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
-        if kind == "missing":
+        if kind in ("missing", "union_tag_not_found"):
             return InvalidRequest(
                 f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
             )
-        given = to_json(problem["input"]).decode()
-        shown = given if len(given) <= LONGEST_VALUE else given[:LONGEST_VALUE] + "…"
-        return InvalidRequest(f"'{param}' is {shown}: {problem['msg']}.", param=param, code="invalid_value")
+        if kind == "union_tag_invalid":
+            field = problem["ctx"]["discriminator"].strip("'")
+            return refusal(param, problem["input"][field], f"it must be one of {problem['ctx']['expected_tags']}")
+        return refusal(param, problem["input"], problem["msg"])
+
+
+def refusal(param: str, value: Any, reason: str) -> InvalidRequest:
+    """The error for a field with a wrong value, of which no more than its beginning is repeated."""
+    given = to_json(value, inf_nan_mode="constants").decode()
+    shown = given if len(given) <= LONGEST_VALUE else given[:LONGEST_VALUE] + "…"
+    return InvalidRequest(f"'{param}' is {shown}: {reason}.", param=param, code="invalid_value")
 
 
 def _path(problem: Any, values: Any) -> str:
     """Where in the body the problem is, as in messages[0].content; Pydantic's own names of union members left out."""
     path = ""
-    for part in problem["loc"]:
+    places = list(problem["loc"])
+    if problem["type"] == "missing":
+        places, field = places[:-1], f".{places[-1]}"
+    else:
+        field = f".{problem['ctx']['discriminator']}".replace("'", "") if "union_tag" in problem["type"] else ""
+    for part in places:
         if isinstance(values, list) and isinstance(part, int):
             path += f"[{part}]"
         elif isinstance(values, dict) and part in values:
@@ -72,69 +86,4 @@ def _path(problem: Any, values: Any) -> str:
         else:
             continue
         values = values[part]
-    if problem["type"] == "missing":
-        path += f".{problem['loc'][-1]}"
-    return path.removeprefix(".")
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
-
-
-class SamplingFields(Body):
-    """Sampling parameters: the fields that every generating route has, named as SamplingParams names them.
-
-    `field_names` says what a route calls what the core calls prompt and max_new_tokens. `add_special_tokens` surrounds
-    a prompt as text with what the tokenizer adds, such as a BOS.
-    """
-
-    field_names: ClassVar[Mapping[str, str]] = {}
-
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: int | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
-    add_special_tokens: bool = True
-
-    @property
-    @abstractmethod
-    def token_limit(self) -> int | None:
-        """How many tokens may be generated, where the client says so."""
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    def sampling(self) -> dict[str, Any]:
-        """Keywords of SamplingParams, without max_new_tokens and stop_ids."""
-        return {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty or 1.0,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "logit_bias": self._biases(),
-            "seed": self.seed,
-        }
-
-    def _biases(self) -> dict[int, float] | None:
-        try:
-            return {int(token): bias for token, bias in self.logit_bias.items()} if self.logit_bias else None
-        except ValueError:
-            raise InvalidRequest(
-                "Invalid 'logit_bias': its keys must be token ids, such as \"42\".",
-                param="logit_bias",
-                code="invalid_value",
-            ) from None
+    return (path + field).removeprefix(".")

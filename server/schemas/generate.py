@@ -4,13 +4,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from server.schemas.base import SamplingFields
+from server.schemas.output import StructuredFields
+from server.schemas.sampling import Count
 
 
-class GenerateFields(SamplingFields):
+class GenerateFields(StructuredFields):
     """What both routes share."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    field_names: ClassVar = {"min_new_tokens": "min_tokens"}
+
+    max_new_tokens: Count | None = None
 
     @property
     def token_limit(self) -> int | None:
@@ -23,6 +26,6 @@ class GenerateBody(GenerateFields):
 
 
 class BatchGenerateBody(GenerateFields):
-    field_names: ClassVar = {"prompt": "prompts"}
+    field_names: ClassVar = {"prompt": "prompts", "min_new_tokens": "min_tokens"}
 
     prompts: Annotated[list[str], Field(min_length=1, max_length=32)]

@@ -3,109 +3,237 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
-from server.schemas.base import Body, SamplingFields, StopString
+from server.schemas.base import Body, refusal
+from server.schemas.messages import Message, for_template
+from server.schemas.output import UNSUPPORTED, StructuredFields
+from server.schemas.sampling import MAX_CHOICES, Count, TokenId
+from server.schemas.tools import FunctionTool, ToolChoiceField, tool_choice
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+MAX_PROMPTS = 32
+MAX_ALTERNATIVES = 20
+MAX_METADATA = 16  # pairs, as OpenAI takes them
+RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
+
+Alternatives = Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class StreamOptions(Body):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool = False
 
 
-class OpenAIFields(SamplingFields):
-    """What chat and plain completions share. `user` goes to the access log; n may only be 1."""
+class OpenAIFields(StructuredFields):
+    """What chat and plain completions share. `user`, `safety_identifier` and `metadata` go to the access log."""
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
-    n: Literal[1] = 1
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
+    echo: bool = False
+    prompt_logprobs: Alternatives | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=MAX_METADATA)] | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["auto", "default"] = "auto"
+    store: Literal[False] = False
 
     @model_validator(mode="after")
-    def _only_streams_have_options(self) -> Self:
-        if self.stream_options is not None and not self.stream:
+    def _check_stream(self) -> Self:
+        if self.stream and self.prompt_logprobs is not None:
             raise InvalidRequest(
-                "'stream_options' is only for streams; set stream to true, or leave it out.", param="stream_options"
+                "'prompt_logprobs' is not reported in streams; set stream to false, or leave it out.",
+                param="prompt_logprobs",
             )
         return self
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def choices(self) -> int:
+        return self.n
 
+    @property
+    def prompt_alternatives(self) -> int | None:
+        return self.prompt_logprobs
 
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
+    @property
+    def cache_key(self) -> str:
+        return self.prompt_cache_key or ""
 
-
-class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def for_template(self) -> dict[str, str]:
-        """As chat templates expect it: text as one string, and the older name of the developer's role."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """What of the body goes to the access log."""
+        fields = {name: getattr(self, name) for name in ("user", "safety_identifier", "metadata")}
+        return {name: value for name, value in fields.items() if value}
 
 
 class ChatBody(OpenAIFields):
     """POST /v1/chat/completions."""
 
-    field_names: ClassVar = {"prompt": "messages", "max_new_tokens": "max_tokens"}
+    field_names: ClassVar = {"prompt": "messages", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
     unsupported: ClassVar = frozenset(
-        {"function_call", "functions", "parallel_tool_calls", "tool_choice", "tools", "web_search_options"}
-        | {"audio", "logprobs", "modalities", "prediction", "response_format", "top_logprobs"}
-        | {"moderation", "reasoning_effort", "safety_identifier", "service_tier", "verbosity"}
-        | {"metadata", "prompt_cache_key", "prompt_cache_retention", "store"}
-        | {"include_obfuscation"}  # of stream_options
-        | {"annotations", "name", "refusal", "tool_call_id", "tool_calls"}  # of messages
+        {"function_call", "functions", "web_search_options", "audio", "prediction", "moderation"}
+        | {"prompt_cache_retention", "chat_template", "documents", "cache_salt", "mm_processor_kwargs"}
+        | UNSUPPORTED
     )
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: Alternatives = 0
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+    verbosity: Literal["medium"] = "medium"
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
     add_special_tokens: bool = False  # the chat template writes them
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest(
+                "'top_logprobs' is only for log-probabilities; set logprobs to true, or leave it out.",
+                param="top_logprobs",
+            )
+        asks_for_both = "add_generation_prompt" in self.model_fields_set and self.add_generation_prompt
+        if self.continue_final_message and asks_for_both:
+            raise InvalidRequest(
+                "'continue_final_message' goes on with the last message, and 'add_generation_prompt' begins another; "
+                "set one of them to false.",
+                param="continue_final_message",
+            )
+        reserved = {"messages", "tools", "documents", "add_generation_prompt"} & (
+            self.chat_template_kwargs or {}
+        ).keys()
+        if reserved:
+            name = min(reserved)
+            raise InvalidRequest(
+                f"'chat_template_kwargs' cannot set {name!r}; use the field of that name.",
+                param=f"chat_template_kwargs.{name}",
+            )
+        return self
 
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
-    def chat(self) -> ChatRequest:
-        return ChatRequest(messages=[message.for_template() for message in self.messages])
+    @property
+    def alternatives(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
 
-    def sampling(self) -> dict[str, Any]:
+    def chat(self) -> ChatRequest:
+        tools = [entry.as_tool() for entry in self.tools or ()]
+        variables = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            variables.setdefault("reasoning_effort", self.reasoning_effort)
+        return ChatRequest(
+            messages=[for_template(message) for message in self.messages],
+            tools=tools,
+            tool_choice=tool_choice(self.tool_choice, tools, parallel=self.parallel_tool_calls),
+            variables=variables,
+            add_generation_prompt=self.add_generation_prompt and not self.continue_final_message,
+            continue_final=self.continue_final_message,
+            echo=self.echo,
+        )
+
+    def sampling(self, defaults: Any) -> dict[str, Any]:
         """As documented, presence_penalty acts as a repetition penalty, unless that one is given itself."""
         p = self.presence_penalty
-        mapped = 1 + p if p >= 0 else 1 / (1 - p)
-        return {
-            **super().sampling(),
-            "presence_penalty": 0.0,
-            "repetition_penalty": mapped if self.repetition_penalty is None else self.repetition_penalty,
-        }
+        values = {**super().sampling(defaults), "presence_penalty": 0.0}
+        if p and self.repetition_penalty is None:
+            values["repetition_penalty"] = 1 + p if p > 0 else 1 / (1 - p)
+        return values
+
+
+def _check_prompt(value: Any) -> Any:
+    """Names the entry of a prompt that is wrong, which a union of types does not."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise refusal("prompt", value, "give text, a list of texts, token ids, or lists of token ids")
+    if isinstance(value[0], list):
+        for index, ids in enumerate(value):
+            _check_entries(f"prompt[{index}]", ids, int, "a token id")
+    elif isinstance(value[0], str):
+        _check_entries("prompt", value, str, "text, as the first entry is")
+    else:
+        _check_entries("prompt", value, int, "a token id; a list may also hold texts alone, or lists of token ids")
+    return value
+
+
+def _check_entries(param: str, entries: Any, kind: type, name: str) -> None:
+    if not isinstance(entries, list) or not entries:
+        raise refusal(param, entries, "it must be a list of token ids, of at least one")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, kind) or isinstance(entry, bool):
+            raise refusal(f"{param}[{index}]", entry, f"it must be {name}")
 
 
 class CompletionBody(OpenAIFields):
     """POST /v1/completions."""
 
-    field_names: ClassVar = {"max_new_tokens": "max_tokens"}
-    unsupported: ClassVar = frozenset({"best_of", "echo", "include_obfuscation", "logprobs", "suffix"})
+    field_names: ClassVar = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+    unsupported: ClassVar = frozenset({"cache_salt", "prompt_embeds"} | UNSUPPORTED)
 
-    prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=32)]
+    prompt: Annotated[
+        str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
+        BeforeValidator(_check_prompt),
+    ]
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Alternatives | None = None
+    suffix: Literal[""] = ""
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> Self:
+        if self.best_of is not None and self.best_of < self.n:
+            raise refusal("best_of", self.best_of, f"it must be at least n, which is {self.n}")
+        if self.best_of is not None and self.best_of > self.n and self.stream:
+            raise InvalidRequest(
+                "'best_of' is decided when all choices have ended; set stream to false, or best_of to n.",
+                param="best_of",
+            )
+        return self
 
     @property
     def token_limit(self) -> int | None:
-        return self.max_tokens
+        return None if self.max_tokens is None else max(1, self.max_tokens)
+
+    @property
+    def choices(self) -> int:
+        return self.best_of or self.n
+
+    @property
+    def echoes(self) -> bool:
+        return self.echo
+
+    @property
+    def is_empty(self) -> bool:
+        return self.max_tokens == 0
+
+    @property
+    def alternatives(self) -> int | None:
+        return 0 if self.logprobs is None and self.choices > self.n else self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
-        """One entry per choice."""
+        """The prompts, each of which gets n choices."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         ids = [token for token in self.prompt if isinstance(token, int)]

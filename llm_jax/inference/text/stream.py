@@ -1,6 +1,6 @@
 """Text around the engine: a prompt becomes a request, token events become pieces of text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llm_jax.config import ModelConfig
@@ -18,11 +18,13 @@ def prepare_request(
     truncate: bool,
     add_special_tokens: bool = True,
     stop: Sequence[str] = (),
+    ignore_eos: bool = False,
     max_len: int | None = None,
 ) -> Request:
     """The request that continues a prompt, as text or ids.
 
-    The tokenizer's end-of-text id is added to the stop ids. An empty prompt starts from the tokenizer's BOS.
+    The tokenizer's end-of-text id is added to the stop ids, unless `ignore_eos`. An empty prompt starts from the
+    tokenizer's BOS.
 
     Args:
         truncate: keep the right end of a prompt that is too long, and the BOS before it; refuse it otherwise.
@@ -47,7 +49,7 @@ def prepare_request(
     if truncate and len(ids) > room:
         bos = ids[:1] if ids[0] == tokenizer.bos_token_id and room > 1 else []
         ids = bos + ids[len(bos) - room :]
-    ends = [tokenizer.eos_token_id, *(tokenizer.hidden_tokens.get(string) for string in stop)]
+    ends = [None if ignore_eos else tokenizer.eos_token_id, *(tokenizer.hidden_tokens.get(string) for string in stop)]
     stop_ids = dict.fromkeys([*sampling.stop_ids, *(index for index in ends if index is not None)])
     sampling = replace(sampling, stop_ids=tuple(stop_ids))
     request = Request(prompt_ids=tuple(ids), sampling=sampling)
@@ -79,17 +81,28 @@ class TextStream:
         stop: strings that the text ends before.
         prompt_ids: of the prompt; its end decides, for instance, whether the text begins with a space.
         prefix: removed from the first text that comes out, where that begins with it.
+        min_tokens: stop strings count in what comes after so many tokens.
+        shown: special tokens that are text here, id to written form.
 
     Attributes:
         token_count: events so far.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, prompt_ids: Sequence[int] = (), prefix: str = ""
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        prompt_ids: Sequence[int] = (),
+        prefix: str = "",
+        min_tokens: int = 0,
+        shown: Mapping[int, str] | None = None,
     ) -> None:
         self._decoder = IncrementalDecoder(tokenizer, prompt_ids)
         self._stop = tuple(s for s in stop if s)
         self._prefix = prefix
+        self._min_tokens = min_tokens
+        self._shown = shown or {}
         self._withheld = ""
         self._tokens: list[TokenEvent] = []
         self.token_count = 0
@@ -99,9 +112,11 @@ class TextStream:
         self.token_count += 1
         self._tokens.append(event)
         if event.finish != "stop":
-            self._withheld += self._decoder.push(event.token)
+            self._withheld += self._decoder.push(event.token) + self._shown.get(event.token, "")
         if event.finish is not None:
             self._withheld += self._decoder.flush()
+        if self.token_count < self._min_tokens and event.finish is None:
+            return self._release(len(self._withheld), None)
         cut = min((at for at in map(self._withheld.find, self._stop) if at >= 0), default=None)
         if cut is not None:
             return self._release(cut, "stop")
