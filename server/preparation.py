@@ -15,6 +15,7 @@ from server.chat_format import ChatFormat
 from server.chat_request import ChatRequest
 from server.choice_text import ChoiceText, TextOptions
 from server.errors import InvalidRequest
+from server.forms import Forms
 from server.schemas.base import refusal
 from server.schemas.sampling import SamplingFields
 from server.settings import Settings
@@ -42,6 +43,7 @@ class Preparation:
         self.chat_format = ChatFormat.of(tokenizer)
         self._config, self._tokenizer, self._max_len = config, tokenizer, max_len
         self._eos_ids = generation.eos_ids
+        self._forms = Forms(tokenizer, self.chat_format, vocab_size=config.vocab_size, end_ids=self._eos_ids)
         self._sampling_defaults = generation.sampling if settings.generation_config == "auto" else {}
         self._default_limit = max_len if settings.default_max_tokens == "context" else settings.default_max_tokens
 
@@ -55,13 +57,17 @@ class Preparation:
 
     def chat(self, chat: ChatRequest, body: SamplingFields, tenant: str) -> list[Prepared]:
         """The choices of an answer. Raises what `complete` does."""
-        text = TextOptions(stop=self.chat_format.stop, prefix=self.chat_format.prefix, echo=chat.echoed)
-        return self._choices(self._request(self.chat_format.render(chat), body, tenant), body, text)
+        form = self.chat_format
+        request = self._request(form.render(chat), body, tenant)
+        text = TextOptions(
+            stop=form.stop, prefix="" if chat.continue_final else form.prefix, echo=chat.echoed, shown=form.shown(chat)
+        )
+        return self._choices(request, body, text, chat)
 
     def _prompt(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> list[Prepared]:
         request = self._request(prompt, body, tenant)
         echo = "" if not body.echoes else prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
-        return self._choices(request, body, TextOptions(echo=echo, logs_end=True))
+        return self._choices(request, body, TextOptions(echo=echo, logs_end=True), None)
 
     def _request(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> Request:
         try:
@@ -93,7 +99,9 @@ class Preparation:
         salt = f"{tenant}/{body.cache_key}"
         return replace(request, salt=salt, tenant=tenant, priority=body.priority)
 
-    def _choices(self, request: Request, body: SamplingFields, text: TextOptions) -> list[Prepared]:
+    def _choices(
+        self, request: Request, body: SamplingFields, text: TextOptions, chat: ChatRequest | None
+    ) -> list[Prepared]:
         text = replace(
             text,
             stop=(*body.stop_strings, *text.stop),
@@ -101,10 +109,13 @@ class Preparation:
             min_tokens=body.min_tokens,
             is_empty=body.is_empty,
         )
-        return [
-            (self._seeded(request, index), ChoiceText(self._tokenizer, request.prompt_ids, text))
-            for index in range(body.choices)
-        ]
+        prepared = []
+        for index in range(body.choices):
+            constraint = self._forms.constraint(body, chat)
+            own = replace(self._seeded(request, index), constraint=constraint)
+            calls = self.chat_format.parser(chat) if chat else None
+            prepared.append((own, ChoiceText(self._tokenizer, request.prompt_ids, text, calls)))
+        return prepared
 
     def _check_stop_ids(self, body: SamplingFields) -> None:
         unknown = next((token for token in body.stop_token_ids or () if token >= self._config.vocab_size), None)

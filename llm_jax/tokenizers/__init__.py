@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from llm_jax.tokenizers.huggingface import HFTokenizer
     from llm_jax.tokenizers.load import load_tokenizer
     from llm_jax.tokenizers.stream import IncrementalDecoder
+    from llm_jax.tokenizers.tool_calls import CallSyntax, call_syntax, describe_tools, renders_tools
 
 __all__ = [
     "DEFAULT_CHAT_TEMPLATE",
     "BPETokenizer",
+    "CallSyntax",
     "CharacterTokenizer",
     "ChatTemplate",
     "HFTokenizer",
@@ -27,13 +29,17 @@ __all__ = [
     "Tokenizer",
     "TokenizerFiles",
     "answer_bounds",
+    "call_syntax",
+    "describe_tools",
     "load_tokenizer",
     "render_chat",
+    "renders_tools",
 ]
 
 _MODULES = {
     "DEFAULT_CHAT_TEMPLATE": "chat",
     "BPETokenizer": "bpe",
+    "CallSyntax": "tool_calls",
     "CharacterTokenizer": "character",
     "ChatTemplate": "base",
     "HFTokenizer": "huggingface",
@@ -42,6 +48,9 @@ _MODULES = {
     "TokenizerFiles": "files",
     "load_tokenizer": "load",
     "answer_bounds": "chat",
+    "call_syntax": "tool_calls",
+    "describe_tools": "tool_calls",
+    "renders_tools": "tool_calls",
     "render_chat": "chat",
 }
 

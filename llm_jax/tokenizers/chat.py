@@ -50,8 +50,9 @@ def render_chat(
             add_generation_prompt=add_generation_prompt,
             **{**tokenizer.special_tokens, **variables},
         )
-    except TemplateError as error:
-        raise RequestError(f"The chat template cannot render these messages: {error}", param="messages") from error
+    except Exception as error:  # templates are programs, which may fail in any way
+        reason = str(error) or type(error).__name__
+        raise RequestError(f"The chat template cannot render these messages: {reason}", param="messages") from error
 
 
 def answer_bounds(tokenizer: Tokenizer) -> tuple[tuple[str, ...], str]:

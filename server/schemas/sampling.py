@@ -54,6 +54,11 @@ class SamplingFields(Body):
         return None
 
     @property
+    def output_field(self) -> str:
+        """The field that says so."""
+        return "response_format"
+
+    @property
     def choices(self) -> int:
         """How many choices there are for each prompt."""
         return 1

@@ -3,12 +3,16 @@
 Embeddings are one-hot and every layer is silent, so that the head maps each token straight to its successor.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
 
-from llm_jax.checkpoint import save_model
+from llm_jax.checkpoint import GenerationDefaults, save_model
 from llm_jax.config import ModelConfig
 from llm_jax.model import Model, init_params
 from llm_jax.tokenizers import BPETokenizer
@@ -19,17 +23,34 @@ CONTEXT = 512
 CERTAINTY = 0.5  # the successor's logit is then 8 above the others: sure at temperature 1, hidden in noise at 5
 
 
-def save_reciter(directory: Path, recited: str = RECITED) -> Path:
-    """Writes a model that, after any other token, recites a text in which no byte occurs twice, and ends."""
+def save_reciter(
+    directory: Path,
+    recited: str = RECITED,
+    *,
+    context: int = CONTEXT,
+    chat_template: str | None = None,
+    special_tokens: Sequence[str] = (),
+    sampling: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a model that, after any other token, recites a text in which no byte occurs twice, and ends.
+
+    Args:
+        special_tokens: further tokens of its tokenizer.
+        sampling: what its generation_config.json says of sampling.
+    """
     tokenizer = BPETokenizer.train([], 258)  # 256 bytes, end of text, padding: one token per byte
-    vocab, width = tokenizer.vocab_size, 264
+    backend = Backend.from_str(tokenizer.to_json())
+    backend.add_special_tokens([AddedToken(token, special=True) for token in special_tokens])
+    tokenizer = BPETokenizer(backend, {"clean_up_tokenization_spaces": False}, chat_template)
+    vocab, width = 260, 264  # the same programs with special tokens and without
+    assert tokenizer.vocab_size <= vocab
     config = ModelConfig(
         vocab_size=vocab,
         hidden_size=width,
         num_layers=1,
         num_heads=4,
         intermediate_size=64,
-        max_seq_len=CONTEXT,
+        max_seq_len=context,
         positions="none",
         norm="rms_norm",
         lm_head_bias=False,
@@ -45,5 +66,6 @@ def save_reciter(directory: Path, recited: str = RECITED) -> Path:
         head[following, token] = CERTAINTY
     params["embedding_layer.token_embeddings.weight"] = jnp.eye(vocab, width)
     params["lm_head.weight"] = jnp.asarray(head)
-    save_model(directory, Model(config, params), tokenizer)
+    generation = replace(GenerationDefaults.of_tokenizer(tokenizer), sampling=sampling or {})
+    save_model(directory, Model(config, params), tokenizer, generation)
     return directory

@@ -1,19 +1,20 @@
 """Grammars compiled for one tokenizer, and the constraints that they put on requests."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llm_jax.errors import ConfigError, InferenceError, RequestError, TokenizerError
 from llm_jax.inference.constraints.json_schema import check_schema, check_text, close_objects
+from llm_jax.inference.constraints.tool_calls import calls_grammar
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-    from llm_jax.tokenizers import CharacterTokenizer, Tokenizer
+    from llm_jax.tokenizers import CallSyntax, CharacterTokenizer, Tokenizer
 
 # No whitespace between JSON's tokens: nothing else would bound it. And one spelling per string: \u0061 is an "a" too,
 # so that a key "a" could come again under another name, with a value that its schema does not allow.
@@ -53,7 +54,9 @@ class Grammars:
             )
         self._tokenizer = _ll_tokenizer(tokenizer, self._end_ids)
         special = filter(self._tokenizer.is_special_token, range(self._tokenizer.vocab_size))
-        self._special_tokens = frozenset(filter(None, (self._tokenizer.decode_str([token]) for token in special)))
+        written = {self._tokenizer.decode_str([token]): token for token in special}
+        self._special_ids = {text: token for text, token in written.items() if text}
+        self._special_tokens = frozenset(self._special_ids)
 
     def json_schema(self, schema: dict[str, Any]) -> "GrammarConstraint":
         """JSON without whitespace that a schema accepts. Objects have no properties but those that it names, if any.
@@ -96,6 +99,40 @@ class Grammars:
             RequestError: the grammar cannot be read.
         """
         return self._constraint(self._matcher.grammar_from_lark(grammar), "grammar", "grammar")
+
+    def tool_calls(
+        self,
+        syntax: "CallSyntax",
+        tools: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        is_required: bool = False,
+        is_parallel: bool = True,
+        schema: dict[str, Any] | None = None,
+    ) -> "GrammarConstraint":
+        """Tool calls whose arguments follow their schemas, or text unless `is_required`.
+
+        Args:
+            tools: the name of each, and the JSON schema of its arguments.
+            schema: of a text without calls; any text unless given.
+
+        Raises:
+            RequestError: a schema has a feature that could not be held to; the message names it.
+        """
+        closed = []
+        for name, parameters in tools:
+            try:
+                check_schema({"type": "object", **parameters}, self._special_tokens)
+            except RequestError as error:
+                raise RequestError(f"Tool {name!r}: {error}", "tools") from None
+            closed.append((name, close_objects({"type": "object", **parameters})))
+        text = None
+        if schema is not None:
+            check_schema(schema, self._special_tokens)
+            text = "%json " + json.dumps(close_objects(schema) | {"x-guidance": _JSON_OPTIONS})
+        grammar = calls_grammar(
+            syntax, closed, self._special_ids, is_required=is_required, is_parallel=is_parallel, text=text
+        )
+        return self._constraint(self._matcher.grammar_from_lark(grammar), "tools", "tools")
 
     def _constraint(self, grammar: str, what: str, param: str) -> "GrammarConstraint":
         matcher = self._matcher(self._tokenizer, grammar, log_level=0)
