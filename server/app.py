@@ -6,10 +6,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from server.authentication import Authentication
-from server.body_limit import BodyLimit
 from server.errors import EXCEPTION_HANDLERS
 from server.lifecycle import Availability, Lifecycle
 from server.metrics import Metrics
+from server.protocol import AbsoluteForm
+from server.request_body import RequestBody
 from server.request_context import RequestContext
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
@@ -40,11 +41,12 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
             Route("/metrics", metrics),
         ],
         middleware=[
+            Middleware(AbsoluteForm),
             Middleware(RequestContext, metrics=app_metrics),
             *_cors(settings),
             Middleware(Authentication, keys=settings.api_keys, open_paths=_open_paths(settings)),
             Middleware(Availability, lifecycle=lifecycle, open_paths=ALWAYS_ANSWERED),
-            Middleware(BodyLimit, limit=settings.max_body_bytes),
+            Middleware(RequestBody, limit=settings.max_body_bytes),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
@@ -64,6 +66,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
+            allow_private_network=True,
             expose_headers=["X-Request-ID", "Retry-After"],
         )
     ]

@@ -5,6 +5,8 @@ ApiError                 500  a bug of ours
 ├── Unauthorized         401  the key is missing or wrong
 ├── NotFound             404
 ├── BodyTooLarge         413
+├── UnsupportedCoding    415  the body is compressed in a way that is not known
+├── BadHttp              400  what the HTTP parser refuses (414, 431 where the head is too long)
 ├── QueueFull            429  too many requests wait already
 ├── Unavailable          503  loading, draining, or waited too long for a batch slot
 └── DeadlineExceeded     504  the answer took too long
@@ -66,6 +68,21 @@ class BodyTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class UnsupportedCoding(ApiError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_coding"
+
+
+class BadHttp(ApiError):
+    type = "invalid_request_error"
+    code = "bad_http_request"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class QueueFull(ApiError):

@@ -18,6 +18,7 @@ from server.app import create_app
 from server.lifecycle import Lifecycle
 from server.loading import load_served_model
 from server.logs import configure_logging
+from server.protocol import HttpProtocol
 from server.settings import Settings
 
 log = structlog.get_logger("server")
@@ -55,6 +56,8 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> None:
         config = uvicorn.Config(
             app,
+            http=HttpProtocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

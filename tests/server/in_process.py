@@ -28,9 +28,15 @@ class App:
     app: Starlette
 
     def request(self, path: str, **body: Any) -> httpx.Response:
-        async def answer() -> httpx.Response:
+        [response] = self.requests((path, body))
+        return response
+
+    def requests(self, *requests: tuple[str, dict[str, Any]]) -> list[httpx.Response]:
+        """The responses to requests that are sent at once."""
+
+        async def answer() -> list[httpx.Response]:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://server") as client:
-                return await client.post(path, json=body)
+                return await asyncio.gather(*[client.post(path, json=body) for path, body in requests])
 
         return asyncio.run(answer())
 

@@ -1,0 +1,84 @@
+"""HTTP on the wire, where uvicorn's own protocol is not what clients need.
+
+The parser is h11, whatever else is installed: httptools loses the body of a request that offers an upgrade
+(`Upgrade: h2c`, as Java's client and `curl --http2` do), and sends chunks to HTTP/1.0.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+
+import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from server.errors import BadHttp
+
+PROBES = (0.25, 1, 4, 16, 64, 256)  # seconds after which a half-closed connection is probed
+ANSWER = 0.05  # seconds within which a peer that is gone has said so
+
+
+class HttpProtocol(H11Protocol):
+    """h11, with errors in OpenAI's form and answers to clients that have closed their sending side."""
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser refuses; called where it has raised the reason."""
+        reason = sys.exc_info()[1]
+        status = getattr(reason, "error_status_hint", 400)
+        if status == 431 and b"\n" not in self.conn.trailing_data[0]:
+            status = 414
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = BadHttp(f"{msg.rstrip('.')}: {reason or 'it cannot be parsed'}.", status=status).response()
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            for event in (
+                h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
+                h11.Data(data=bytes(response.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client may close its sending side behind a request and wait for the answer (RFC 9112, 9.6).
+
+        One that has closed the connection looks the same until something is sent to it: an interim response.
+        """
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        self._probe_later(0)
+        return True
+
+    def _probe_later(self, number: int) -> None:
+        if number < len(PROBES) and self.scope["http_version"] != "1.0":
+            self.loop.call_later(PROBES[number], self._probe, number)
+
+    def _probe(self, number: int) -> None:
+        if self.transport.is_closing() or self.conn.our_state is not h11.SEND_RESPONSE:
+            return  # answered, or a stream, whose own writes tell
+        interim = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+        self.transport.write(self.conn.send(interim) or b"")
+        self.loop.call_later(ANSWER, self._end_if_gone, number)
+
+    def _end_if_gone(self, number: int) -> None:
+        if self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._probe_later(number + 1)
+
+
+class AbsoluteForm:
+    """Takes a request target as proxies get it, http://host/path, for its path (RFC 9112, 3.2.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (authority := re.match("https?://[^/]*", scope["path"], re.IGNORECASE)):
+            path = scope["path"][authority.end() :] or "/"
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        await self.app(scope, receive, send)

@@ -1,0 +1,73 @@
+"""Request bodies: how large they may be, and in which codings they may come."""
+
+from __future__ import annotations
+
+import zlib
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import BodyTooLarge, InvalidRequest, UnsupportedCoding
+
+ZLIB_OR_GZIP = 47  # zlib's window bits for either, told apart by their beginnings
+
+
+class RequestBody:
+    """Decompresses bodies, and refuses those above `limit` bytes: at once where it is announced, else when passed."""
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        too_large = BodyTooLarge(f"The request body is larger than the {self.limit} bytes that this server takes.")
+        announced = headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > self.limit:
+            await too_large.response()(scope, receive, send)
+            return
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+            error = UnsupportedCoding(f"The request body has the content coding {coding[:40]!r}; use gzip or none.")
+            await error.response()(scope, receive, send)
+            return
+        inflate = None if coding == "identity" else Inflation(self.limit)
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            if inflate and message["type"] == "http.request":
+                body = inflate.push(message.get("body", b""), is_last=not message.get("more_body", False))
+                message = {**message, "body": body}
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise too_large
+            return message
+
+        await self.app(scope, limited_receive, send)
+
+
+class Inflation:
+    """Decompresses a body piece by piece, never far beyond `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._stream = zlib.decompressobj(ZLIB_OR_GZIP)
+
+    def push(self, data: bytes, *, is_last: bool) -> bytes:
+        """The text of the next piece.
+
+        Raises:
+            InvalidRequest: it is not compressed, or damaged, or cut.
+        """
+        try:
+            inflated = self._stream.decompress(data, self._limit + 1)
+        except zlib.error as error:
+            raise InvalidRequest(f"The request body is not gzip: {error}.", code="invalid_coding") from None
+        if is_last and not self._stream.eof and len(inflated) <= self._limit:
+            raise InvalidRequest("The request body is not gzip: it ends too early.", code="invalid_coding")
+        return inflated
