@@ -6,20 +6,47 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from server.authentication import Authentication
+from server.canonical_path import CanonicalPath
 from server.errors import EXCEPTION_HANDLERS
 from server.lifecycle import Availability, Lifecycle
 from server.metrics import Metrics
+from server.openapi import openapi_document
 from server.protocol import AbsoluteForm
 from server.request_body import RequestBody
 from server.request_context import RequestContext
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
+from server.routes.documentation import docs, openapi
 from server.routes.generate import batch_generate, generate
 from server.routes.health import health, metrics, ready
 from server.routes.models import list_models, retrieve_model
+from server.routes.operation import Operation
+from server.routes.tokenize import detokenize, tokenize
+from server.routes.unsupported import unsupported_routes
+from server.routes.version import version
+from server.schemas.generate import BatchGenerateBody, GenerateBody
+from server.schemas.openai import ChatBody, CompletionBody
+from server.schemas.tokenize import DetokenizeBody, TokenizeBody
 from server.settings import Settings
 
-ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics"})  # while loading and draining too
+# While loading and draining too.
+ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics", "/version", "/openapi.json", "/docs"})
+
+OPERATIONS = [
+    Operation("/v1/chat/completions", chat_completions, ChatBody, generates=True),
+    Operation("/v1/completions", completions, CompletionBody, generates=True),
+    Operation("/v1/models", list_models),
+    Operation("/v1/models/{model:path}", retrieve_model),
+    Operation("/tokenize", tokenize, TokenizeBody),
+    Operation("/detokenize", detokenize, DetokenizeBody),
+    Operation("/generate", generate, GenerateBody, generates=True, invalid_status=422),
+    Operation("/batch_generate", batch_generate, BatchGenerateBody, generates=True, invalid_status=422),
+    Operation("/health", health),
+    Operation("/ready", ready),
+    Operation("/metrics", metrics, answer="text/plain"),
+    Operation("/version", version),
+]
+ROUTES = [*OPERATIONS, Route("/openapi.json", openapi), Route("/docs", docs), *unsupported_routes()]
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
@@ -29,19 +56,10 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
     )
     lifecycle.observers.append(app_metrics)
     app = Starlette(
-        routes=[
-            Route("/generate", generate, methods=["POST"]),
-            Route("/batch_generate", batch_generate, methods=["POST"]),
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/models", list_models),
-            Route("/v1/models/{model:path}", retrieve_model),
-            Route("/health", health),
-            Route("/ready", ready),
-            Route("/metrics", metrics),
-        ],
+        routes=ROUTES,
         middleware=[
             Middleware(AbsoluteForm),
+            Middleware(CanonicalPath, routes=ROUTES),
             Middleware(RequestContext, metrics=app_metrics),
             *_cors(settings),
             Middleware(Authentication, keys=settings.api_keys, open_paths=_open_paths(settings)),
@@ -54,6 +72,9 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
     app.state.settings = settings
     app.state.lifecycle = lifecycle
     app.state.metrics = app_metrics
+    app.state.openapi = openapi_document(
+        OPERATIONS, open_paths=_open_paths(settings), needs_key=bool(settings.api_keys)
+    )
     return app
 
 

@@ -1,7 +1,7 @@
 """Every error that a client can be sent, in the one form that OpenAI's SDKs read.
 
 ApiError                 500  a bug of ours
-├── InvalidRequest       400  the request cannot be served as it is asked (422 outside /v1)
+├── InvalidRequest       400  the request cannot be served as it is asked (422 at /generate and /batch_generate)
 ├── Unauthorized         401  the key is missing or wrong
 ├── NotFound             404
 ├── BodyTooLarge         413
@@ -106,8 +106,8 @@ class DeadlineExceeded(ApiError):
 def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     response = error.response()
-    if isinstance(error, InvalidRequest) and not request.url.path.startswith("/v1/"):
-        response.status_code = 422
+    if isinstance(error, InvalidRequest):
+        response.status_code = getattr(request.scope.get("route"), "invalid_status", error.status)
     return response
 
 

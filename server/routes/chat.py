@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 async def chat_completions(request: Request) -> Response:
+    """The next message of a conversation. OpenAI's chat completions."""
     body = await ChatBody.read(request)
     model = registry_of(request).resolve(body.model)
     generation = await model.chat(body.chat(), body, tenant=tenant_of(request))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 async def completions(request: Request) -> Response:
+    """The continuation of prompts. OpenAI's completions."""
     body = await CompletionBody.read(request)
     model = registry_of(request).resolve(body.model)
     generation = await model.complete(body.prompts, body, tenant=tenant_of(request))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 async def generate(request: Request) -> Response:
+    """A prompt and its continuation."""
     body = await GenerateBody.read(request)
     generation = await _begin(request, [body.prompt], body)
     if body.stream:
@@ -28,6 +29,7 @@ async def generate(request: Request) -> Response:
 
 
 async def batch_generate(request: Request) -> Response:
+    """Several prompts and their continuations."""
     body = await BatchGenerateBody.read(request)
     generation = await _begin(request, body.prompts, body)
     return JSONResponse({"results": await _results(request, body.prompts, generation)})

@@ -19,4 +19,5 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
+    """What Prometheus reads."""
     return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 async def list_models(request: Request) -> Response:
+    """The models that are served."""
     return JSONResponse({"object": "list", "data": [_card(model) for model in registry_of(request)]})
 
 
 async def retrieve_model(request: Request) -> Response:
+    """One of them."""
     return JSONResponse(_card(registry_of(request).get(request.path_params["model"])))
 
 

@@ -1,0 +1,128 @@
+"""/openapi.json: the application's routes, with the schemas that validate what clients send."""
+
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from llm_jax import __version__
+from server.routes.operation import Operation
+
+Json = dict[str, Any]
+SCHEMAS = "#/components/schemas/"
+ERROR: Json = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The field of the request that is to blame."},
+                "code": {"type": ["string", "null"], "description": "A short name of the case, for programs."},
+            },
+        }
+    },
+}
+SECURITY: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def openapi_document(operations: Sequence[Operation], *, open_paths: frozenset[str], needs_key: bool) -> Json:
+    """OpenAPI 3.1. `open_paths` need no key; the others do where `needs_key`."""
+    bodies = {operation.body: None for operation in operations if operation.body is not None}
+    _, schemas = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template=f"{SCHEMAS}{{model}}", union_format="any_of"
+    )
+    components: Json = {"schemas": {**_with_nulls(schemas.get("$defs", {})), "Error": ERROR}}
+    if needs_key:
+        components["securitySchemes"] = SECURITY
+    paths: Json = {}
+    for operation in operations:
+        description = _operation(operation)
+        if needs_key and operation.path not in open_paths:
+            description["security"] = [{name: []} for name in SECURITY]
+            description["responses"]["401"] = _error(401)
+        methods = ("post",) if operation.body else ("get", "head")
+        paths[operation.path_format] = {
+            method: {"operationId": f"{method}_{operation.name}", **description} for method in methods
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "llm", "version": __version__, "description": "A decoder language model over HTTP."},
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _operation(operation: Operation) -> Json:
+    summary, _, rest = operation.text.partition(". ")
+    description: Json = {
+        "summary": summary.rstrip("."),
+        "responses": {
+            "200": {"description": "OK", "content": {media: {} for media in _media_types(operation)}},
+            **{str(status): _error(status) for status in _error_statuses(operation)},
+        },
+    }
+    if rest:
+        description["description"] = rest
+    if operation.param_convertors:
+        description["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in operation.param_convertors
+        ]
+    if operation.body is not None:
+        schema = {"$ref": SCHEMAS + operation.body.__name__}
+        description["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return description
+
+
+def _media_types(operation: Operation) -> Iterable[str]:
+    yield operation.answer
+    if operation.body and "stream" in operation.body.model_fields:
+        yield "text/event-stream"
+
+
+def _error_statuses(operation: Operation) -> Iterable[int]:
+    if operation.body is not None:
+        yield operation.invalid_status
+        yield from (404, 413, 415)
+    if operation.param_convertors:
+        yield 404
+    if operation.generates:
+        yield from (429, 504)
+    yield from (500, 503)
+
+
+def _error(status: int) -> Json:
+    schema = {"$ref": SCHEMAS + "Error"}
+    return {"description": HTTPStatus(status).phrase, "content": {"application/json": {"schema": schema}}}
+
+
+def _with_nulls(schema: Any) -> Any:
+    """Null is the default of every field that has one (`Body.read`), and of every entry of a mapping."""
+    if isinstance(schema, list):
+        return [_with_nulls(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: _with_nulls(value) for key, value in schema.items()}
+    if schema.get("type") == "object":
+        required = schema.get("required", ())
+        properties = changed.get("properties", {})
+        changed["properties"] = {
+            name: value if name in required else _or_null(value) for name, value in properties.items()
+        }
+        if isinstance(changed.get("additionalProperties"), dict):
+            changed["additionalProperties"] = _or_null(changed["additionalProperties"])
+    return changed
+
+
+def _or_null(schema: Json) -> Json:
+    if schema.get("type") == "null" or {"type": "null"} in schema.get("anyOf", ()):
+        return schema
+    return {"anyOf": [schema, {"type": "null"}]}

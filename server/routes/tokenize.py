@@ -1,0 +1,61 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llm_jax.errors import TokenizerError
+from server.errors import InvalidRequest
+from server.lifecycle import registry_of
+from server.schemas.tokenize import DetokenizeBody, TokenizeBody
+
+if TYPE_CHECKING:
+    from llm_jax.tokenizers import Tokenizer
+    from server.served_model import ServedModel
+
+
+async def tokenize(request: Request) -> Response:
+    """Text to token ids. A prompt, or the messages of a chat as its template renders them."""
+    body = await TokenizeBody.read(request)
+    model = registry_of(request).resolve(body.model)
+    ids = await asyncio.to_thread(_encode, model, body)
+    strings = [_written(model.tokenizer, index) for index in ids] if body.return_token_strs else None
+    return JSONResponse({"count": len(ids), "max_model_len": model.max_len, "tokens": ids, "token_strs": strings})
+
+
+async def detokenize(request: Request) -> Response:
+    """Token ids to text."""
+    body = await DetokenizeBody.read(request)
+    tokenizer = registry_of(request).resolve(body.model).tokenizer
+    for place, token in enumerate(body.tokens):
+        if token >= tokenizer.vocab_size:
+            raise InvalidRequest(
+                f"'tokens[{place}]' is {token}: the ids of this vocabulary are 0 to {tokenizer.vocab_size - 1}.",
+                param=f"tokens[{place}]",
+                code="invalid_value",
+            )
+    return JSONResponse({"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)})
+
+
+def _encode(model: ServedModel, body: TokenizeBody) -> list[int]:
+    if body.messages is None:
+        text, adds_special_tokens = body.prompt or "", body.add_special_tokens is not False
+    else:
+        text = model.chat_format.render([message.for_template() for message in body.messages])
+        adds_special_tokens = body.add_special_tokens is True
+    tokenizer = model.tokenizer
+    try:
+        return (tokenizer.encode_with_special_tokens if adds_special_tokens else tokenizer.encode)(text)
+    except TokenizerError as error:
+        param = "prompt" if body.messages is None else "messages"
+        raise InvalidRequest(str(error), param=param, code="invalid_value") from None
+
+
+def _written(tokenizer: Tokenizer, index: int) -> str:
+    """The text of one token; a special token, which has none, as it is written."""
+    hidden = {number: written for written, number in tokenizer.hidden_tokens.items()}
+    return hidden.get(index) or tokenizer.decode([index])

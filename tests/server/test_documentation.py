@@ -1,0 +1,118 @@
+"""What the server says of itself: /openapi.json, /docs, /version; and routes by their other names."""
+
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from llm_jax import __version__
+from server.app import OPERATIONS
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def document(http: httpx.Client) -> dict[str, Any]:
+    document: dict[str, Any] = http.get("/openapi.json").json()
+    return document
+
+
+def validator(document: dict[str, Any], name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({**document, "$ref": f"#/components/schemas/{name}"})
+
+
+def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
+    assert set(document["paths"]) == {operation.path_format for operation in OPERATIONS}
+    for methods in document["paths"].values():
+        assert set(methods) in ({"post"}, {"get", "head"})
+        for operation in methods.values():
+            assert operation["summary"]
+            assert {"200", "500", "503"} <= operation["responses"].keys()
+
+
+def test_its_schemas_are_json_schema(document: dict[str, Any]) -> None:
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_valid"),
+    [
+        ({}, True),
+        ({"temperature": None, "stop": None}, True),
+        ({"stop": ["a", "b"]}, True),
+        ({"messages": []}, False),
+        ({"messages": None}, False),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, False),
+        ({"temperature": 2.1}, False),
+        ({"max_tokens": 0}, False),
+        ({"nonsense": 1}, False),
+    ],
+)
+def test_its_schemas_take_what_the_server_takes(
+    http: httpx.Client, document: dict[str, Any], change: dict[str, Any], is_valid: bool
+) -> None:
+    body = {**CHAT, **change}
+    assert validator(document, "ChatBody").is_valid(body) is is_valid
+    assert (http.post("/v1/chat/completions", json=body).status_code == 200) is is_valid
+
+
+def test_errors_have_the_shape_that_it_declares(http: httpx.Client, document: dict[str, Any]) -> None:
+    for response in (http.get("/nowhere"), http.post("/generate", json={}), http.delete("/version")):
+        assert validator(document, "Error").is_valid(response.json())
+
+
+class Links(HTMLParser):
+    """The addresses that a page names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("href", "src") and value]
+
+
+def test_the_page_shows_every_route_and_loads_nothing_else(http: httpx.Client, document: dict[str, Any]) -> None:
+    response = http.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert all(f" {path}</code>" in response.text for path in document["paths"])
+    links = Links()
+    links.feed(response.text)
+    assert {link for link in links.found if not link.startswith("#")} == {"openapi.json"}
+    assert {link[1:] for link in links.found if link.startswith("#")} <= document["components"]["schemas"].keys()
+
+
+def test_the_version(http: httpx.Client) -> None:
+    assert http.get("/version").json() == {"version": __version__}
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/", "/v1/models/", "/models/llm", "/v1/models/llm/"])
+def test_other_names_of_a_route(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.status_code == 200
+    assert answer.json() == http.get("/v1/models/llm" if "llm" in path else "/v1/models").json()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", CHAT),
+        ("/v1/chat/completions/", CHAT),
+        ("/completions", {"prompt": "Say"}),
+        ("/v1/generate", {"prompt": "Say"}),
+        ("/v1/tokenize", {"prompt": "Say"}),
+    ],
+)
+def test_other_names_of_a_route_that_reads_a_body(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    assert http.post(path, json=body).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v1/audio/transcriptions", "/v1/images/generations"])
+def test_what_is_not_supported_is_refused_by_name(http: httpx.Client, path: str) -> None:
+    response = http.post(path, json={})
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unsupported_route"
+    assert "not supported" in response.json()["error"]["message"]
