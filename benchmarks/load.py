@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -66,8 +66,8 @@ def summary(name: str, load: Load, requests: Sequence[Measured]) -> str:
     gaps = [later - earlier for request in requests for earlier, later in pairwise(request.arrived)]
     gap = np.percentile(gaps, [50, 99]) * 1e3
     return (
-        f"{name:12} {load.clients:3} clients: {rate:7.1f} tokens/s, first token {first[0]:6.1f} ms (p99 {first[1]:6.1f}), "
-        f"gap {gap[0]:5.1f} ms (p99 {gap[1]:5.1f})"
+        f"{name:12} {load.clients:3} clients: {rate:7.1f} tokens/s, "
+        f"first token {first[0]:6.1f} ms (p99 {first[1]:6.1f}), gap {gap[0]:5.1f} ms (p99 {gap[1]:5.1f})"
     )
 
 
@@ -196,7 +196,12 @@ def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> N
     from llm_jax.inference import Engine
 
     given = serve.make_context("llm-serve", list(flags)).params
-    names: dict[str, str] = {"dtype": "dtype", "kv_dtype": "kv_dtype", "max_batch": "max_batch", "kv_memory": "kv_memory"}
+    names: dict[str, str] = {
+        "dtype": "dtype",
+        "kv_dtype": "kv_dtype",
+        "max_batch": "max_batch",
+        "kv_memory": "kv_memory",
+    }
     loaded, _ = load_with_tokenizer(model)
     engine = Engine(loaded.model, **{to: given[key] for key, to in names.items() if given.get(key) is not None})
     engine.warmup(complete=False)

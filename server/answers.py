@@ -6,7 +6,7 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 from sse_starlette import EventSourceResponse
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from server.errors import ApiError
 
 if TYPE_CHECKING:
-    from server.deltas import Choice, Delta
+    from server.deltas import Delta
     from server.generation import Generation
 
 T = TypeVar("T")
@@ -54,17 +54,26 @@ class StreamFormat(ABC):
         return (error.body(),)
 
 
-async def collect(request: Request, generation: Generation) -> list[Choice]:
-    """Every choice, whole.
+class Work(Protocol[T]):
+    """What a request has begun on an engine. Leaving it as a context cancels what still runs."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *_: object) -> None: ...
+    def log_fields(self) -> Json: ...
+    def results(self) -> Coroutine[Any, Any, list[T]]: ...
+
+
+async def collect(request: Request, work: Work[T]) -> list[T]:
+    """Every result, whole.
 
     Raises:
         ClientDisconnect: the client has hung up.
     """
-    with generation:
+    with work:
         try:
-            return await _until_disconnect(request, generation.results())
+            return await _until_disconnect(request, work.results())
         finally:
-            request.scope["log_fields"].update(generation.log_fields())
+            request.scope["log_fields"].update(work.log_fields())
 
 
 async def stream(request: Request, generation: Generation, events: StreamFormat) -> EventSourceResponse:

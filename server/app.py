@@ -17,6 +17,7 @@ from server.request_context import RequestContext
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
 from server.routes.documentation import docs, openapi
+from server.routes.embeddings import embeddings
 from server.routes.generate import batch_generate, generate
 from server.routes.health import health, metrics, ready
 from server.routes.models import list_models, retrieve_model
@@ -24,6 +25,7 @@ from server.routes.operation import Operation
 from server.routes.tokenize import detokenize, tokenize
 from server.routes.unsupported import unsupported_routes
 from server.routes.version import version
+from server.schemas.embeddings import EmbeddingBody
 from server.schemas.generate import BatchGenerateBody, GenerateBody
 from server.schemas.openai import ChatBody, CompletionBody
 from server.schemas.tokenize import DetokenizeBody, TokenizeBody
@@ -35,6 +37,7 @@ ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics", "/version", "/open
 OPERATIONS = [
     Operation("/v1/chat/completions", chat_completions, ChatBody, generates=True),
     Operation("/v1/completions", completions, CompletionBody, generates=True),
+    Operation("/v1/embeddings", embeddings, EmbeddingBody, generates=True),
     Operation("/v1/models", list_models),
     Operation("/v1/models/{model:path}", retrieve_model),
     Operation("/tokenize", tokenize, TokenizeBody),

@@ -135,7 +135,7 @@ class Generation:
             "prompt_tokens_details": {"cached_tokens": sum(stat.cached_tokens for stat in stats[::choices])},
         }
 
-    def log_fields(self) -> dict[str, int]:
+    def log_fields(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,

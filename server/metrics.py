@@ -87,6 +87,9 @@ class Metrics:
         self.inter_token_latency.observe(interval)
         self.generation_tokens.inc()
 
+    def on_embedded(self, request: RequestStats) -> None:
+        self.prompt_tokens.inc(request.prompt_tokens)
+
     def on_ended(self, request: RequestStats) -> None:
         self.success.labels(request.finish_reason or "abort").inc()
         if request.finish_reason and request.first_token and request.last_token:

@@ -38,5 +38,8 @@ class Observer(Protocol):
     def on_next_token(self, request: RequestStats, interval: float) -> None:
         """Another token has arrived, `interval` seconds after the one before."""
 
+    def on_embedded(self, request: RequestStats) -> None:
+        """The text has been embedded; there are no tokens."""
+
     def on_ended(self, request: RequestStats) -> None:
         """The last token has arrived, or the request is cancelled, or it has failed."""

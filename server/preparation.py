@@ -17,6 +17,7 @@ from server.choice_text import ChoiceText, TextOptions
 from server.errors import InvalidRequest
 from server.forms import Forms
 from server.schemas.base import refusal
+from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
 from server.settings import Settings
 
@@ -63,6 +64,29 @@ class Preparation:
             stop=form.stop, prefix="" if chat.continue_final else form.prefix, echo=chat.echoed, shown=form.shown(chat)
         )
         return self._choices(request, body, text, chat)
+
+    def embeddings(self, texts: Sequence[str | Sequence[int]], body: EmbeddingBody) -> list[Sequence[int]]:
+        """The ids of texts to embed.
+
+        Raises:
+            InvalidRequest: a text is not one that this model can embed.
+        """
+        encode = self._tokenizer.encode_with_special_tokens if body.add_special_tokens else self._tokenizer.encode
+        try:
+            prompts = [encode(text) if isinstance(text, str) else text for text in texts]
+            for ids in prompts:
+                request = Request(prompt_ids=tuple(ids), sampling=SamplingParams(), is_embedding=True)
+                request.check(self._config.vocab_size, self._max_len)
+        except ContextLengthExceeded:
+            raise InvalidRequest(
+                f"This model's maximum context length is {self._max_len} tokens, and a text of the input has {len(ids)}. "
+                "Shorten it.",
+                param="input",
+                code="context_length_exceeded",
+            ) from None
+        except (RequestError, TokenizerError) as error:
+            raise _refusal(error, "prompt", body) from None
+        return prompts
 
     def _prompt(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> list[Prepared]:
         request = self._request(prompt, body, tenant)
@@ -143,7 +167,7 @@ class Preparation:
         )
 
 
-def _refusal(error: LLMError, param: str, body: SamplingFields) -> InvalidRequest:
+def _refusal(error: LLMError, param: str, body: SamplingFields | EmbeddingBody) -> InvalidRequest:
     """The core's error, in the route's names, and without numbers that fill the screen."""
     name = body.field_names.get(param, param)
     message = re.sub(r"\d{40,}", lambda digits: digits[0][:40] + "…", str(error).replace(param, name))

@@ -10,10 +10,12 @@ from llm_jax.checkpoint import LoadedModel
 from llm_jax.inference import Engine, EngineStats
 from llm_jax.tokenizers import Tokenizer
 from server.chat_request import ChatRequest
+from server.embedding_work import EmbeddingWork
 from server.errors import ApiError, InvalidRequest, QueueFull
 from server.generation import Deadlines, Generation
 from server.observers import Observer
 from server.preparation import Preparation, Prepared
+from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
 from server.settings import Settings
 
@@ -63,7 +65,8 @@ class ServedModel:
         self._deadlines = Deadlines(
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
         )
-        self._generations: set[Generation] = set()
+        self.embedding_size = loaded.model.config.hidden_size
+        self._work: set[Generation | EmbeddingWork] = set()
 
     def start(self) -> None:
         """Compiles what requests need and starts the engine's thread. Takes seconds."""
@@ -97,26 +100,51 @@ class ServedModel:
         return self._generate(await asyncio.to_thread(self._preparation.chat, chat, body, tenant))
 
     def _generate(self, prepared: Sequence[Prepared]) -> Generation:
-        """Begins to generate for all requests, or for none.
-
-        Raises:
-            InvalidRequest: there are more requests than the queue can ever take.
-            QueueFull: it cannot take that many now.
-        """
-        if len(prepared) > self._capacity:
-            raise InvalidRequest(f"{len(prepared)} choices are more than the {self._capacity} that this server queues.")
-        unfinished = sum(generation.unfinished for generation in self._generations)
-        if unfinished + len(prepared) > self._capacity:
-            for observer in self._observers:
-                observer.on_rejected("queue_full")
-            raise QueueFull(f"{unfinished} of {self._capacity} requests run or wait already; try again in a moment.")
-        generation = Generation(self._engine, self._deadlines, self._observers, on_close=self._generations.discard)
-        self._generations.add(generation)
+        """Begins to generate for all requests, or for none."""
+        self._check_capacity(len(prepared))
+        generation = Generation(self._engine, self._deadlines, self._observers, on_close=self._work.discard)
+        self._work.add(generation)
         for request, text in prepared:
             generation.submit(request, text)
         return generation
 
+    async def embed(self, texts: Sequence[str | Sequence[int]], body: EmbeddingBody, *, tenant: str) -> EmbeddingWork:
+        """Begins to embed texts, or ids.
+
+        Raises:
+            InvalidRequest: a text is not one that this model can embed.
+            QueueFull: the queue cannot take that many now.
+        """
+        prompts = await asyncio.to_thread(self._preparation.embeddings, texts, body)
+        at_once = min(len(prompts), self.max_batch)
+        self._check_capacity(at_once)
+        work = EmbeddingWork(
+            self._engine,
+            self._deadlines,
+            self._observers,
+            prompts,
+            tenant=tenant,
+            at_once=at_once,
+            on_close=self._work.discard,
+        )
+        self._work.add(work)
+        return work
+
+    def _check_capacity(self, number: int) -> None:
+        """
+        Raises:
+            InvalidRequest: there are more requests than the queue can ever take.
+            QueueFull: it cannot take that many now.
+        """
+        if number > self._capacity:
+            raise InvalidRequest(f"{number} choices are more than the {self._capacity} that this server queues.")
+        unfinished = sum(work.unfinished for work in self._work)
+        if unfinished + number > self._capacity:
+            for observer in self._observers:
+                observer.on_rejected("queue_full")
+            raise QueueFull(f"{unfinished} of {self._capacity} requests run or wait already; try again in a moment.")
+
     def abort(self, error: ApiError) -> None:
         """Ends everything that is being generated."""
-        for generation in list(self._generations):
-            generation.abort(error)
+        for work in list(self._work):
+            work.abort(error)

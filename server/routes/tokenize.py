@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_jax.errors import TokenizerError
+from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
 from server.lifecycle import registry_of
 from server.schemas.tokenize import DetokenizeBody, TokenizeBody
@@ -45,7 +46,7 @@ def _encode(model: ServedModel, body: TokenizeBody) -> list[int]:
     if body.messages is None:
         text, adds_special_tokens = body.prompt or "", body.add_special_tokens is not False
     else:
-        text = model.chat_format.render([message.for_template() for message in body.messages])
+        text = model.chat_format.render(ChatRequest(messages=[message.for_template() for message in body.messages]))
         adds_special_tokens = body.add_special_tokens is True
     tokenizer = model.tokenizer
     try:

@@ -43,6 +43,9 @@ class Recorder:
         assert interval > 0
         self.events.append("token")
 
+    def on_embedded(self, request: RequestStats) -> None:
+        self.events.append("embedded")
+
     def on_ended(self, request: RequestStats) -> None:
         self.events.append("ended")
         self.requests.append(request)
