@@ -225,9 +225,16 @@ def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> N
 @click.option("--pid", type=int, help="Its process, to read its processor time.")
 @click.option("--checkout", type=click.Path(exists=True, path_type=Path), default=Path(), help="Build that serves.")
 def main(
-    model: str, flags: tuple[str, ...], clients: str, requests: int, new_tokens: int, vocab: int,
-    url: str | None, pid: int | None, checkout: Path,
-) -> None:  # fmt: skip
+    model: str,
+    flags: tuple[str, ...],
+    clients: str,
+    requests: int,
+    new_tokens: int,
+    vocab: int,
+    url: str | None,
+    pid: int | None,
+    checkout: Path,
+) -> None:
     loads = [Load(int(number), requests, new_tokens, vocab) for number in clients.split(",")]
     if url:
         measure_server(url, loads, "server", pid)
