@@ -28,7 +28,7 @@ from server.routes.version import version
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.generate import BatchGenerateBody, GenerateBody
 from server.schemas.openai import ChatBody, CompletionBody
-from server.schemas.tokenize import DetokenizeBody, TokenizeBody
+from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBody
 from server.settings import Settings
 
 # While loading and draining too.
@@ -40,7 +40,7 @@ OPERATIONS = [
     Operation("/v1/embeddings", embeddings, EmbeddingBody, generates=True),
     Operation("/v1/models", list_models),
     Operation("/v1/models/{model:path}", retrieve_model),
-    Operation("/tokenize", tokenize, TokenizeBody),
+    Operation("/tokenize", tokenize, TokenizeBody, TokenizeChatBody),
     Operation("/detokenize", detokenize, DetokenizeBody),
     Operation("/generate", generate, GenerateBody, generates=True, invalid_status=422),
     Operation("/batch_generate", batch_generate, BatchGenerateBody, generates=True, invalid_status=422),

@@ -35,7 +35,7 @@ SECURITY: Json = {
 
 def openapi_document(operations: Sequence[Operation], *, open_paths: frozenset[str], needs_key: bool) -> Json:
     """OpenAPI 3.1. `open_paths` need no key; the others do where `needs_key`."""
-    bodies = {operation.body: None for operation in operations if operation.body is not None}
+    bodies = dict.fromkeys(body for operation in operations for body in operation.bodies)
     _, schemas = models_json_schema(
         [(body, "validation") for body in bodies], ref_template=f"{SCHEMAS}{{model}}", union_format="any_of"
     )
@@ -48,7 +48,7 @@ def openapi_document(operations: Sequence[Operation], *, open_paths: frozenset[s
         if needs_key and operation.path not in open_paths:
             description["security"] = [{name: []} for name in SECURITY]
             description["responses"]["401"] = _error(401)
-        methods = ("post",) if operation.body else ("get", "head")
+        methods = ("post",) if operation.bodies else ("get", "head")
         paths[operation.path_format] = {
             method: {"operationId": f"{method}_{operation.name}", **description} for method in methods
         }
@@ -76,20 +76,21 @@ def _operation(operation: Operation) -> Json:
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in operation.param_convertors
         ]
-    if operation.body is not None:
-        schema = {"$ref": SCHEMAS + operation.body.__name__}
+    if operation.bodies:
+        references = [{"$ref": SCHEMAS + body.__name__} for body in operation.bodies]
+        schema = references[0] if len(references) == 1 else {"anyOf": references}
         description["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return description
 
 
 def _media_types(operation: Operation) -> Iterable[str]:
     yield operation.answer
-    if operation.body and "stream" in operation.body.model_fields:
+    if any("stream" in body.model_fields for body in operation.bodies) and operation.generates:
         yield "text/event-stream"
 
 
 def _error_statuses(operation: Operation) -> Iterable[int]:
-    if operation.body is not None:
+    if operation.bodies:
         yield operation.invalid_status
         yield from (404, 413, 415)
     if operation.param_convertors:
@@ -105,7 +106,7 @@ def _error(status: int) -> Json:
 
 
 def _with_nulls(schema: Any) -> Any:
-    """Null is the default of every field that has one (`Body.read`), and of every entry of a mapping."""
+    """Null is the default of every field that has one, also of those that nobody knows (see `Body`)."""
     if isinstance(schema, list):
         return [_with_nulls(part) for part in schema]
     if not isinstance(schema, dict):
@@ -117,8 +118,8 @@ def _with_nulls(schema: Any) -> Any:
         changed["properties"] = {
             name: value if name in required else _or_null(value) for name, value in properties.items()
         }
-        if isinstance(changed.get("additionalProperties"), dict):
-            changed["additionalProperties"] = _or_null(changed["additionalProperties"])
+        if changed.get("additionalProperties") is False:
+            changed["additionalProperties"] = {"type": "null"}
     return changed
 
 

@@ -79,8 +79,8 @@ class Preparation:
                 request.check(self._config.vocab_size, self._max_len)
         except ContextLengthExceeded:
             raise InvalidRequest(
-                f"This model's maximum context length is {self._max_len} tokens, and a text of the input has {len(ids)}. "
-                "Shorten it.",
+                f"This model's maximum context length is {self._max_len} tokens, and a text of the input has "
+                f"{len(ids)}. Shorten it.",
                 param="input",
                 code="context_length_exceeded",
             ) from None

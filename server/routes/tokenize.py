@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_jax.errors import TokenizerError
-from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
 from server.lifecycle import registry_of
-from server.schemas.tokenize import DetokenizeBody, TokenizeBody
+from server.schemas.base import read_object
+from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBody
 
 if TYPE_CHECKING:
     from llm_jax.tokenizers import Tokenizer
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 async def tokenize(request: Request) -> Response:
     """Text to token ids. A prompt, or the messages of a chat as its template renders them."""
-    body = await TokenizeBody.read(request)
+    values = await read_object(request)
+    body = (TokenizeBody if values.get("messages") is None else TokenizeChatBody).parse(values)
     model = registry_of(request).resolve(body.model)
     ids = await asyncio.to_thread(_encode, model, body)
     strings = [_written(model.tokenizer, index) for index in ids] if body.return_token_strs else None
@@ -42,17 +43,15 @@ async def detokenize(request: Request) -> Response:
     return JSONResponse({"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)})
 
 
-def _encode(model: ServedModel, body: TokenizeBody) -> list[int]:
-    if body.messages is None:
-        text, adds_special_tokens = body.prompt or "", body.add_special_tokens is not False
+def _encode(model: ServedModel, body: TokenizeBody | TokenizeChatBody) -> list[int]:
+    if isinstance(body, TokenizeBody):
+        text, param = body.prompt, "prompt"
     else:
-        text = model.chat_format.render(ChatRequest(messages=[message.for_template() for message in body.messages]))
-        adds_special_tokens = body.add_special_tokens is True
+        text, param = model.chat_format.render(body.chat()), "messages"
     tokenizer = model.tokenizer
     try:
-        return (tokenizer.encode_with_special_tokens if adds_special_tokens else tokenizer.encode)(text)
+        return (tokenizer.encode_with_special_tokens if body.add_special_tokens else tokenizer.encode)(text)
     except TokenizerError as error:
-        param = "prompt" if body.messages is None else "messages"
         raise InvalidRequest(str(error), param=param, code="invalid_value") from None
 
 

@@ -32,12 +32,11 @@ class Body(BaseModel):
         Raises:
             InvalidRequest: it is not JSON, or not an object with these fields.
         """
-        try:
-            values = from_json(await request.body(), allow_inf_nan=False)
-        except ValueError as error:
-            raise InvalidRequest(f"The request body is not JSON: {error}.", code="invalid_json") from None
-        if not isinstance(values, dict):
-            raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+        return cls.parse(await read_object(request))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """An object of JSON as this body. Raises what `read` does."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -61,6 +60,17 @@ class Body(BaseModel):
             field = problem["ctx"]["discriminator"].strip("'")
             return refusal(param, problem["input"][field], f"it must be one of {problem['ctx']['expected_tags']}")
         return refusal(param, problem["input"], problem["msg"])
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object that a request bears; raises InvalidRequest where there is none."""
+    try:
+        values = from_json(await request.body(), allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"The request body is not JSON: {error}.", code="invalid_json") from None
+    if not isinstance(values, dict):
+        raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    return values
 
 
 def refusal(param: str, value: Any, reason: str) -> InvalidRequest:

@@ -1,16 +1,17 @@
 """Bodies of the routes that OpenAI's SDKs call."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
 from server.schemas.base import Body, refusal
 from server.schemas.messages import Message, for_template
 from server.schemas.output import UNSUPPORTED, StructuredFields
-from server.schemas.sampling import MAX_CHOICES, Count, TokenId
+from server.schemas.prompts import NamesEntries, TokenIds, as_prompts
+from server.schemas.sampling import MAX_CHOICES, Count
 from server.schemas.tools import FunctionTool, ToolChoiceField, tool_choice
 
 MAX_PROMPTS = 32
@@ -19,7 +20,6 @@ MAX_METADATA = 16  # pairs, as OpenAI takes them
 RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
 
 Alternatives = Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class StreamOptions(Body):
@@ -157,30 +157,6 @@ class ChatBody(OpenAIFields):
         return values
 
 
-def _check_prompt(value: Any) -> Any:
-    """Names the entry of a prompt that is wrong, which a union of types does not."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise refusal("prompt", value, "give text, a list of texts, token ids, or lists of token ids")
-    if isinstance(value[0], list):
-        for index, ids in enumerate(value):
-            _check_entries(f"prompt[{index}]", ids, int, "a token id")
-    elif isinstance(value[0], str):
-        _check_entries("prompt", value, str, "text, as the first entry is")
-    else:
-        _check_entries("prompt", value, int, "a token id; a list may also hold texts alone, or lists of token ids")
-    return value
-
-
-def _check_entries(param: str, entries: Any, kind: type, name: str) -> None:
-    if not isinstance(entries, list) or not entries:
-        raise refusal(param, entries, "it must be a list of token ids, of at least one")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, kind) or isinstance(entry, bool):
-            raise refusal(f"{param}[{index}]", entry, f"it must be {name}")
-
-
 class CompletionBody(OpenAIFields):
     """POST /v1/completions."""
 
@@ -189,7 +165,7 @@ class CompletionBody(OpenAIFields):
 
     prompt: Annotated[
         str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
-        BeforeValidator(_check_prompt),
+        NamesEntries,
     ]
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -234,7 +210,4 @@ class CompletionBody(OpenAIFields):
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
         """The prompts, each of which gets n choices."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        ids = [token for token in self.prompt if isinstance(token, int)]
-        return [ids] if ids else cast("list[str] | list[list[int]]", self.prompt)
+        return as_prompts(self.prompt)

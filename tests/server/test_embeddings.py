@@ -79,7 +79,7 @@ def test_more_texts_than_the_queue_takes(http: httpx.Client) -> None:
         ({"input": []}, "input"),
         ({"input": ""}, "input"),
         ({"input": [[]]}, "input[0]"),
-        ({"input": [1, "a"]}, "input[0]"),
+        ({"input": [1, "a"]}, "input[1]"),
         ({"input": "y" * (CONTEXT + 1)}, "input"),
         ({"input": [99999]}, "input"),
         ({"dimensions": 0}, "dimensions"),

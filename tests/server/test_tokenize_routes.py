@@ -36,6 +36,7 @@ def test_the_strings_of_tokens(http: httpx.Client) -> None:
         ("/tokenize", {"prompt": "a", "messages": HELLO}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": HELLO, "chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs.tools"),
         ("/tokenize", {"prompt": "a", "nonsense": 1}, "nonsense"),
         ("/detokenize", {"tokens": "a"}, "tokens"),
         ("/detokenize", {"tokens": [1, -1]}, "tokens[1]"),
