@@ -20,14 +20,18 @@ from server.routes.documentation import docs, openapi
 from server.routes.embeddings import embeddings
 from server.routes.generate import batch_generate, generate
 from server.routes.health import health, metrics, ready
+from server.routes.messages import count_tokens, messages
 from server.routes.models import list_models, retrieve_model
 from server.routes.operation import Operation
+from server.routes.responses import responses
 from server.routes.tokenize import detokenize, tokenize
 from server.routes.unsupported import unsupported_routes
 from server.routes.version import version
+from server.schemas.anthropic import CountTokensBody, MessagesBody
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.generate import BatchGenerateBody, GenerateBody
 from server.schemas.openai import ChatBody, CompletionBody
+from server.schemas.responses import ResponseBody
 from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBody
 from server.settings import Settings
 
@@ -37,6 +41,9 @@ ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics", "/version", "/open
 OPERATIONS = [
     Operation("/v1/chat/completions", chat_completions, ChatBody, generates=True),
     Operation("/v1/completions", completions, CompletionBody, generates=True),
+    Operation("/v1/responses", responses, ResponseBody, generates=True),
+    Operation("/v1/messages", messages, MessagesBody, generates=True),
+    Operation("/v1/messages/count_tokens", count_tokens, CountTokensBody),
     Operation("/v1/embeddings", embeddings, EmbeddingBody, generates=True),
     Operation("/v1/models", list_models),
     Operation("/v1/models/{model:path}", retrieve_model),

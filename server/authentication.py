@@ -32,7 +32,7 @@ class Authentication:
             return
         problem = "The API key is not one of this server's" if offered else "This server needs an API key"
         error = Unauthorized(f"{problem}; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
-        await error.response()(scope, receive, send)
+        await error.response(scope)(scope, receive, send)
 
 
 def tenant_of(request: Request) -> str:

@@ -90,7 +90,7 @@ class ChoiceText:
         logprobs = self._log.release(len(text), is_last=reason is not None) if self._log else ()
         if calls:
             self._log = None  # what follows is no text whose tokens could be told apart
-        return Delta(echo + text, calls, logprobs, prompt, reason)
+        return Delta(echo + text, calls, logprobs, prompt, reason, piece.stop)
 
     def _begin(self, event: TokenEvent) -> tuple[str, tuple[LoggedToken, ...]]:
         """What comes before the text: the echo, and the tokens of the prompt."""

@@ -61,6 +61,7 @@ class Delta:
         logprobs: the tokens of the text, where they are asked for.
         prompt: the tokens of the prompt, where they are asked for, with the first delta.
         finish_reason: set on a choice's last delta.
+        stop: the stop string that ended the choice.
     """
 
     text: str = ""
@@ -68,6 +69,7 @@ class Delta:
     logprobs: tuple[LoggedToken, ...] = ()
     prompt: tuple[LoggedToken, ...] = ()
     finish_reason: FinishReason | None = None
+    stop: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -92,6 +94,7 @@ class Choice:
     logprobs: list[LoggedToken] = field(default_factory=list)
     prompt: list[LoggedToken] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    stop: str | None = None
 
     @classmethod
     def of(cls, deltas: Iterable[Delta]) -> Choice:
@@ -105,6 +108,11 @@ class Choice:
                 if call.id is not None and call.name is not None:
                     choice.tool_calls.append(ToolCall(call.id, call.name))
                 choice.tool_calls[call.index].arguments += call.arguments
-            choice.finish_reason = delta.finish_reason or choice.finish_reason
+            choice.finish_reason, choice.stop = delta.finish_reason or choice.finish_reason, delta.stop
         choice.text = "".join(texts)
         return choice
+
+    def as_delta(self) -> Delta:
+        """All of it at once."""
+        calls = [ToolCallDelta(index, call.arguments, call.id, call.name) for index, call in enumerate(self.tool_calls)]
+        return Delta(self.text, tuple(calls), tuple(self.logprobs), tuple(self.prompt), self.finish_reason, self.stop)

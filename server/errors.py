@@ -1,4 +1,4 @@
-"""Every error that a client can be sent, in the one form that OpenAI's SDKs read.
+"""Every error that a client can be sent, in the one form that OpenAI's SDKs read, or Anthropic's at its routes.
 
 ApiError                 500  a bug of ours
 ├── InvalidRequest       400  the request cannot be served as it is asked (422 at /generate and /batch_generate)
@@ -18,6 +18,14 @@ from typing import Any, ClassVar
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
+
+ANTHROPIC_PATH = "/v1/messages"
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 405: "invalid_request_error",
+    413: "request_too_large", 415: "invalid_request_error", 429: "rate_limit_error", 503: "overloaded_error",
+    504: "timeout_error",
+}  # fmt: skip
 
 
 class ApiError(Exception):
@@ -41,8 +49,9 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self, scope: Scope | None = None) -> JSONResponse:
+        """The answer to the request of `scope`, where there is one."""
+        return _response(scope, self.body(), self.status, self.headers)
 
 
 class InvalidRequest(ApiError):
@@ -105,7 +114,7 @@ class DeadlineExceeded(ApiError):
 
 def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    response = error.response()
+    response = error.response(request.scope)
     if isinstance(error, InvalidRequest):
         response.status_code = getattr(request.scope.get("route"), "invalid_status", error.status)
     return response
@@ -120,12 +129,25 @@ def on_http_exception(request: Request, error: Exception) -> Response:
         405: (f"{path} is not allowed; use {(error.headers or {}).get('Allow')}.", "method_not_allowed"),
     }.get(error.status_code, (error.detail, None))
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
-    return JSONResponse(body, error.status_code, error.headers)
+    return _response(request.scope, body, error.status_code, error.headers)
 
 
 def on_client_gone(request: Request, error: Exception) -> Response:
     """The client has hung up; the status is for the access log."""
     return Response(status_code=499)
+
+
+def anthropic_body(body: dict[str, Any], status: int) -> dict[str, Any]:
+    """The same error for Anthropic's clients."""
+    return {"type": "error", "error": {**body["error"], "type": ANTHROPIC_TYPES.get(status, "api_error")}}
+
+
+def _response(
+    scope: Scope | None, body: dict[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    if scope and scope["path"].startswith(ANTHROPIC_PATH):
+        body = anthropic_body(body, status)
+    return JSONResponse(body, status, headers)
 
 
 EXCEPTION_HANDLERS = {ApiError: on_api_error, HTTPException: on_http_exception, ClientDisconnect: on_client_gone}

@@ -103,7 +103,7 @@ class Availability:
         elif refusal:
             for observer in self.lifecycle.observers:
                 observer.on_rejected(self.lifecycle.phase)
-            await refusal.response()(scope, receive, send)
+            await refusal.response(scope)(scope, receive, send)
         else:
             with self.lifecycle.request():
                 await self.app(scope, receive, send)

@@ -27,12 +27,12 @@ class RequestBody:
         too_large = BodyTooLarge(f"The request body is larger than the {self.limit} bytes that this server takes.")
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > self.limit:
-            await too_large.response()(scope, receive, send)
+            await too_large.response(scope)(scope, receive, send)
             return
         coding = headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", "gzip", "x-gzip", "deflate"):
             error = UnsupportedCoding(f"The request body has the content coding {coding[:40]!r}; use gzip or none.")
-            await error.response()(scope, receive, send)
+            await error.response(scope)(scope, receive, send)
             return
         inflate = None if coding == "identity" else Inflation(self.limit)
         received = 0

@@ -47,7 +47,7 @@ class RequestContext:
                 log.exception("unexpected error")
                 if status:  # too late to say it: a cut connection is the only sign left
                     raise
-                await ApiError("The server failed; the log has the reason under this request's id.").response()(
+                await ApiError("The server failed; the log has the reason under this request's id.").response(scope)(
                     scope, receive, send_with_id
                 )
             finally:

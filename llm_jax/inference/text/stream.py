@@ -64,11 +64,13 @@ class TextPiece:
     Attributes:
         tokens: the events since the piece before.
         finish_reason: set on a stream's last piece.
+        stop: the stop string that ended it.
     """
 
     text: str
     tokens: tuple[TokenEvent, ...]
     finish_reason: FinishReason | None
+    stop: str | None = None
 
 
 class TextStream:
@@ -100,6 +102,7 @@ class TextStream:
     ) -> None:
         self._decoder = IncrementalDecoder(tokenizer, prompt_ids)
         self._stop = tuple(s for s in stop if s)
+        self._stop_tokens = {tokenizer.hidden_tokens[s]: s for s in self._stop if s in tokenizer.hidden_tokens}
         self._prefix = prefix
         self._min_tokens = min_tokens
         self._shown = shown or {}
@@ -117,11 +120,11 @@ class TextStream:
             self._withheld += self._decoder.flush()
         if self.token_count < self._min_tokens and event.finish is None:
             return self._release(len(self._withheld), None)
-        cut = min((at for at in map(self._withheld.find, self._stop) if at >= 0), default=None)
+        cut, stop = min(((at, s) for s in self._stop if (at := self._withheld.find(s)) >= 0), default=(None, None))
         if cut is not None:
-            return self._release(cut, "stop")
+            return self._release(cut, "stop", stop)
         if event.finish is not None:
-            return self._release(len(self._withheld), event.finish)
+            return self._release(len(self._withheld), event.finish, self._stop_tokens.get(event.token))
         return self._release(len(self._withheld) - self._could_begin_stop(), None)
 
     def _could_begin_stop(self) -> int:
@@ -132,9 +135,9 @@ class TextStream:
                 return n
         return 0
 
-    def _release(self, end: int, reason: FinishReason | None) -> TextPiece:
+    def _release(self, end: int, reason: FinishReason | None, stop: str | None = None) -> TextPiece:
         text, self._withheld = self._withheld[:end], self._withheld[end:]
         if text:
             text, self._prefix = text.removeprefix(self._prefix), ""
         tokens, self._tokens = tuple(self._tokens), []
-        return TextPiece(text, tokens, reason)
+        return TextPiece(text, tokens, reason, stop)
