@@ -44,6 +44,10 @@ endif
 test: install lint  ## install, lint, run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+.PHONY: test-clients
+test-clients: install  ## run real clients of Python and JavaScript (CLIENTS="openai_client ai_sdk" for some) against a server
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
 .PHONY: real-models
 real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
 	$(BIN)/python scripts/fetch_real_models.py

@@ -1,11 +1,13 @@
 """The official SDK against /v1."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from tests.server.live import Server
 from tests.server.tiny import CONTEXT, RECITED, TOKENS
 
 HELLO: Any = [{"role": "system", "content": "You recite."}, {"role": "user", "content": "Hello!"}]
@@ -199,3 +201,14 @@ def test_explicit_nulls_are_defaults(http: httpx.Client) -> None:
     nulls = dict.fromkeys(["tools", "tool_choice", "n", "stop", "logprobs", "response_format", "top_p", "seed"])
     response = http.post("/v1/chat/completions", json={"messages": HELLO, "temperature": 0, **nulls})
     assert response.json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_the_client_retries_while_the_model_is_loaded(reciter: Path) -> None:
+    server = Server(model_path=reciter)
+    try:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=100) as client:
+            raw = client.chat.completions.with_raw_response.create(model="llm", messages=HELLO, temperature=0)
+        assert raw.retries_taken > 0
+        assert raw.parse().choices[0].message.content == ANSWER
+    finally:
+        server.stop()

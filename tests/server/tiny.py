@@ -31,12 +31,14 @@ def save_reciter(
     chat_template: str | None = None,
     special_tokens: Sequence[str] = (),
     sampling: Mapping[str, float] | None = None,
+    preferred: str = "",
 ) -> Path:
     """Writes a model that, after any other token, recites a text in which no byte occurs twice, and ends.
 
     Args:
         special_tokens: further tokens of its tokenizer.
         sampling: what its generation_config.json says of sampling.
+        preferred: characters that come where the text cannot go on, the first of them that can.
     """
     tokenizer = BPETokenizer.train([], 258)  # 256 bytes, end of text, padding: one token per byte
     backend = Backend.from_str(tokenizer.to_json())
@@ -62,6 +64,8 @@ def save_reciter(
     successor = dict.fromkeys(range(vocab), chain[0])
     successor.update(zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True))
     head = np.zeros((vocab, width), np.float32)
+    for rank, token in enumerate(tokenizer.encode(preferred)):
+        head[token] = CERTAINTY / (2 + rank)
     for token, following in successor.items():
         head[following, token] = CERTAINTY
     params["embedding_layer.token_embeddings.weight"] = jnp.eye(vocab, width)

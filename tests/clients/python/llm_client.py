@@ -1,0 +1,31 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["llm==0.36"]
+#
+# [tool.uv]
+# exclude-newer = "2026-11-28T00:00:00Z"
+# ///
+"""Simon Willison's llm, by its command line."""
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+SPEECH = "- model_id: ours\n  model_name: llm\n  api_base: {}\n  supports_schema: true\n  supports_tools: true\n"
+
+with tempfile.TemporaryDirectory() as home:
+    Path(home, "extra-openai-models.yaml").write_text(SPEECH.format(os.environ["OPENAI_BASE_URL"]))
+
+    def llm(*arguments: str) -> str:
+        command = ["llm", "prompt", "-m", "ours", "-o", "temperature", "0", "--key", "any", "-n", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LLM_USER_PATH": home})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert llm("Hello!").strip()
+    assert llm("Hello!", "--no-stream", "-s", "You recite.").strip()
+    assert json.loads(llm("A city", "--schema", "name, days int")).keys() == {"name", "days"}
+    tool = "def weather(city: str) -> str:\n    'The weather in a city.'\n    return city + ': sunny'"
+    assert llm("Hello!", "--functions", tool).strip()
