@@ -22,7 +22,7 @@ from tests.server.live import running
 
 HERE = Path(__file__).parent
 RECORDS = HERE.parent / "server" / "clients"
-PATIENCE = 600  # seconds for one client, its installation included
+LIMIT = 600  # seconds for one client, its installation included
 UV = Path(sys.executable).with_name("uv")
 
 
@@ -45,7 +45,7 @@ async def run_client(command: list[str], environment: dict[str, str]) -> tuple[b
         *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
-        said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        said, _ = await asyncio.wait_for(process.communicate(), LIMIT)
     except TimeoutError:
         process.kill()
         said, _ = await process.communicate()
