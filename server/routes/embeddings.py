@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,6 +15,8 @@ from server.lifecycle import registry_of
 from server.schemas.embeddings import EmbeddingBody
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from server.served_model import ServedModel
 
 
@@ -46,7 +47,7 @@ def _check_dimensions(body: EmbeddingBody, model: ServedModel) -> None:
 
 
 def _unit(vector_D: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vector_D)
+    length = float(vector_D @ vector_D) ** 0.5
     return vector_D / length if length else vector_D
 
 
