@@ -10,6 +10,8 @@ from llm_jax.errors import ConfigError
 PositionKind = Literal["sinusoidal", "learned", "rotary", "alibi", "none"]
 NormKind = Literal["layer_norm", "rms_norm"]
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "sigmoid"]
+QKNormKind = Literal["head", "width", "rotated_head"]
+RouterKind = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +21,9 @@ class RopeScaling:
     "linear" divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). "llama3" scales only
     wavelengths longer than the original context, with a ramp between the two frequency factors (Llama 3.1). "yarn"
     (Peng et al. 2023, arXiv:2309.00071) has its ramp between the pairs that rotate `beta_fast` and `beta_slow` times
-    within the original context. "longrope" (Ding et al. 2024, arXiv:2402.13753) divides each by its own factor. The
-    latter two also scale the rotated vectors, by `magnitude`.
+    within the original context; `truncate` widens its ends to whole pairs. "longrope" (Ding et al. 2024,
+    arXiv:2402.13753) divides each by its own factor: by `factors` in a model whose context is the original one, by
+    `long_factors` where it is longer. The latter two also scale the rotated vectors, by `magnitude`.
     """
 
     kind: Literal["linear", "llama3", "yarn", "longrope"]
@@ -30,7 +33,9 @@ class RopeScaling:
     original_max_seq_len: int = 8192
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncate: bool = True
     factors: tuple[float, ...] = ()  # longrope: one for each rotated pair
+    long_factors: tuple[float, ...] = ()  # longrope: factors
     attention_factor: float | None = None  # yarn: 0.1 ln(factor) + 1, others: 1
 
     @property
@@ -67,6 +72,7 @@ class ModelConfig:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     rope_fraction: float = 1.0  # share of each head that is rotated
+    rope_layers: tuple[bool, ...] | None = None  # which layers rotate: all
     embedding_scale: float | None = None  # sqrt(hidden_size)
     tie_embeddings: bool = False
     padding_idx: int | None = None  # this row of the embedding gets no gradient
@@ -75,8 +81,15 @@ class ModelConfig:
     norm_eps: float = 1e-5
     norm_first: bool = True  # False: post-norm, and then there is no final norm
     norm_offset: float = 0.0  # Gemma stores scale - 1
+    norm_bias: bool = True  # of layer norms
     sandwich_norm: bool = False  # Gemma 2: a further norm after attention and after feed-forward
-    qk_norm: bool = False  # Qwen 3, Gemma 3: RMS norm on every query and key head
+    input_norm: bool = True  # False, with sandwich_norm: those are the only norms of a layer (OLMo 2)
+    parallel_residual: bool = False  # attention and feed-forward read the same input (GPT-J)
+    shared_norm: bool = False  # with parallel_residual: one norm before both
+    residual_scale: float = 1.0  # of what attention and feed-forward add
+    qk_norm: QKNormKind | None = (
+        None  # RMS norm of each query and key head, also after rotation, or of all as one vector
+    )
 
     is_causal: bool = True
     window_size: int | None = None  # a query sees itself and the window_size - 1 tokens before it
@@ -84,6 +97,8 @@ class ModelConfig:
     window_rope_theta: float | None = None  # rope_theta; Gemma 3 has a smaller one in windowed layers
     attention_scale: float | None = None  # 1 / sqrt(head_dim)
     attention_softcap: float | None = None
+    attention_sinks: bool = False  # a score for each head that joins the softmax and has no value (arXiv:2309.17453)
+    logit_scale: float = 1.0
     logit_softcap: float | None = None
 
     activation: ActivationKind = "gelu"
@@ -92,6 +107,15 @@ class ModelConfig:
     num_experts: int = 0
     top_k: int = 0  # experts per token
     moe_renormalize: bool = True  # the chosen experts' weights sum to one
+    moe_layers: tuple[bool, ...] | None = None  # which layers have experts: all
+    dense_size: int | None = None  # feed-forward size of the other layers: intermediate_size
+    router: RouterKind = "softmax"  # sigmoid: chosen by scores plus a bias for each expert (arXiv:2408.15664)
+    router_bias: bool = False
+    expert_scale: float = 1.0  # of the chosen experts' weights
+    # gpt-oss: (g + 1) · a · sigmoid(1.702 a), with a = fc1(x) at most this and g = gate_proj(x) within plus or minus it
+    expert_clamp: float | None = None
+    shared_expert_size: int | None = None  # of an expert that every token visits
+    shared_expert_gate: bool = False  # its output times a sigmoid
 
     qkv_bias: bool = True
     out_bias: bool | None = None  # qkv_bias
@@ -107,15 +131,27 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("num_kv_heads", "head_dim", "intermediate_size", "window_size"):
+        for name in (
+            *("num_kv_heads", "head_dim", "intermediate_size", "window_size"),
+            *("dense_size", "shared_expert_size"),
+        ):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "at least 1, or unset")
         for name in ("dropout", "embedding_dropout", "attention_dropout", "mlp_dropout"):
             value = getattr(self, name)
             require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
-        for name, literal in (("positions", PositionKind), ("norm", NormKind), ("activation", ActivationKind)):
+        for name, literal in (
+            *(("positions", PositionKind), ("norm", NormKind), ("activation", ActivationKind)),
+            *(("qk_norm", QKNormKind), ("router", RouterKind)),
+        ):
             choices = get_args(literal)
-            require(getattr(self, name) in choices, self, name, "one of " + ", ".join(choices))
+            ok = getattr(self, name) in choices or (name == "qk_norm" and self.qk_norm is None)
+            require(ok, self, name, "one of " + ", ".join(choices))
+        require(
+            self.input_norm or (self.sandwich_norm and self.norm_first), self, "input_norm", "true, without the others"
+        )
+        require(not self.parallel_residual or self.norm_first, self, "parallel_residual", "false where norm_first is")
+        require(self.parallel_residual or not self.shared_norm, self, "shared_norm", "false without parallel_residual")
         if self.head_dim is None:
             allowed = f"a multiple of num_heads ({self.num_heads}), or head_dim set"
             require(self.hidden_size % self.num_heads == 0, self, "hidden_size", allowed)
@@ -124,16 +160,18 @@ class ModelConfig:
             require(0.0 < self.rope_fraction <= 1.0, self, "rope_fraction", "above 0 and at most 1")
             require(self.rotary_dim % 2 == 0, self, "head_dim", "even, because rotary positions rotate pairs")
             scaling, pairs = self.rope_scaling, self.rotary_dim // 2
-            fits = scaling is None or scaling.kind != "longrope" or len(scaling.factors) == pairs
-            require(fits, self, "rope_scaling", f"with {pairs} factors, one for each rotated pair")
+            sizes = {pairs} if scaling is None or scaling.kind != "longrope" else {len(scaling.factors)}
+            sizes |= {len(scaling.long_factors)} if scaling is not None and scaling.long_factors else set()
+            require(sizes == {pairs}, self, "rope_scaling", f"with {pairs} factors, one for each rotated pair")
         if self.positions == "sinusoidal":
             require(self.hidden_size % 2 == 0, self, "hidden_size", "even, because sinusoidal positions use pairs")
         if self.use_moe:
             require(self.num_experts >= 1, self, "num_experts", "at least 1 when use_moe is true")
             require(1 <= self.top_k <= self.num_experts, self, "top_k", f"1 to num_experts ({self.num_experts})")
-        if self.window_layers is not None:
-            allowed = f"one entry for each of the {self.num_layers} layers"
-            require(len(self.window_layers) == self.num_layers, self, "window_layers", allowed)
+        for name in ("window_layers", "rope_layers", "moe_layers"):
+            layers = getattr(self, name)
+            fits = layers is None or len(layers) == self.num_layers
+            require(fits, self, name, f"one entry for each of the {self.num_layers} layers")
         if self.padding_idx is not None:
             require(0 <= self.padding_idx < self.vocab_size, self, "padding_idx", f"0 to {self.vocab_size - 1}")
 
@@ -152,6 +190,11 @@ class ModelConfig:
     @property
     def ffn_size(self) -> int:
         return self.intermediate_size or 4 * self.hidden_size
+
+    @property
+    def dense_ffn_size(self) -> int:
+        """The feed-forward size of layers without experts."""
+        return self.dense_size or self.ffn_size
 
     @property
     def embedding_multiplier(self) -> float:
@@ -174,6 +217,13 @@ class ModelConfig:
         if self.window_layers is not None and not self.window_layers[layer]:
             return None
         return self.window_size
+
+    def rotates(self, layer: int) -> bool:
+        """Whether a layer has rotary positions."""
+        return self.positions == "rotary" and (self.rope_layers is None or self.rope_layers[layer])
+
+    def has_experts(self, layer: int) -> bool:
+        return self.use_moe and (self.moe_layers is None or self.moe_layers[layer])
 
     def to_dict(self) -> dict[str, Any]:
         """Values for config.json: the five sizes, and the fields that differ from their defaults."""

@@ -122,7 +122,7 @@ class DecoderModel(nn.Module):
         self._views = ParameterViews()
         norm = make_norm(config, factory) if given_norm is None else copy.deepcopy(given_norm).to(**factory)
         self.embedding_layer = EmbeddingLayer(config, factory)
-        self.transformer_blocks = nn.ModuleList(Block(config, norm, factory) for _ in range(config.num_layers))
+        self.transformer_blocks = nn.ModuleList(Block(config, i, norm, factory) for i in range(config.num_layers))
         if config.norm_first:
             self.final_norm = norm
         if not config.tie_embeddings:

@@ -52,15 +52,18 @@ class SelfAttention(nn.Module):
         N, K, H, D = config.num_heads, config.kv_heads, config.head_size, config.hidden_size
         self.qkv_proj = nn.Linear(D, (N + 2 * K) * H, bias=config.qkv_bias, **factory)
         self.out_proj = nn.Linear(N * H, D, bias=config.has_out_bias, **factory)
-        if config.qk_norm:
-            self.q_norm = _rms_norm(H, config, factory)
-            self.k_norm = _rms_norm(H, config, factory)
+        if config.qk_norm is not None:
+            width = config.qk_norm == "width"
+            self.q_norm = _rms_norm(N * H if width else H, config, factory)
+            self.k_norm = _rms_norm(K * H if width else H, config, factory)
+        if config.attention_sinks:
+            self.sinks = nn.Parameter(torch.zeros(N, **factory))
 
 
 class FeedForward(nn.Module):
-    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+    def __init__(self, config: ModelConfig, size: int, factory: Factory) -> None:
         super().__init__()
-        D, F, bias = config.hidden_size, config.ffn_size, config.mlp_bias
+        D, F, bias = config.hidden_size, size, config.mlp_bias
         self.fc1 = nn.Linear(D, F, bias=bias, **factory)
         if config.use_glu:
             self.gate_proj = nn.Linear(D, F, bias=bias, **factory)
@@ -80,30 +83,43 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: ModelConfig, factory: Factory) -> None:
         super().__init__()
         E, D, F, bias = config.num_experts, config.hidden_size, config.ffn_size, config.mlp_bias
-        self.router = nn.Linear(D, E, bias=False, **factory)
+        self.router = nn.Linear(D, E, bias=config.router_bias, **factory)
+        if config.router == "sigmoid":
+            self.router.correction = nn.Parameter(torch.zeros(E, **factory))
         self.experts = nn.Module()
         self.experts.fc1 = Experts(E, D, F, bias=bias, factory=factory)
         if config.use_glu:
             self.experts.gate_proj = Experts(E, D, F, bias=bias, factory=factory)
         self.experts.fc2 = Experts(E, F, D, bias=bias, factory=factory)
+        if config.shared_expert_size is not None:
+            self.shared_expert = FeedForward(config, config.shared_expert_size, factory)
+        if config.shared_expert_gate:
+            self.shared_expert_gate = nn.Linear(D, 1, bias=False, **factory)
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig, norm: nn.Module, factory: Factory) -> None:
+    def __init__(self, config: ModelConfig, layer: int, norm: nn.Module, factory: Factory) -> None:
         super().__init__()
-        self.norm1 = copy.deepcopy(norm)
+        if config.input_norm:
+            self.norm1 = copy.deepcopy(norm)
         self.self_attn = SelfAttention(config, factory)
-        self.norm2 = copy.deepcopy(norm)
+        if config.input_norm and not config.shared_norm:
+            self.norm2 = copy.deepcopy(norm)
         if config.sandwich_norm:
             self.post_attn_norm = copy.deepcopy(norm)
             self.post_mlp_norm = copy.deepcopy(norm)
-        self.mlp = MixtureOfExperts(config, factory) if config.use_moe else FeedForward(config, factory)
+        if config.has_experts(layer):
+            self.mlp: nn.Module = MixtureOfExperts(config, factory)
+        else:
+            self.mlp = FeedForward(config, config.dense_ffn_size, factory)
 
 
 def make_norm(config: ModelConfig, factory: Factory) -> nn.Module:
     if config.norm == "rms_norm":
         return _rms_norm(config.hidden_size, config, factory)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, **factory)
+    norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias, **factory)
+    nn.init.constant_(norm.weight, 1.0 - config.norm_offset)
+    return norm
 
 
 def _rms_norm(size: int, config: ModelConfig, factory: Factory) -> nn.RMSNorm:
@@ -129,7 +145,7 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
     for name, parameter in model.named_parameters():
         if "norm" in name:
             continue  # ones and zeros, or the values of the caller's instance
-        if name.endswith("bias"):
+        if name.endswith(("bias", "sinks", "correction")):
             parameter.zero_()
         elif name.endswith(("out_proj.weight", "fc2.weight")):
             parameter.normal_(std=residual_std(config))

@@ -7,12 +7,30 @@ qkv_proj is cut into q, k and v.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from llm_jax.checkpoint import tensors
-from llm_jax.checkpoint.tensors import Shape, Tensor, cut, join, reshaped, stack
+from llm_jax.checkpoint.tensors import LazyTensor, Shape, Tensor, cut, join, reshaped, stack
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 from llm_jax.model import param_shapes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one stored tensor holds several parameters, where it is no concatenation of their rows.
+
+    Attributes:
+        shape: of the stored tensor, from those of the parameters.
+        read: the parameters, from the stored tensor.
+        write: the inverse.
+    """
+
+    shape: Callable[[list[Shape]], Shape]
+    read: Callable[[np.ndarray], list[np.ndarray]]
+    write: Callable[[list[np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -23,12 +41,14 @@ class Rule:
         params, stored: names of parameters and of tensors in files. {i} counts layers, {e} experts.
         rows: the rows of each stored tensor, where there are several.
         transpose: the stored tensor is [in, out].
+        layout: another relation than these.
     """
 
     params: tuple[str, ...]
     stored: tuple[str, ...]
     rows: Callable[[ModelConfig], Shape] | None = None
     transpose: bool = False
+    layout: Layout | None = None
 
     @property
     def per_expert(self) -> bool:
@@ -38,6 +58,11 @@ class Rule:
 def same(params: str, stored: str) -> Rule:
     """One tensor each, equal."""
     return Rule((params,), (stored,))
+
+
+def linear(params: str, stored: str) -> tuple[Rule, Rule]:
+    """The weight and the bias of a linear map or of a norm."""
+    return same(f"{params}.weight", f"{stored}.weight"), same(f"{params}.bias", f"{stored}.bias")
 
 
 def transposed(params: str, stored: str) -> Rule:
@@ -114,6 +139,8 @@ def _expanded(table: Sequence[Rule], config: ModelConfig) -> Iterator[tuple[Rule
 def _stored_shapes(rule: Rule, config: ModelConfig, params: list[Shape], parts: int) -> list[Shape]:
     if rule.per_expert:
         return [params[0][1:]] * parts
+    if rule.layout is not None:
+        return [rule.layout.shape(params)]
     rows, rest = sum(shape[0] for shape in params), params[0][1:]
     if rule.transpose:
         return [(*rest, rows)]
@@ -123,17 +150,29 @@ def _stored_shapes(rule: Rule, config: ModelConfig, params: list[Shape], parts: 
 def _to_params(rule: Rule, shape_of: dict[str, Shape], stored: list[Tensor]) -> dict[str, Tensor]:
     if rule.per_expert:
         return dict.fromkeys(shape_of, stack(stored))
+    if rule.layout is not None:
+        return {
+            name: LazyTensor(shape, stored[0].dtype, partial(_laid_out, rule.layout, stored[0], index))
+            for index, (name, shape) in enumerate(shape_of.items())
+        }
     whole = tensors.transposed(stored[0]) if rule.transpose else join(stored)
     return dict(zip(shape_of, cut(whole, [shape[0] for shape in shape_of.values()]), strict=True))
 
 
 def _to_stored(rule: Rule, config: ModelConfig, params: list[Tensor], parts: int) -> list[Tensor]:
+    if rule.layout is not None:
+        shape, write = rule.layout.shape([param.shape for param in params]), rule.layout.write
+        return [LazyTensor(shape, params[0].dtype, lambda: write([np.asarray(param) for param in params]))]
     if rule.per_expert:
         return [reshaped(one, one.shape[1:]) for one in cut(params[0], [1] * parts)]
     whole = join(params)
     if rule.transpose:
         return [tensors.transposed(whole)]
     return cut(whole, rule.rows(config)) if rule.rows else [whole]
+
+
+def _laid_out(layout: Layout, stored: Tensor, index: int) -> np.ndarray:
+    return layout.read(np.asarray(stored))[index]
 
 
 def _show(shape: Shape) -> str:

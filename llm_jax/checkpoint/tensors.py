@@ -60,6 +60,11 @@ def mapped(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> LazyTe
     return LazyTensor(tensor.shape, tensor.dtype, lambda: change(np.asarray(tensor)))
 
 
+def permuted(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
+    """The tensor with its rows in another order."""
+    return mapped(tensor, change)
+
+
 def reshaped(tensor: Tensor, shape: Shape) -> Tensor:
     if isinstance(tensor, np.ndarray):
         return tensor.reshape(shape)

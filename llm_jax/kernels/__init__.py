@@ -11,7 +11,7 @@ from llm_jax.kernels.cpu import available, best_level, features
 from llm_jax.kernels.matmul_dispatch import matmul
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
 from llm_jax.kernels.packing import pack, pack_gated
-from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, softcap
+from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "normalise",
     "pack",
     "pack_gated",
+    "rotate",
     "softcap",
     "vector_width",
 ]

@@ -19,6 +19,7 @@ def attention(
     settings: AttentionSettings,
     *,
     rotary: tuple[Array, Array] | None = None,
+    sinks_N: Array | None = None,
     allowed: Array | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
@@ -28,11 +29,19 @@ def attention(
         qkv_BTJH: the fused projection's heads: N of queries, then K = `kv_heads` of keys, then K of values.
         position_BT: int32.
         rotary: cosines and sines [B, T, h] float32 of the positions; None leaves q and k as they are.
+        sinks_N: scores that join each head's softmax and have no value.
         allowed: bool, broadcastable to [B, 1, T, S]: pairs that may attend, beside causality and window.
         dropout_key: a PRNG key drops attention weights.
     """
     return xla.attention(
-        qkv_BTJH, kv_heads, position_BT, settings, rotary=rotary, allowed=allowed, dropout_key=dropout_key
+        qkv_BTJH,
+        kv_heads,
+        position_BT,
+        settings,
+        rotary=rotary,
+        sinks_N=sinks_N,
+        allowed=allowed,
+        dropout_key=dropout_key,
     )
 
 
@@ -45,6 +54,7 @@ def cached_attention(
     settings: AttentionSettings,
     *,
     rotary: tuple[Array, Array] | None = None,
+    sinks_N: Array | None = None,
     allowed: Array | None = None,
     level: Level | None = None,
 ) -> tuple[Array, Array, Array]:
@@ -61,6 +71,7 @@ def cached_attention(
         blocks_RY: int32, see `ChunkLayout`; those of this layer's group. A block that several sequences have must not
             be written.
         rotary: cosines and sines [B, T, h] float32 of the new positions; None leaves q and k as they are.
+        sinks_N: scores that join each head's softmax and have no value. By XLA.
         allowed: bool, broadcastable to [B, 1, T, S] with S = Y · X: pairs that may attend, beside causality and
             window. By XLA.
         level: which kernels run; the best of this machine unless given.
@@ -72,15 +83,23 @@ def cached_attention(
         out [B, T, N, H] in qkv's dtype, and both caches. That of padding means nothing.
     """
     level = best_level() if level is None else level
-    is_native = has_native_attention(qkv_BTJH.shape[3], level) and settings.is_causal and allowed is None
-    if is_native:
+    is_native = has_native_attention(qkv_BTJH.shape[3], level) and settings.is_causal
+    if is_native and allowed is None and sinks_N is None:
         return cpu.cached_attention(
             qkv_BTJH, keys_ZKXH, values_ZKXH, blocks_RY, layout, settings, rotary=rotary, level=level
         )
     if layout.starts is not None:
         raise ValueError("Sequences of different numbers of tokens in one call need the native kernel.")
     return xla.cached_attention(
-        qkv_BTJH, keys_ZKXH, values_ZKXH, blocks_RY, layout, settings, rotary=rotary, allowed=allowed
+        qkv_BTJH,
+        keys_ZKXH,
+        values_ZKXH,
+        blocks_RY,
+        layout,
+        settings,
+        rotary=rotary,
+        sinks_N=sinks_N,
+        allowed=allowed,
     )
 
 

@@ -32,6 +32,7 @@ class LayerCache:
         settings: AttentionSettings,
         *,
         rotary: tuple[Array, Array] | None,
+        sinks_N: Array | None,
         allowed: Array | None,
     ) -> tuple[Array, "LayerCache"]:
         """What each new token sees, [B, T, N, H], and the cache grown by them: see `kernels.cached_attention`."""
@@ -43,6 +44,7 @@ class LayerCache:
             layout,
             settings,
             rotary=rotary,
+            sinks_N=sinks_N,
             allowed=allowed,
             level=self.level,
         )

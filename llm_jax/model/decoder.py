@@ -11,7 +11,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.kernels import dropout, softcap
 from llm_jax.model.attention import AttentionInputs, SelfAttention
 from llm_jax.model.cache import KVCache, LayerCache
-from llm_jax.model.layers import Embedding, FeedForward, Linear, make_norm
+from llm_jax.model.layers import Embedding, FeedForward, Linear, SublayerEnd, make_norm, normalised
 from llm_jax.model.moe import MixtureOfExperts
 from llm_jax.model.positions import sinusoidal_table
 
@@ -47,13 +47,17 @@ class EmbeddingLayer(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and feed-forward, each added to the residual stream: norms before, behind, or both."""
+    """Attention and feed-forward, added to the residual stream in turn or at once, with norms before or behind."""
 
     def __init__(self, config: ModelConfig, layer: int, *, rngs: nnx.Rngs) -> None:
-        self.norm1 = make_norm(config)
+        self.norm1 = make_norm(config) if config.input_norm else None
         self.self_attn = SelfAttention(config, layer, rngs=rngs)
-        self.norm2 = make_norm(config)
-        self.mlp = MixtureOfExperts(config, rngs=rngs) if config.use_moe else FeedForward(config, rngs=rngs)
+        self.norm2 = make_norm(config) if config.input_norm and not config.shared_norm else None
+        self.mlp: MixtureOfExperts | FeedForward
+        if config.has_experts(layer):
+            self.mlp = MixtureOfExperts(config, rngs=rngs)
+        else:
+            self.mlp = FeedForward(config, config.dense_ffn_size, rngs=rngs)
         self.post_attn_norm = make_norm(config) if config.sandwich_norm else None
         self.post_mlp_norm = make_norm(config) if config.sandwich_norm else None
         self.config = config
@@ -62,15 +66,18 @@ class Block(nnx.Module):
         self, x_BTD: Array, inputs: AttentionInputs, cache: LayerCache | None, dropout_key: Array | None
     ) -> tuple[Array, LayerCache | None]:
         """The new residual stream [B, T, D], and the layer's cache with the new keys and values."""
+        config = self.config
         attn_key, mlp_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        norm_first = self.config.norm_first
-        pre_attn, pre_mlp = (self.norm1, self.norm2) if norm_first else (None, None)
-        x_BTD, cache = self.self_attn(
-            x_BTD, inputs, cache, norm=pre_attn, post_norm=self.post_attn_norm, dropout_key=attn_key
-        )
-        x_BTD = x_BTD if norm_first else self.norm1(x_BTD)
-        x_BTD = self.mlp(x_BTD, norm=pre_mlp, post_norm=self.post_mlp_norm, dropout_key=mlp_key)
-        return x_BTD if norm_first else self.norm2(x_BTD), cache
+        attn_end = SublayerEnd(self.post_attn_norm, config.residual_scale)
+        mlp_end = SublayerEnd(self.post_mlp_norm, config.residual_scale, config.dropout_rate(config.mlp_dropout))
+        if not config.norm_first:
+            x_BTD, cache = self.self_attn(x_BTD, inputs, cache, None, attn_end, attn_key)
+            x_BTD = normalised(x_BTD, self.norm1)
+            return normalised(self.mlp(x_BTD, x_BTD, None, mlp_end, mlp_key), self.norm2), cache
+        residual_BTD, cache = self.self_attn(x_BTD, inputs, cache, self.norm1, attn_end, attn_key)
+        x_BTD = x_BTD if config.parallel_residual else residual_BTD
+        norm2 = self.norm1 if config.shared_norm else self.norm2
+        return self.mlp(x_BTD, residual_BTD, norm2, mlp_end, mlp_key), cache
 
 
 class Decoder(nnx.Module):
@@ -117,7 +124,10 @@ class Decoder(nnx.Module):
             logits = jnp.einsum("...d,vd->...v", hidden, table)
         else:
             logits = self.lm_head(hidden)
-        return softcap(logits.astype(jnp.float32), self.config.logit_softcap)
+        logits = logits.astype(jnp.float32)
+        if self.config.logit_scale != 1.0:
+            logits = logits * self.config.logit_scale
+        return softcap(logits, self.config.logit_softcap)
 
 
 def _without_cache(block: Block, inputs: AttentionInputs, x_BTD: Array, dropout_key: Array | None) -> Array:

@@ -4,6 +4,8 @@ Weights have the layout of torch and safetensors ([out, in] for a linear map), s
 map onto them without a copy. Every layer computes in the dtype of its input.
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,29 +48,36 @@ class Linear(nnx.Module):
         if self.packed is not None:
             parameters = None if norm is None else norm.parameters
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
-        if norm is not None:
-            x = norm(x)
+        x = normalised(x, norm)
         y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
         if bias is not None:
             y = y + bias.astype(x.dtype)
         y = ACTIVATIONS[activation](y)
         return y if residual is None else residual + y
 
-    def add_to(
-        self, residual: Array, x: Array, *, post_norm: "AnyNorm | None", rate: float = 0.0, dropout_key: Array | None
-    ) -> Array:
-        """residual + post_norm(dropout(x Wᵀ + b)): the end of a sublayer."""
-        if post_norm is None and dropout_key is None:
+    def add_to(self, residual: Array, x: Array, end: "SublayerEnd", dropout_key: Array | None) -> Array:
+        """The end of a sublayer: x Wᵀ + b, added to the residual stream."""
+        if end.adds_as_is and dropout_key is None:
             return self(x, residual=residual)
-        return add_to(residual, self(x), post_norm=post_norm, rate=rate, dropout_key=dropout_key)
+        return end(residual, self(x), dropout_key)
 
 
-def add_to(
-    residual: Array, y: Array, *, post_norm: "AnyNorm | None", rate: float = 0.0, dropout_key: Array | None
-) -> Array:
-    """residual + post_norm(dropout(y))"""
-    y = dropout(y, rate, dropout_key)
-    return residual + (y if post_norm is None else post_norm(y))
+@dataclass(frozen=True)
+class SublayerEnd:
+    """How the output y of a sublayer is added to the residual stream: residual + scale · norm(dropout(y))."""
+
+    norm: "AnyNorm | None" = None
+    scale: float = 1.0
+    dropout: float = 0.0
+
+    @property
+    def adds_as_is(self) -> bool:
+        """Without dropout."""
+        return self.norm is None and self.scale == 1.0
+
+    def __call__(self, residual: Array, y: Array, dropout_key: Array | None) -> Array:
+        y = normalised(dropout(y, self.dropout, dropout_key), self.norm)
+        return residual + (y if self.scale == 1.0 else y * jnp.asarray(self.scale, y.dtype))
 
 
 class Embedding(nnx.Module):
@@ -82,16 +91,18 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation (arXiv:1607.06450)."""
+    """Layer normalisation (arXiv:1607.06450); `offset` is added to the scale."""
 
-    def __init__(self, size: int, *, eps: float) -> None:
-        self.weight = nnx.Param(jnp.ones(size))
-        self.bias = nnx.Param(jnp.zeros(size))
+    def __init__(self, size: int, *, eps: float, offset: float = 0.0, bias: bool = True) -> None:
+        self.weight = nnx.Param(jnp.full(size, 1.0 - offset))
+        self.bias = nnx.Param(jnp.zeros(size)) if bias else None
         self.eps = eps
+        self.offset = offset
 
     @property
     def parameters(self) -> Norm:
-        return Norm(self.weight[...], self.bias[...], self.eps, centred=True)
+        bias = None if self.bias is None else self.bias[...]
+        return Norm(self.weight[...].astype(jnp.float32) + self.offset, bias, self.eps, centred=True)
 
     def __call__(self, x: Array) -> Array:
         return normalise(x, self.parameters)
@@ -118,32 +129,33 @@ AnyNorm = LayerNorm | RMSNorm
 
 def make_norm(config: ModelConfig) -> AnyNorm:
     if config.norm == "layer_norm":
-        return LayerNorm(config.hidden_size, eps=config.norm_eps)
+        return LayerNorm(config.hidden_size, eps=config.norm_eps, offset=config.norm_offset, bias=config.norm_bias)
     return RMSNorm(config.hidden_size, eps=config.norm_eps, offset=config.norm_offset)
+
+
+def normalised(x: Array, norm: AnyNorm | None) -> Array:
+    return x if norm is None else norm(x)
 
 
 class FeedForward(nnx.Module):
     """fc2(act(fc1(x))), or fc2(act(fc1(x)) * gate_proj(x)) (GLU variants, arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        D, F, bias = config.hidden_size, config.ffn_size, config.mlp_bias
+    def __init__(self, config: ModelConfig, size: int, *, rngs: nnx.Rngs) -> None:
+        D, F, bias = config.hidden_size, size, config.mlp_bias
         self.fc1 = Linear(D, F, bias=bias, rngs=rngs)
         self.gate_proj = Linear(D, F, bias=bias, rngs=rngs) if config.use_glu else None
         self.fc2 = Linear(F, D, bias=bias, rngs=rngs, std=residual_std(config))
         self.activation = config.activation
-        self.dropout = config.dropout_rate(config.mlp_dropout)
 
     def __call__(
-        self,
-        x: Array,
-        *,
-        norm: AnyNorm | None = None,
-        post_norm: AnyNorm | None = None,
-        dropout_key: Array | None = None,
+        self, x: Array, residual: Array, norm: AnyNorm | None, end: SublayerEnd, dropout_key: Array | None
     ) -> Array:
-        """x + post_norm(dropout(feed_forward(norm(x)))), [..., D]."""
-        hidden = self.hidden(x, norm)
-        return self.fc2.add_to(x, hidden, post_norm=post_norm, rate=self.dropout, dropout_key=dropout_key)
+        """The residual stream [..., D] with feed_forward(norm(x)) added."""
+        return self.fc2.add_to(residual, self.hidden(x, norm), end, dropout_key)
+
+    def output(self, x: Array) -> Array:
+        """feed_forward(x), [..., D]."""
+        return self.fc2(self.hidden(x, None))
 
     def hidden(self, x: Array, norm: AnyNorm | None) -> Array:
         if self.gate_proj is None:
@@ -152,8 +164,7 @@ class FeedForward(nnx.Module):
             pair = self.fc1.bias, self.gate_proj.bias
             bias = None if pair[0] is None or pair[1] is None else jnp.stack([pair[0][...], pair[1][...]])
             return self.fc1(x, norm=norm, activation=self.activation, bias=bias)
-        if norm is not None:
-            x = norm(x)
+        x = normalised(x, norm)
         return self.fc1(x, activation=self.activation) * self.gate_proj(x)
 
 

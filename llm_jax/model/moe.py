@@ -7,7 +7,16 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import ACTIVATIONS
-from llm_jax.model.layers import INIT_STD, AnyNorm, Linear, add_to, normal, residual_std
+from llm_jax.model.layers import (
+    INIT_STD,
+    AnyNorm,
+    FeedForward,
+    Linear,
+    SublayerEnd,
+    normal,
+    normalised,
+    residual_std,
+)
 
 
 class Experts(nnx.Module):
@@ -34,41 +43,70 @@ class ExpertStack(nnx.Module):
         self.gate_proj = Experts(E, D, F, bias=bias, rngs=rngs) if config.use_glu else None
         self.fc2 = Experts(E, F, D, bias=bias, rngs=rngs, std=residual_std(config))
         self.activation = config.activation
+        self.clamp = config.expert_clamp
 
     def __call__(self, x_MD: Array, expert_M: Array, count_E: Array) -> Array:
-        hidden = ACTIVATIONS[self.activation](self.fc1(x_MD, expert_M, count_E))
-        if self.gate_proj is not None:
-            hidden = hidden * self.gate_proj(x_MD, expert_M, count_E)
+        hidden = self.fc1(x_MD, expert_M, count_E)
+        gate = None if self.gate_proj is None else self.gate_proj(x_MD, expert_M, count_E)
+        if self.clamp is not None and gate is not None:
+            hidden = jnp.minimum(hidden, self.clamp)
+            hidden = hidden * jax.nn.sigmoid(1.702 * hidden) * (jnp.clip(gate, -self.clamp, self.clamp) + 1)
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
+            hidden = hidden if gate is None else hidden * gate
         return self.fc2(hidden, expert_M, count_E)
+
+
+class Router(nnx.Module):
+    """Chooses experts and their weights.
+
+    Softmax over all scores, of which the largest are chosen, or a sigmoid of each; then `correction` decides with it
+    which are chosen, and has no part in their weights.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        self.weight = normal(rngs, (config.num_experts, config.hidden_size))
+        self.bias = nnx.Param(jnp.zeros(config.num_experts)) if config.router_bias else None
+        self.correction = nnx.Param(jnp.zeros(config.num_experts)) if config.router == "sigmoid" else None
+        self.config = config
+
+    def __call__(self, x_MD: Array) -> tuple[Array, Array]:
+        """Weights [M, k] in float32 and experts [M, k]."""
+        config = self.config
+        score_ME = jnp.einsum("md,ed->me", x_MD, self.weight[...].astype(x_MD.dtype)).astype(jnp.float32)
+        if self.bias is not None:
+            score_ME = score_ME + self.bias[...].astype(jnp.float32)
+        if self.correction is None:
+            weight_Mk, expert_Mk = jax.lax.top_k(jax.nn.softmax(score_ME, axis=-1), config.top_k)
+        else:
+            score_ME = jax.nn.sigmoid(score_ME)
+            _, expert_Mk = jax.lax.top_k(score_ME + self.correction[...].astype(jnp.float32), config.top_k)
+            weight_Mk = jnp.take_along_axis(score_ME, expert_Mk, axis=-1)
+        if config.moe_renormalize:
+            weight_Mk = weight_Mk / weight_Mk.sum(-1, keepdims=True)
+        return weight_Mk * config.expert_scale, expert_Mk
 
 
 class MixtureOfExperts(nnx.Module):
     """Routes on device: rows are sorted by expert, multiplied in groups, and scattered back weighted."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.router = Linear(config.hidden_size, config.num_experts, bias=False, rngs=rngs)
+        self.router = Router(config, rngs=rngs)
         self.experts = ExpertStack(config, rngs=rngs)
+        size = config.shared_expert_size
+        self.shared_expert = None if size is None else FeedForward(config, size, rngs=rngs)
+        gate = Linear(config.hidden_size, 1, bias=False, rngs=rngs) if config.shared_expert_gate else None
+        self.shared_expert_gate = gate
         self.num_experts = config.num_experts
         self.top_k = config.top_k
-        self.renormalize = config.moe_renormalize
-        self.dropout = config.dropout_rate(config.mlp_dropout)
 
     def __call__(
-        self,
-        x_BTD: Array,
-        *,
-        norm: AnyNorm | None = None,
-        post_norm: AnyNorm | None = None,
-        dropout_key: Array | None = None,
+        self, x_BTD: Array, residual_BTD: Array, norm: AnyNorm | None, end: SublayerEnd, dropout_key: Array | None
     ) -> Array:
-        """x + post_norm(dropout(experts(norm(x)))), [B, T, D]."""
-        normed_BTD = x_BTD if norm is None else norm(x_BTD)
-        rows_MD = normed_BTD.reshape(-1, x_BTD.shape[-1])
-        probability_ME = jax.nn.softmax(self.router(rows_MD).astype(jnp.float32), axis=-1)
-        weight_Mk, expert_Mk = jax.lax.top_k(probability_ME, self.top_k)
-        if self.renormalize:
-            weight_Mk = weight_Mk / weight_Mk.sum(-1, keepdims=True)
-
+        """The residual stream [B, T, D] with experts(norm(x)) added."""
+        x_BTD = normalised(x_BTD, norm)
+        rows_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        weight_Mk, expert_Mk = self.router(rows_MD)
         visit = expert_Mk.reshape(-1)  # one entry per (row, choice)
         order = jnp.argsort(visit, stable=True)
         source = order // self.top_k
@@ -76,4 +114,9 @@ class MixtureOfExperts(nnx.Module):
         out = self.experts(rows_MD[source], visit[order], count_E)
         weighted = out * weight_Mk.reshape(-1)[order][:, None].astype(out.dtype)
         y_BTD = jnp.zeros_like(rows_MD).at[source].add(weighted).reshape(x_BTD.shape)
-        return add_to(x_BTD, y_BTD, post_norm=post_norm, rate=self.dropout, dropout_key=dropout_key)
+        if self.shared_expert is not None:
+            shared_BTD = self.shared_expert.output(x_BTD)
+            if self.shared_expert_gate is not None:
+                shared_BTD = shared_BTD * jax.nn.sigmoid(self.shared_expert_gate(x_BTD))
+            y_BTD = y_BTD + shared_BTD
+        return end(residual_BTD, y_BTD, dropout_key)

@@ -125,11 +125,12 @@ def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) 
     for i in range(config.num_layers):
         block = f"transformer_blocks.{i}."
         names += [block + "self_attn.qkv_proj.weight", block + "self_attn.out_proj.weight"]
-        if config.use_moe:
+        mlp = block + ("mlp.shared_expert." if config.has_experts(i) else "mlp.")
+        if config.has_experts(i) and config.shared_expert_size is None:
             continue
-        names += [block + "mlp.fc1.weight", block + "mlp.fc2.weight"]
+        names += [mlp + "fc1.weight", mlp + "fc2.weight"]
         if config.use_glu:
-            gates[block + "mlp.fc1.weight"] = block + "mlp.gate_proj.weight"
+            gates[mlp + "fc1.weight"] = mlp + "gate_proj.weight"
 
     for name in names:  # one by one: each uses all cores
         if name in gates:

@@ -22,15 +22,22 @@ def sinusoidal_table(max_seq_len: int, hidden_size: int) -> np.ndarray:
     return table
 
 
-def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
-    """Radians per position of each rotated pair, [rotary_dim / 2] float32 (RoFormer, arXiv:2104.09864)."""
+def rope_frequencies(
+    rotary_dim: int, theta: float, scaling: RopeScaling | None = None, *, is_long: bool = False
+) -> np.ndarray:
+    """Radians per position of each rotated pair, [rotary_dim / 2] float32 (RoFormer, arXiv:2104.09864).
+
+    Args:
+        is_long: the model's context is longer than that of its pre-training.
+    """
     frequency = 1.0 / theta ** (np.arange(0, rotary_dim, 2, dtype=np.float32) / rotary_dim)
     if scaling is None:
         return frequency
     if scaling.kind == "linear":
         return frequency / scaling.factor
     if scaling.kind == "longrope":
-        return (frequency / np.array(scaling.factors, np.float32)).astype(np.float32)
+        factors = scaling.long_factors if is_long and scaling.long_factors else scaling.factors
+        return (frequency / np.array(factors, np.float32)).astype(np.float32)
     if scaling.kind == "yarn":
         share = _yarn_share(rotary_dim, theta, scaling)
         return (share * frequency + (1 - share) * frequency / scaling.factor).astype(np.float32)
@@ -45,14 +52,16 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None 
 def _yarn_share(rotary_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
     """The share of each pair's frequency that YaRN leaves as it was, [rotary_dim / 2]: section 3.2 of the paper.
 
-    Pairs are counted from the fastest; the ramp runs over their index, its ends widened to whole numbers.
+    Pairs are counted from the fastest; the ramp runs over their index, its ends widened to whole numbers if truncated.
     """
 
     def pair_turning(times: float) -> float:
         return rotary_dim * math.log(scaling.original_max_seq_len / (times * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = max(math.floor(pair_turning(scaling.beta_fast)), 0)
-    last = min(math.ceil(pair_turning(scaling.beta_slow)), rotary_dim - 1)
+    first, last = pair_turning(scaling.beta_fast), pair_turning(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, rotary_dim - 1)
     pair = np.arange(rotary_dim // 2, dtype=np.float32)
     return 1 - np.clip((pair - first) / max(last - first, 1e-3), 0.0, 1.0)
 
@@ -77,10 +86,11 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 def layer_rotation(config: ModelConfig, layer: int) -> tuple[np.ndarray, float] | None:
     """The frequencies and the magnitude by which one layer rotates, None where the model does not."""
-    if config.positions != "rotary":
+    if not config.rotates(layer):
         return None
     if config.window(layer) is not None and config.window_rope_theta is not None:
         return rope_frequencies(config.rotary_dim, config.window_rope_theta), 1.0
     scaling = config.rope_scaling
     magnitude = 1.0 if scaling is None else scaling.magnitude
-    return rope_frequencies(config.rotary_dim, config.rope_theta, scaling), magnitude
+    is_long = scaling is not None and config.max_seq_len > scaling.original_max_seq_len
+    return rope_frequencies(config.rotary_dim, config.rope_theta, scaling, is_long=is_long), magnitude

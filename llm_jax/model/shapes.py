@@ -29,26 +29,46 @@ def _decoder(config: ModelConfig) -> _Shapes:
     if not config.tie_embeddings:
         yield from _linear("lm_head", (V, D), bias=config.lm_head_bias)
     for i in range(config.num_layers):
-        yield from _block(f"transformer_blocks.{i}", config)
+        yield from _block(f"transformer_blocks.{i}", config, experts=config.has_experts(i))
 
 
-def _block(path: str, config: ModelConfig) -> _Shapes:
-    D, F, E = config.hidden_size, config.ffn_size, config.num_experts
-    N, K, H = config.num_heads, config.kv_heads, config.head_size
-    if config.use_moe:
-        yield from _linear(f"{path}.mlp.router", (E, D), bias=False)
-    mlp, experts = (f"{path}.mlp.experts", (E,)) if config.use_moe else (f"{path}.mlp", ())
-    yield from _linear(f"{mlp}.fc1", (*experts, F, D), bias=config.mlp_bias)
-    if config.use_glu:
-        yield from _linear(f"{mlp}.gate_proj", (*experts, F, D), bias=config.mlp_bias)
-    yield from _linear(f"{mlp}.fc2", (*experts, D, F), bias=config.mlp_bias)
-    for name in ("norm1", "norm2", *(("post_attn_norm", "post_mlp_norm") if config.sandwich_norm else ())):
+def _block(path: str, config: ModelConfig, *, experts: bool) -> _Shapes:
+    D, N, K, H = config.hidden_size, config.num_heads, config.kv_heads, config.head_size
+    if experts:
+        yield from _experts(f"{path}.mlp", config)
+    else:
+        yield from _feed_forward(f"{path}.mlp", config, (), config.dense_ffn_size)
+    norms = ["norm1"] * config.input_norm + ["norm2"] * (config.input_norm and not config.shared_norm)
+    for name in norms + ["post_attn_norm", "post_mlp_norm"] * config.sandwich_norm:
         yield from _norm(f"{path}.{name}", config)
     yield from _linear(f"{path}.self_attn.qkv_proj", ((N + 2 * K) * H, D), bias=config.qkv_bias)
     yield from _linear(f"{path}.self_attn.out_proj", (D, N * H), bias=config.has_out_bias)
-    if config.qk_norm:
-        yield f"{path}.self_attn.q_norm.weight", (H,)
-        yield f"{path}.self_attn.k_norm.weight", (H,)
+    if config.qk_norm is not None:
+        width = config.qk_norm == "width"
+        yield f"{path}.self_attn.q_norm.weight", (N * H if width else H,)
+        yield f"{path}.self_attn.k_norm.weight", (K * H if width else H,)
+    if config.attention_sinks:
+        yield f"{path}.self_attn.sinks", (N,)
+
+
+def _experts(path: str, config: ModelConfig) -> _Shapes:
+    D, E = config.hidden_size, config.num_experts
+    yield from _linear(f"{path}.router", (E, D), bias=config.router_bias)
+    if config.router == "sigmoid":
+        yield f"{path}.router.correction", (E,)
+    yield from _feed_forward(f"{path}.experts", config, (E,), config.ffn_size)
+    if config.shared_expert_size is not None:
+        yield from _feed_forward(f"{path}.shared_expert", config, (), config.shared_expert_size)
+    if config.shared_expert_gate:
+        yield from _linear(f"{path}.shared_expert_gate", (1, D), bias=False)
+
+
+def _feed_forward(path: str, config: ModelConfig, experts: tuple[int, ...], F: int) -> _Shapes:
+    D = config.hidden_size
+    yield from _linear(f"{path}.fc1", (*experts, F, D), bias=config.mlp_bias)
+    if config.use_glu:
+        yield from _linear(f"{path}.gate_proj", (*experts, F, D), bias=config.mlp_bias)
+    yield from _linear(f"{path}.fc2", (*experts, D, F), bias=config.mlp_bias)
 
 
 def _linear(path: str, shape: tuple[int, ...], *, bias: bool) -> _Shapes:
@@ -59,5 +79,5 @@ def _linear(path: str, shape: tuple[int, ...], *, bias: bool) -> _Shapes:
 
 def _norm(path: str, config: ModelConfig) -> _Shapes:
     yield f"{path}.weight", (config.hidden_size,)
-    if config.norm == "layer_norm":
+    if config.norm == "layer_norm" and config.norm_bias:
         yield f"{path}.bias", (config.hidden_size,)

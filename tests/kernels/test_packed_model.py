@@ -37,7 +37,7 @@ LLAMA = ModelConfig(
 FAMILIES = {
     "llama": LLAMA,
     "documented": ModelConfig(vocab_size=53, hidden_size=32, num_layers=2, num_heads=2, max_seq_len=64),
-    "qwen 3": replace(LLAMA, qk_norm=True),
+    "qwen 3": replace(LLAMA, qk_norm="head"),
     "gemma 2": replace(
         LLAMA, norm_offset=1.0, sandwich_norm=True, attention_softcap=5.0, window_size=6, activation="gelu_tanh"
     ),

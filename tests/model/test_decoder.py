@@ -22,7 +22,7 @@ SHAPES = {
         "qkv_bias": False, "mlp_bias": False, "lm_head_bias": False, "intermediate_size": 20,
     },
     "rotary_mqa_tied": {"positions": "rotary", "num_kv_heads": 1, "tie_embeddings": True, "embedding_scale": 1.0},
-    "rotary_partial_qk_norm": {"positions": "rotary", "rope_fraction": 0.5, "qk_norm": True, "norm": "rms_norm"},
+    "rotary_partial_qk_norm": {"positions": "rotary", "rope_fraction": 0.5, "qk_norm": "head", "norm": "rms_norm"},
     "alibi": {"positions": "alibi", "num_heads": 4},
     "window": {"positions": "rotary", "window_size": 5},
     "window_on_one_layer": {"positions": "rotary", "window_size": 3, "window_layers": (True, False)},

@@ -26,9 +26,13 @@ def _read(entries: Json) -> Json:
             raise CheckpointError(f"config.json has the unknown entry {name}{hint}")
     if fields.get("rope_scaling") is not None:
         scaling = fields["rope_scaling"]
-        fields["rope_scaling"] = RopeScaling(**{**scaling, "factors": tuple(scaling.get("factors", ()))})
-    if fields.get("window_layers") is not None:
-        fields["window_layers"] = tuple(fields["window_layers"])
+        factors = {name: tuple(scaling.get(name, ())) for name in ("factors", "long_factors")}
+        fields["rope_scaling"] = RopeScaling(**{**scaling, **factors})
+    for name in ("window_layers", "rope_layers", "moe_layers"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
+    if isinstance(fields.get("qk_norm"), bool):  # as earlier versions wrote it
+        fields["qk_norm"] = "head" if fields["qk_norm"] else None
     return fields
 
 

@@ -9,21 +9,13 @@ from llm_jax.checkpoint.families.parts import (
     BLOCK,
     ENDS,
     FEED_FORWARD,
-    FULL,
     LAYER,
-    SLIDING,
     activation_key,
-    older_rope,
-    read_layer_types,
-    read_rope,
-    rope_section,
-    write_layer_types,
-    write_rope,
+    alternating_windows,
 )
-from llm_jax.checkpoint.family import Json, Key, Section
+from llm_jax.checkpoint.families.rope import rope_section, two_ropes
+from llm_jax.checkpoint.family import Key
 from llm_jax.checkpoint.names import same
-from llm_jax.config import ModelConfig
-from llm_jax.errors import CheckpointError
 
 TABLE = (
     *ENDS,
@@ -57,42 +49,6 @@ ALWAYS_2 = ALWAYS_1 | {"sandwich_norm": True}
 UNSUPPORTED = {"use_bidirectional_attention": False}
 
 
-def _window_section(pattern: int) -> Section:
-    """Every `pattern`-th layer has full attention, unless config.json says otherwise; the others have the window."""
-
-    def read(entries: Json) -> Json:
-        step = entries.get("sliding_window_pattern") or entries.get("_sliding_window_pattern") or pattern
-        layers = read_layer_types(entries, lambda i: (i + 1) % step != 0)
-        return {"window_size": entries.get("sliding_window", 4096) if any(layers) else None, "window_layers": layers}
-
-    def write(config: ModelConfig) -> Json:
-        return {"sliding_window": config.window_size, "layer_types": write_layer_types(config)}
-
-    return Section(read, write)
-
-
-def _read_two_ropes(entries: Json) -> Json:
-    ropes = entries.get("rope_parameters") or {}
-    full = (ropes.get(FULL) or {}) | (entries.get("rope_scaling") or {})
-    windowed = ropes.get(SLIDING) or {}
-    context = entries.get("max_position_embeddings", 131072)
-    local = read_rope(windowed, entries.get("rope_local_base_freq") or 10_000.0, context)
-    if "rope_scaling" in local:
-        raise CheckpointError(
-            "config.json scales the rotary positions of windowed layers, which this decoder does not compute."
-        )
-    return read_rope(full, entries.get("rope_theta") or 1_000_000.0, context) | {
-        "window_rope_theta": local["rope_theta"]
-    }
-
-
-def _write_two_ropes(config: ModelConfig) -> Json:
-    local = config.rope_theta if config.window_rope_theta is None else config.window_rope_theta
-    full = write_rope(config.rope_theta, config.rope_scaling)
-    ropes = {FULL: full, SLIDING: write_rope(local, None)}
-    return {"rope_parameters": ropes, "rope_local_base_freq": local} | older_rope(config.rope_theta, full)
-
-
 GEMMA = llama_like(
     "gemma", "GemmaForCausalLM", PRE_NORM_TABLE,
     keys=KEYS_1,
@@ -109,7 +65,7 @@ GEMMA2 = llama_like(
         "logit_softcap": Key("final_logit_softcapping", 30.0),
     },
     always=ALWAYS_2,
-    sections=(rope_section(), _window_section(2)),
+    sections=(rope_section(), alternating_windows(2)),
     unsupported=UNSUPPORTED,
 )  # fmt: skip
 
@@ -120,7 +76,7 @@ GEMMA3 = llama_like(
         "attention_softcap": Key("attn_logit_softcapping", None),
         "logit_softcap": Key("final_logit_softcapping", None),
     },
-    always=ALWAYS_2 | {"qk_norm": True},
-    sections=(Section(_read_two_ropes, _write_two_ropes), _window_section(6)),
+    always=ALWAYS_2 | {"qk_norm": "head"},
+    sections=(two_ropes(1_000_000.0, "rope_local_base_freq", 10_000.0), alternating_windows(6)),
     unsupported=UNSUPPORTED,
 )  # fmt: skip

@@ -11,9 +11,9 @@ from llm_jax.checkpoint.families.parts import (
     WINDOW,
     activation_key,
     read_layer_types,
-    rope_section,
     write_layer_types,
 )
+from llm_jax.checkpoint.families.rope import rope_section
 from llm_jax.checkpoint.family import Family, Json, Key, Section
 from llm_jax.checkpoint.names import Rule
 from llm_jax.config import ModelConfig
@@ -53,8 +53,7 @@ def llama_like(model_type: str, architecture: str, table: tuple[Rule, ...], **re
         architecture=architecture,
         table=lambda _: table,
         prefix="model.",
-        ignored=re.compile(r"rotary_emb\.inv_freq$"),
-        **rest,
+        **({"ignored": re.compile(r"rotary_emb\.inv_freq$")} | rest),
     )
 
 
@@ -104,6 +103,6 @@ QWEN2 = llama_like(
 QWEN3 = llama_like(
     "qwen3", "Qwen3ForCausalLM", TABLE,
     keys=KEYS | {"head_dim": Key("head_dim", 128), "qkv_bias": Key("attention_bias", False)},
-    always=ALWAYS | {"qk_norm": True},
+    always=ALWAYS | {"qk_norm": "head"},
     sections=(rope_section(), QWEN_WINDOW),
 )  # fmt: skip

@@ -9,8 +9,8 @@ from llm_jax.checkpoint.families.parts import (
     PRE_NORMS,
     WINDOW,
     activation_key,
-    rope_section,
 )
+from llm_jax.checkpoint.families.rope import rope_section
 from llm_jax.checkpoint.family import Key
 from llm_jax.checkpoint.names import same
 

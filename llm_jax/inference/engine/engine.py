@@ -95,7 +95,9 @@ class Engine:
                 self.max_len,
                 draft=DRAFT_TOKENS if speculate and self.use_cache else 0,
                 chunks=CHUNKS if config.is_causal else (self.max_len,),  # without causality chunks change the result
-                is_ragged=config.is_causal and has_native_attention(config.head_size, level),
+                is_ragged=config.is_causal
+                and not config.attention_sinks
+                and has_native_attention(config.head_size, level),
             )
 
         keep = prefix_tokens // BLOCK_TOKENS if self.use_cache else 0

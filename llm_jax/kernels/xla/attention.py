@@ -21,6 +21,7 @@ def attend(
     key_BS: Array,
     settings: AttentionSettings,
     *,
+    sinks_N: Array | None = None,
     allowed: Array | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
@@ -28,6 +29,7 @@ def attend(
 
     Args:
         query_BT, key_BS: int32 positions, which causality, windows and ALiBi compare.
+        sinks_N: one more score of each head, without a value.
         allowed: bool, broadcastable to [B, 1, T, S]; all unless given.
         dropout_key: a PRNG key drops attention weights.
     """
@@ -45,7 +47,12 @@ def attend(
     mask = _mask(distance_BTS[:, None], settings, allowed)
     if mask is not None:
         score_BKGTS = jnp.where(mask[:, :, None], score_BKGTS, MASKED)
-    weight_BKGTS = dropout(jax.nn.softmax(score_BKGTS, axis=-1), settings.dropout, dropout_key)
+    if sinks_N is None:
+        weight_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1)
+    else:
+        sink_BKGT1 = jnp.broadcast_to(sinks_N.astype(jnp.float32).reshape(1, K, G, 1, 1), (B, K, G, T, 1))
+        weight_BKGTS = jax.nn.softmax(jnp.concatenate([score_BKGTS, sink_BKGT1], axis=-1), axis=-1)[..., :-1]
+    weight_BKGTS = dropout(weight_BKGTS, settings.dropout, dropout_key)
     weight_BKMS = weight_BKGTS.astype(q_BTNH.dtype).reshape(B, K, G * T, S)
     out_BKMH = jnp.einsum("BKMS,BKSH->BKMH", weight_BKMS, values_BKSH)
     return out_BKMH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
@@ -58,13 +65,24 @@ def attention(
     settings: AttentionSettings,
     *,
     rotary: tuple[Array, Array] | None,
+    sinks_N: Array | None,
     allowed: Array | None,
     dropout_key: Array | None,
 ) -> Array:
     """See `llm_jax.kernels.attention`."""
     q_BTNH, k_BTKH, v_BTKH = _split(qkv_BTJH, kv_heads, rotary)
     keys, values = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
-    return attend(q_BTNH, keys, values, query_BT, query_BT, settings, allowed=allowed, dropout_key=dropout_key)
+    return attend(
+        q_BTNH,
+        keys,
+        values,
+        query_BT,
+        query_BT,
+        settings,
+        sinks_N=sinks_N,
+        allowed=allowed,
+        dropout_key=dropout_key,
+    )
 
 
 def cached_attention(
@@ -76,6 +94,7 @@ def cached_attention(
     settings: AttentionSettings,
     *,
     rotary: tuple[Array, Array] | None,
+    sinks_N: Array | None,
     allowed: Array | None,
 ) -> tuple[Array, Array, Array]:
     """See `llm_jax.kernels.cached_attention`."""
@@ -102,7 +121,7 @@ def cached_attention(
     if not settings.is_causal:  # no other mask hides positions after the tokens cached so far
         allowed = filled_BS[:, None, None] if allowed is None else allowed & filled_BS[:, None, None]
     key_BS = jnp.broadcast_to(key_S, filled_BS.shape)
-    out = attend(q_BTNH, read(keys_ZKXH), values_BKSH, query_BT, key_BS, settings, allowed=allowed)
+    out = attend(q_BTNH, read(keys_ZKXH), values_BKSH, query_BT, key_BS, settings, sinks_N=sinks_N, allowed=allowed)
     return out, keys_ZKXH, values_ZKXH
 
 

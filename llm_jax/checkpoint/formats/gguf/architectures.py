@@ -10,10 +10,10 @@ from typing import Any
 
 from llm_jax.checkpoint.families.gemma import ALWAYS_1
 from llm_jax.checkpoint.families.llama import ALWAYS
-from llm_jax.checkpoint.families.parts import BLOCK
+from llm_jax.checkpoint.families.parts import BLOCK, interleaved
 from llm_jax.checkpoint.family import Json, Key, Section, canonical
 from llm_jax.checkpoint.formats.gguf.architecture import Architecture
-from llm_jax.checkpoint.names import Rule, qkv_rows, same
+from llm_jax.checkpoint.names import Rule, linear, qkv_rows, same
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
 from llm_jax.model import rope_frequencies
@@ -23,10 +23,7 @@ LAYER = "blk.{i}."
 
 
 def _both(param: str, stored: str) -> tuple[Rule, Rule]:
-    return (
-        same(BLOCK + param + ".weight", LAYER + stored + ".weight"),
-        same(BLOCK + param + ".bias", LAYER + stored + ".bias"),
-    )
+    return linear(BLOCK + param, LAYER + stored)
 
 
 COMMON = (
@@ -48,6 +45,7 @@ QKV = tuple(
     Rule((BLOCK + f"self_attn.qkv_proj.{part}",), tuple(LAYER + f"attn_{x}.{part}" for x in "qkv"), rows=qkv_rows)
     for part in ("weight", "bias")
 )
+INTERLEAVED = (interleaved(r"blk\.\d+\.attn_(?P<head>[qk])\.(weight|bias)"),)
 FUSED_QKV = _both("self_attn.qkv_proj", "attn_qkv")
 GATED = (*_both("mlp.fc1", "ffn_gate"), *_both("mlp.gate_proj", "ffn_up"))
 EXPERTS = (
@@ -244,14 +242,14 @@ GEMMAS = ALWAYS_1 | {"activation": "gelu_tanh"}
 WITHOUT_GATE = {"activation": "gelu_tanh", "lm_head_bias": False, "embedding_scale": 1.0, "dropout": 0.0}
 
 LLAMA = _architecture(
-    "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), interleaved_rope=True
+    "llama", LLAMA_TABLE, keys=BIASES, always=SILU, sections=(_rope("llama"), _experts("llama")), orders=INTERLEAVED
 )
 QWEN2 = _architecture(
     "qwen2", LLAMA_TABLE, always=SILU | {"qkv_bias": True, "out_bias": False}, sections=(_rope("qwen2"),)
 )
-QWEN3 = _architecture("qwen3", LLAMA_TABLE, always=SILU | {"qk_norm": True}, sections=(_rope("qwen3"),))
+QWEN3 = _architecture("qwen3", LLAMA_TABLE, always=SILU | {"qk_norm": "head"}, sections=(_rope("qwen3"),))
 QWEN3_MOE = _architecture(
-    "qwen3moe", LLAMA_TABLE, always=SILU | {"qk_norm": True}, sections=(_rope("qwen3moe"), _experts("qwen3moe")),
+    "qwen3moe", LLAMA_TABLE, always=SILU | {"qk_norm": "head"}, sections=(_rope("qwen3moe"), _experts("qwen3moe")),
     keys={"intermediate_size": Key("qwen3moe.expert_feed_forward_length")},
 )  # fmt: skip
 GEMMA = _architecture("gemma", LLAMA_TABLE, always=GEMMAS, offset_norms=True, sections=(_rope("gemma"),))
@@ -264,7 +262,7 @@ GEMMA2 = _architecture(
     },
 )  # fmt: skip
 GEMMA3 = _architecture(
-    "gemma3", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True, "qk_norm": True}, offset_norms=True,
+    "gemma3", LLAMA_TABLE, always=GEMMAS | {"sandwich_norm": True, "qk_norm": "head"}, offset_norms=True,
     sections=(_rope("gemma3"), _windows("gemma3", 6), _attention_scale("gemma3", 62)),
     keys={
         "window_rope_theta": Key("gemma3.rope.freq_base_swa", 10000.0),
