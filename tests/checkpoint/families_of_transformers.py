@@ -1,5 +1,6 @@
 """Tiny random models of every family, made by transformers, as references for tests."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ SHAPES: dict[tuple[str, str], dict[str, Any]] = {
 
 def make(model_type: str, changes: dict[str, Any], seed: int = 0) -> PreTrainedModel:
     """A model in which every weight affects the logits: larger than at initialisation, norms and biases random too."""
-    names = SMALL | NO_SPECIAL_IDS | changes
+    names = SMALL | NO_SPECIAL_IDS | copy.deepcopy(changes)  # transformers completes rotary parameters in place
     if model_type in ("gpt2", "gptj"):
         renamed = {"max_position_embeddings": "n_positions", "hidden_size": "n_embd", "num_hidden_layers": "n_layer"}
         renamed |= {"num_attention_heads": "n_head"}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, sav
 from tests.checkpoint.greedy import continue_greedily
 
 CHUNK = 7
+LONG = "longrope beyond its original context"
+# Families that compute the same function as a plainer one, and are written as that.
+WRITTEN_AS = {"helium": "llama", "ernie4_5": "llama", "seed_oss": "qwen2"}
 run = jax.jit(forward, static_argnames="config")
 every_shape = pytest.mark.parametrize(("model_type", "shape"), SHAPES, ids=[" ".join(key) for key in SHAPES])
 FIRST_SHAPES = dict(reversed(SHAPES))
@@ -62,7 +66,8 @@ def test_logits_equal_those_of_transformers(saved: Any, model_type: str, shape: 
     np.testing.assert_allclose(in_chunks(model, tokens, (14, 11)), expected, atol=1e-4)
 
 
-@every_shape
+# transformers rotates all positions by other factors once a text is longer than LongRoPE's original context.
+@pytest.mark.parametrize(("model_type", "shape"), [key for key in SHAPES if key[1] != LONG])
 def test_the_likeliest_tokens_are_those_that_transformers_generates(saved: Any, model_type: str, shape: str) -> None:
     """From prompts of 9 and 4 tokens to the full context: by induction, greedy decoding gives the same."""
     reference, directory = saved(model_type, shape)
@@ -125,15 +130,23 @@ def test_a_round_trip_is_lossless(saved: Any, tmp_path: Path, model_type: str, s
     loaded = load_model(directory)
     save_model(tmp_path / "back", loaded.model, max_shard_bytes=10_000 if sharded else 2**30)
 
-    before, after = read_all(directory), read_all(tmp_path / "back")
+    back = load_model(tmp_path / "back").model
+    assert canonical(back.config) == canonical(loaded.model.config)
+    assert_same_bits(loaded.model.params, back.params)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
+    tokens = random_tokens(loaded.model.config.vocab_size)
+    if again.config.model_type == model_type:
+        assert_same_bits(read_all(directory), read_all(tmp_path / "back"))
+        np.testing.assert_array_equal(logits_of(again, tokens), logits_of(reference, tokens))
+    else:  # the rows of a matrix may be in another order
+        np.testing.assert_allclose(logits_of(again, tokens), logits_of(reference, tokens), atol=1e-4)
+
+
+def assert_same_bits(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         assert tensor.dtype == after[name].dtype
-        assert tensor.tobytes() == after[name].tobytes(), name
-    assert canonical(load_model(tmp_path / "back").model.config) == canonical(loaded.model.config)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
-    tokens = random_tokens(loaded.model.config.vocab_size)
-    np.testing.assert_array_equal(logits_of(again, tokens), logits_of(reference, tokens))
+        assert np.asarray(tensor).tobytes() == np.asarray(after[name]).tobytes(), name
 
 
 def read_all(directory: Path) -> dict[str, np.ndarray]:
@@ -143,7 +156,7 @@ def read_all(directory: Path) -> dict[str, np.ndarray]:
 @every_family
 def test_a_family_is_written_as_itself(saved: Any, model_type: str) -> None:
     config = load_model(saved(model_type, FIRST_SHAPES[model_type])[1]).model.config
-    assert family_for(config).model_type == model_type
+    assert family_for(config).model_type == WRITTEN_AS.get(model_type, model_type)
 
 
 def test_every_family_is_tested() -> None:
@@ -175,23 +188,26 @@ def test_configurations_of_transformers_4_are_read_the_same(saved: Any, model_ty
     ("model_type", "change", "message"),
     [
         ("llama", {"model_type": "bert"}, "model_type 'bert'; known families are llama, mistral, "),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic'"),
+        ("llama", {"rope_parameters": {"rope_type": "proportional"}}, "of the type 'proportional'"),
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "lacks 'factor'"),
         ("llama", {"hidden_act": "mish"}, "activation is 'mish'; it must be one of gelu"),
         ("llama", {"num_key_value_heads": 3}, "num_kv_heads is 3; it must be a divisor of num_heads"),
-        ("qwen3_moe", {"mlp_only_layers": [1]}, r"mlp_only_layers: \[1\], which this decoder does not compute"),
+        ("glm4_moe", {"n_group": 2}, "n_group: 2, which this decoder does not compute"),
+        ("falcon", {"alibi": True}, "alibi: True, which this decoder does not compute"),
+        ("gpt_oss", {"swiglu_alpha": 1.0}, "swiglu_alpha: 1.0, which this decoder does not compute"),
+        ("llama", {"model_type": "qwen3_next"}, "model_type 'qwen3_next'; known families are "),
+        ("llama", {"model_type": "gemma4"}, "model_type 'gemma4'; known families are "),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True"),
         ("gemma2", {"layer_types": ["sliding_attention", "linear_attention"]}, "layer of the type 'linear_attention'"),
-        ("phi3", {"original_max_position_embeddings": 8}, "LongRoPE beyond 8 tokens.*attention_factor to 1.3"),
     ],
 )  # fmt: skip
 def test_unsupported_configurations_are_refused(
     saved: Any, tmp_path: Path, model_type: str, change: dict[str, Any], message: str
 ) -> None:
-    shape = "longrope" if model_type == "phi3" else FIRST_SHAPES[model_type]
-    raw = json.loads((saved(model_type, shape)[1] / "config.json").read_text())
+    directory = saved(model_type, FIRST_SHAPES[model_type])[1]
+    raw = json.loads((directory / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(raw | change))
-    (tmp_path / "model.safetensors").symlink_to(saved(model_type, shape)[1] / "model.safetensors")
+    (tmp_path / "model.safetensors").symlink_to(directory / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path)
 

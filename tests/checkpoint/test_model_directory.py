@@ -42,8 +42,12 @@ CONFIGS = {
     "gpt2, untied relu": ("gpt2", ModelConfig(**GPT2 | {"tie_embeddings": False, "activation": "relu"})),
     "defaults": ("llm_decoder", ModelConfig(**SIZES)),
     "experts": ("llm_decoder", ModelConfig(**SIZES, use_moe=True, num_experts=3, top_k=2, use_glu=True)),
-    "llama but windowed": ("llm_decoder", ModelConfig(**LLAMA, window_size=5, window_layers=(True, False))),
-    "llama but scaled embeddings": ("llm_decoder", ModelConfig(**LLAMA | {"embedding_scale": None})),
+    "llama but windowed": ("smollm3", ModelConfig(**LLAMA, window_size=5, window_layers=(True, False))),
+    "llama but scaled embeddings": ("granite", ModelConfig(**LLAMA | {"embedding_scale": None})),
+    "llama but both": (
+        "llm_decoder",
+        ModelConfig(**LLAMA | {"embedding_scale": None}, window_size=5, window_layers=(True, False)),
+    ),
     "scaled rope, post-norm": (
         "llm_decoder",
         ModelConfig(**SIZES, positions="rotary", rope_scaling=LLAMA3, norm_first=False, dropout=0.2),
@@ -230,7 +234,7 @@ def test_a_single_safetensors_file_loads_by_its_path(tmp_path: Path) -> None:
         ({"num_hidden_layers": 1}, r"unexpected: model\.layers\.1\."),
         ({"num_key_value_heads": 3}, "divisor of num_heads"),
         ({"hidden_act": "mish"}, "activation is 'mish'"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "proportional", "factor": 2.0}}, "type 'proportional'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "lacks 'low_freq_factor'"),
         ({"vocab_size": None}, "does not describe a llama model"),
     ],

@@ -34,6 +34,35 @@ SHAPES = {
         "positions": "rotary", "rope_fraction": 0.5,
         "rope_scaling": RopeScaling(kind="longrope", factors=(3.0,), attention_factor=1.2),
     },
+    "cohere_like": {
+        "positions": "rotary", "norm_bias": False, "parallel_residual": True, "shared_norm": True, "logit_scale": 0.3,
+        "window_size": 5, "window_layers": (True, False), "rope_layers": (True, False), "use_glu": True,
+    },
+    "neox_like": {"positions": "rotary", "rope_fraction": 0.5, "parallel_residual": True, "norm_offset": 1.0},
+    "olmo_like": {
+        "positions": "rotary", "norm": "rms_norm", "sandwich_norm": True, "input_norm": False, "qk_norm": "width",
+        "num_kv_heads": 2, "residual_scale": 0.4,
+    },
+    "norm_of_rotated_heads": {"positions": "rotary", "qk_norm": "rotated_head", "num_kv_heads": 2},
+    "longrope_beyond_its_context": {
+        "positions": "rotary",
+        "rope_scaling": RopeScaling(
+            kind="longrope", factors=(1.0, 1.5), long_factors=(2.0, 7.0), original_max_seq_len=16
+        ),
+    },
+    "dense_layer_and_shared_expert": {
+        "use_moe": True, "num_experts": 4, "top_k": 2, "use_glu": True, "moe_layers": (False, True), "dense_size": 12,
+        "shared_expert_size": 20, "shared_expert_gate": True, "intermediate_size": 24,
+    },
+    "sigmoid_router": {
+        "use_moe": True, "num_experts": 5, "top_k": 2, "use_glu": True, "router": "sigmoid", "expert_scale": 2.5,
+        "shared_expert_size": 10,
+    },
+    "gpt_oss_like": {
+        "positions": "rotary", "use_moe": True, "num_experts": 4, "top_k": 2, "use_glu": True, "router_bias": True,
+        "expert_clamp": 0.5, "attention_sinks": True, "window_size": 5, "window_layers": (True, False),
+        "num_kv_heads": 2,
+    },
     "experts": {"use_moe": True, "num_experts": 4, "top_k": 2, "use_glu": True},
     "experts_not_renormalized": {"use_moe": True, "num_experts": 3, "top_k": 2, "moe_renormalize": False},
 }  # fmt: skip
@@ -68,7 +97,8 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         if config.norm == "rms_norm" or "q_norm" in name or "k_norm" in name:
             return x / np.sqrt((x**2).mean() + config.norm_eps) * (w[name + ".weight"] + config.norm_offset)
-        return (x - x.mean()) / np.sqrt(x.var() + config.norm_eps) * w[name + ".weight"] + w[name + ".bias"]
+        scaled = (x - x.mean()) / np.sqrt(x.var() + config.norm_eps) * (w[name + ".weight"] + config.norm_offset)
+        return scaled + (w[name + ".bias"] if config.norm_bias else 0.0)
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
         return w[name + ".weight"] @ x + w.get(name + ".bias", 0.0)
@@ -80,7 +110,9 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
             angle = position / config.rope_theta ** (2 * i / dims)
             a, b = x[i], x[i + dims // 2]
             if config.rope_scaling is not None:
-                angle /= config.rope_scaling.factors[i]
+                scaling = config.rope_scaling
+                is_long = config.max_seq_len > scaling.original_max_seq_len
+                angle /= (scaling.long_factors if is_long and scaling.long_factors else scaling.factors)[i]
                 a, b = a * config.rope_scaling.magnitude, b * config.rope_scaling.magnitude
             out[i], out[i + dims // 2] = (
                 a * math.cos(angle) - b * math.sin(angle),
@@ -91,22 +123,37 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
     def expert(x: np.ndarray, name: str, e: int) -> np.ndarray:
         return w[name + ".weight"][e] @ x + (w[name + ".bias"][e] if name + ".bias" in w else 0.0)
 
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
     def feed_forward(x: np.ndarray, at: str) -> np.ndarray:
-        if not config.use_moe:
-            h = act(linear(x, at + "fc1"))
-            if config.use_glu:
-                h = h * linear(x, at + "gate_proj")
-            return linear(h, at + "fc2")
-        scores = np.exp(linear(x, at + "router"))
-        scores /= scores.sum()
-        best = np.argsort(-scores)[: config.top_k]
+        h = act(linear(x, at + "fc1"))
+        if config.use_glu:
+            h = h * linear(x, at + "gate_proj")
+        return linear(h, at + "fc2")
+
+    def experts(x: np.ndarray, at: str) -> np.ndarray:
+        scores = linear(x, at + "router")
+        if config.router == "sigmoid":
+            scores = sigmoid(scores)
+            best = np.argsort(-scores - w[at + "router.correction"])[: config.top_k]
+        else:
+            scores = np.exp(scores) / np.exp(scores).sum()
+            best = np.argsort(-scores)[: config.top_k]
         total = scores[best].sum() if config.moe_renormalize else 1.0
         out = np.zeros(D)
         for e in best:
-            h = act(expert(x, at + "experts.fc1", e))
-            if config.use_glu:
-                h = h * expert(x, at + "experts.gate_proj", e)
-            out += scores[e] / total * expert(h, at + "experts.fc2", e)
+            h = expert(x, at + "experts.fc1", e)
+            gate = expert(x, at + "experts.gate_proj", e) if config.use_glu else 1.0
+            if config.expert_clamp is not None:
+                h = np.minimum(h, config.expert_clamp)
+                h = h * sigmoid(1.702 * h) * (np.clip(gate, -config.expert_clamp, config.expert_clamp) + 1)
+            else:
+                h = act(h) * gate
+            out += config.expert_scale * scores[e] / total * expert(h, at + "experts.fc2", e)
+        if config.shared_expert_size is not None:
+            share = sigmoid(linear(x, at + "shared_expert_gate")) if config.shared_expert_gate else 1.0
+            out += share * feed_forward(x, at + "shared_expert.")
         return out
 
     def cap(x: np.ndarray, at: float | None) -> np.ndarray:
@@ -127,14 +174,20 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
             at = f"transformer_blocks.{layer}."
             heads = []
             for t, x in enumerate(stream):
-                h = norm(x, at + "norm1") if config.norm_first else x
+                h = norm(x, at + "norm1") if config.norm_first and config.input_norm else x
                 qkv = linear(h, at + "self_attn.qkv_proj").reshape(N + 2 * K, H)
                 q, k, v = list(qkv[:N]), list(qkv[N : N + K]), list(qkv[N + K :])
-                if config.qk_norm:
+                if config.qk_norm == "width":
+                    q = list(norm(np.concatenate(q), at + "self_attn.q_norm").reshape(N, H))
+                    k = list(norm(np.concatenate(k), at + "self_attn.k_norm").reshape(K, H))
+                if config.qk_norm == "head":
                     q = [norm(x, at + "self_attn.q_norm") for x in q]
                     k = [norm(x, at + "self_attn.k_norm") for x in k]
-                if config.positions == "rotary":
+                if config.positions == "rotary" and (config.rope_layers is None or config.rope_layers[layer]):
                     q, k = [rotate(x, t) for x in q], [rotate(x, t) for x in k]
+                if config.qk_norm == "rotated_head":
+                    q = [norm(x, at + "self_attn.q_norm") for x in q]
+                    k = [norm(x, at + "self_attn.k_norm") for x in k]
                 heads.append((q, k, v))
             nxt = []
             for t, x in enumerate(stream):
@@ -150,21 +203,28 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
                         if config.positions == "alibi":
                             score -= (t - s) * 2.0 ** (-8 * (n + 1) / N)
                         scores.append(score)
+                    if config.attention_sinks:
+                        scores.append(w[at + "self_attn.sinks"][n])
                     p = np.exp(np.array(scores) - max(scores))
                     p /= p.sum()
                     mixed.append(sum(p[s - first] * heads[s][2][kv] for s in range(first, t + 1)))
                 h = linear(np.concatenate(mixed), at + "self_attn.out_proj")
-                x = x + (norm(h, at + "post_attn_norm") if config.sandwich_norm else h)
+                before = x
+                x = x + config.residual_scale * (norm(h, at + "post_attn_norm") if config.sandwich_norm else h)
                 if not config.norm_first:
                     x = norm(x, at + "norm1")
-                h = feed_forward(norm(x, at + "norm2") if config.norm_first else x, at + "mlp.")
-                x = x + (norm(h, at + "post_mlp_norm") if config.sandwich_norm else h)
+                h = before if config.parallel_residual else x
+                if config.norm_first and config.input_norm:
+                    h = norm(h, at + ("norm1" if config.shared_norm else "norm2"))
+                has_experts = config.use_moe and (config.moe_layers is None or config.moe_layers[layer])
+                h = (experts if has_experts else feed_forward)(h, at + "mlp.")
+                x = x + config.residual_scale * (norm(h, at + "post_mlp_norm") if config.sandwich_norm else h)
                 nxt.append(x if config.norm_first else norm(x, at + "norm2"))
             stream = nxt
         for t, x in enumerate(stream):
             x = norm(x, "final_norm") if config.norm_first else x
             head = w["embedding_layer.token_embeddings.weight"] @ x if config.tie_embeddings else linear(x, "lm_head")
-            logits[b, t] = cap(head, config.logit_softcap)
+            logits[b, t] = cap(config.logit_scale * head, config.logit_softcap)
     return logits
 
 

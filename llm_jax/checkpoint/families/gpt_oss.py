@@ -88,8 +88,8 @@ USUAL_ROPE = {
 
 
 def _read_rope(entries: Json) -> Json:
-    scaled = entries.get("rope_parameters") or entries.get("rope_scaling")
-    return ROPE.read(entries if scaled else entries | {"rope_parameters": USUAL_ROPE})
+    is_said = "rope_scaling" in entries or entries.get("rope_parameters")
+    return ROPE.read(entries if is_said else entries | {"rope_parameters": USUAL_ROPE})
 
 
 GPT_OSS = llama_like(
