@@ -36,6 +36,7 @@ class TextOptions:
         prefix: removed from its beginning, where it has it.
         echo: what is put before it. With the log-probabilities of a prompt, that prompt's text.
         logs: whether log-probabilities of its tokens are reported.
+        logs_prompt: whether those of the prompt's tokens are.
         logs_end: whether the token that ends it is reported too.
         min_tokens: how many tokens it has at least, stop strings or not.
         shown: special tokens that are text, id to written form.
@@ -46,6 +47,7 @@ class TextOptions:
     prefix: str = ""
     echo: str = ""
     logs: bool = False
+    logs_prompt: bool = False
     logs_end: bool = False
     min_tokens: int = 0
     is_empty: bool = False
@@ -98,7 +100,7 @@ class ChoiceText:
         options = self._options
         echo = options.echo
         prompt: tuple[LoggedToken, ...] = ()
-        if event.prompt:
+        if options.logs_prompt:
             text, prompt = TokenLog.of_prompt(
                 self._tokenizer, self._prompt_ids, [(token.logprob, token.top) for token in event.prompt]
             )

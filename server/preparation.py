@@ -130,6 +130,7 @@ class Preparation:
             text,
             stop=(*body.stop_strings, *text.stop),
             logs=body.alternatives is not None,
+            logs_prompt=body.prompt_alternatives is not None,
             min_tokens=body.min_tokens,
             is_empty=body.is_empty,
         )
