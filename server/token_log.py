@@ -119,9 +119,12 @@ class TokenLog:
             self._incomplete = b""
         utf8 = _utf8("replace")
         at = self._length + len(utf8.decode(self._incomplete))
-        for token in tokens:
+        for previous, token in zip([None, *tokens], tokens, strict=False):
             token.offset, at = at, at + len(utf8.decode(token.data))
             token.end, token.is_settled = at, True
+            foreign = token.end - token.offset - len(_utf8("replace").decode(token.data))
+            if previous is not None and foreign > 0:  # the sign of an invalid character, which only this token ended
+                previous.end = token.offset = token.offset + foreign
         self._length += len(text)
         tokens[-1].end = self._length
         self._incomplete = rest
