@@ -58,7 +58,7 @@ class Forms:
             self._chat_format.calls,
             [(tool.name, tool.parameters) for tool in tools],
             is_required=chat.tool_choice.mode == "required",
-            is_parallel=chat.tool_choice.parallel,
+            is_parallel=chat.tool_choice.parallel and not self._chat_format.calls.is_lone,
             schema=schema,
         )
 

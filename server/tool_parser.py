@@ -73,12 +73,11 @@ class ToolCallParser:
                 content.append(before)
             self._rest, self._in_calls = after, True
             return True
-        if not self._has_text and not self._rest.strip():
-            return False  # space before the first call is no text
-        self._has_text = True
-        withheld = _overlap(self._rest, trigger)
-        content.append(self._rest[: len(self._rest) - withheld])
-        self._rest = self._rest[len(self._rest) - withheld :]
+        decided = len(self._rest) - _overlap(self._rest, trigger)
+        if self._has_text or not self._rest[:decided].isspace():  # space before the first call is no text
+            self._has_text = self._has_text or decided > 0
+            content.append(self._rest[:decided])
+            self._rest = self._rest[decided:]
         return False
 
     def _look_at_beginning(self) -> bool:

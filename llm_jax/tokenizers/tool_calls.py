@@ -17,6 +17,7 @@ class CallSyntax:
 
     Attributes:
         trigger: begins the calls. Where it is empty, an answer that begins with { is calls.
+        is_lone: whether an answer has one call at most: the templates of the family refuse several.
         id_length: how long the templates of this family want the ids of calls; None is any length.
     """
 
@@ -27,6 +28,7 @@ class CallSyntax:
     tail: str = ""
     separator: str
     closing: str = ""
+    is_lone: bool = False
     id_length: int | None = None
 
     def write(self, calls: Sequence[tuple[str, Any]]) -> str:
@@ -45,7 +47,7 @@ HERMES = CallSyntax(
     tail="}\n</tool_call>",
     separator="\n<tool_call>",
 )
-LLAMA = CallSyntax(head='{"name": "', middle='", "parameters": ', tail="}", separator="; ")
+LLAMA = CallSyntax(head='{"name": "', middle='", "parameters": ', tail="}", separator="; ", is_lone=True)
 MISTRAL = CallSyntax(
     trigger="[TOOL_CALLS]",
     opening="[",

@@ -7,6 +7,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from llm_jax.inference import Grammars
+from llm_jax.tokenizers import call_syntax, load_tokenizer, render_chat
+from server.tool_parser import ToolCallParser
+from tests.real_models import real
 from tests.server.in_process import App, serving
 from tests.server.tiny import RECITED, save_reciter
 
@@ -178,3 +182,25 @@ def test_a_form_of_the_text_beside_tools(family: App) -> None:
         answer = family.post(CHAT, messages=ASK, tools=TOOLS, response_format=form, seed=seed, **RANDOM)
         message = answer["choices"][0]["message"]
         assert message["content"] == "17" or check(message["tool_calls"])
+
+
+def test_a_call_in_the_template_of_a_real_family() -> None:
+    """The call that Qwen 3's own template writes is what the grammar lets through, and what the parser finds."""
+    tokenizer = load_tokenizer(real("qwen3"))
+    syntax = call_syntax(tokenizer)
+    arguments = {"city": "Zürich", "days": 3}
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    messages = [*ASK, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    rendered = render_chat(tokenizer, messages, tools=TOOLS, add_generation_prompt=False)
+    written = rendered[rendered.rindex("<tool_call>") :].removesuffix("<|im_end|>\n")
+    assert written == syntax.write([("get_weather", arguments)])
+    grammars = Grammars(tokenizer, vocab_size=tokenizer.vocab_size, end_ids=[tokenizer.encode("<|im_end|>")[0]])
+    constraint = grammars.tool_calls(syntax, [("get_weather", WEATHER)])
+    ids = tokenizer.encode(f"So: {written}")
+    for count, token in enumerate(ids):
+        assert constraint.mask(ids[:count])[token // 32] >> (token % 32) & 1, tokenizer.decode(ids[:count])
+    parser = ToolCallParser(syntax, ["get_weather"])
+    pieces = [parser.push(tokenizer.decode([token])) for token in ids]
+    assert "".join(text for text, _ in pieces) == "So: "
+    found = "".join(delta.arguments for _, deltas in pieces for delta in deltas)
+    assert json.loads(found) == arguments

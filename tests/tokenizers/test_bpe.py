@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -12,6 +12,7 @@ ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 @given(text=ANY_TEXT)
 @example(text="  two  spaces\n\n\tand 漢字 👩\u200d🚀 e\u0301\x00\r\n")
 def test_every_text_round_trips(bpe, text):
+    assume(not any(token in text for token in bpe.hidden_tokens))
     assert bpe.decode(bpe.encode(text)) == text
 
 

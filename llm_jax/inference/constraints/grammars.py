@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm_jax.errors import ConfigError, InferenceError, RequestError, TokenizerError
-from llm_jax.inference.constraints.json_schema import check_schema, check_text, close_objects
+from llm_jax.inference.constraints.json_schema import check_schema, check_text, narrow
 from llm_jax.inference.constraints.tool_calls import calls_grammar
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Grammars:
             RequestError: it is no schema, or it has a feature that could not be held to; the message names it.
         """
         check_schema(schema, self._special_tokens)
-        grammar = self._matcher.grammar_from_json_schema(json.dumps(close_objects(schema)), overrides=_JSON_OPTIONS)
+        grammar = self._matcher.grammar_from_json_schema(json.dumps(narrow(schema)), overrides=_JSON_OPTIONS)
         return self._constraint(grammar, "JSON schema", "json_schema")
 
     def json_object(self) -> "GrammarConstraint":
@@ -124,11 +124,11 @@ class Grammars:
                 check_schema({"type": "object", **parameters}, self._special_tokens)
             except RequestError as error:
                 raise RequestError(f"Tool {name!r}: {error}", "tools") from None
-            closed.append((name, close_objects({"type": "object", **parameters})))
+            closed.append((name, narrow({"type": "object", **parameters})))
         text = None
         if schema is not None:
             check_schema(schema, self._special_tokens)
-            text = "%json " + json.dumps(close_objects(schema) | {"x-guidance": _JSON_OPTIONS})
+            text = "%json " + json.dumps(narrow(schema) | {"x-guidance": _JSON_OPTIONS})
         grammar = calls_grammar(
             syntax, closed, self._special_ids, is_required=is_required, is_parallel=is_parallel, text=text
         )

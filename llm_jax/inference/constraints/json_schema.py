@@ -37,6 +37,7 @@ _UNSUPPORTED = frozenset(
 _VALUES = frozenset(["const", "default", "enum", "examples", "example"])  # hold values, no schemas
 _SCHEMAS_BY_NAME = frozenset(["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"])
 _NUMBERS = frozenset(["const", "enum", "exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"])
+_NOT_YEAR_0 = "^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-"
 _BINDING_TEXTS = ("const", "enum", "properties", "required")
 
 
@@ -87,18 +88,23 @@ def check_schema(schema: Any, special_tokens: frozenset[str] = frozenset()) -> N
             check_text(node.get(key), special_tokens, f"{key} of the JSON schema at {path}", "json_schema")
 
 
-def close_objects(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with `additionalProperties: false` where an object names its properties and is silent on others.
+def narrow(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without what it allows and nobody wants.
 
-    JSON Schema allows any others then, and a model without a stop in sight makes them up. Left as it is where schemas
-    are combined, since each would then forbid what the other names.
+    `additionalProperties: false` is added where an object names its properties and is silent on others: JSON Schema
+    allows any others then, and a model without a stop in sight makes them up. That is left as it is where schemas are
+    combined, since each would then forbid what the other names. Dates are not in the year 0, which most libraries
+    cannot read.
     """
     combined = ("allOf", "anyOf", "oneOf", "$ref")
-    nodes = [node for _, node in _walk(schema, "$")]
-    if any("allOf" in node or ("properties" in node and any(key in node for key in combined)) for node in nodes):
-        return schema
     closed: dict[str, Any] = json.loads(json.dumps(schema))
-    for _, node in _walk(closed, "$"):
+    nodes = [node for _, node in _walk(closed, "$")]
+    for node in nodes:
+        if node.get("format") in ("date", "date-time"):
+            node.setdefault("pattern", _NOT_YEAR_0)
+    if any("allOf" in node or ("properties" in node and any(key in node for key in combined)) for node in nodes):
+        return closed
+    for node in nodes:
         properties, required = node.get("properties"), node.get("required", [])
         is_open = "additionalProperties" not in node and "patternProperties" not in node
         if is_open and isinstance(properties, dict) and all(name in properties for name in required):
