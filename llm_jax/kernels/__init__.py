@@ -6,21 +6,26 @@ for x86-64 and aarch64. The choice follows the `level` that weights are packed f
 
 from llm_jax.kernels.attention_dispatch import attention, cached_attention, empty, has_native_attention
 from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkLayout
+from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows, Format
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
-from llm_jax.kernels.matmul_dispatch import matmul
+from llm_jax.kernels.matmul_dispatch import matmul, rows, values
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
-from llm_jax.kernels.packing import pack, pack_gated
+from llm_jax.kernels.packing import pack, pack_blocks, pack_gated
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
 
 __all__ = [
     "ACTIVATIONS",
+    "FORMATS",
     "NO_BLOCK",
     "WEIGHT_DTYPES",
     "ActivationName",
     "AttentionSettings",
+    "BlockMatrix",
+    "BlockRows",
     "ChunkLayout",
+    "Format",
     "Level",
     "Norm",
     "PackedMatrix",
@@ -38,8 +43,10 @@ __all__ = [
     "matmul",
     "normalise",
     "pack",
+    "pack_blocks",
     "pack_gated",
-    "rotate",
+    "rows",
     "softcap",
+    "values",
     "vector_width",
 ]

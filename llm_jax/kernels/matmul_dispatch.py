@@ -1,9 +1,12 @@
 """y = act(norm(x) · Wᵀ + bias) + residual, on the backend that the weights are packed for."""
 
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu, xla
+from llm_jax.kernels.blocks import FORMATS, BlockMatrix, Format
 from llm_jax.kernels.packed import PackedMatrix
 from llm_jax.kernels.xla import ActivationName, Norm
 from llm_jax.native import Level
@@ -11,7 +14,7 @@ from llm_jax.native import Level
 
 def matmul(
     x: Array,
-    packed: PackedMatrix,
+    packed: PackedMatrix | BlockMatrix,
     bias: Array | None = None,
     *,
     norm: Norm | None = None,
@@ -21,7 +24,8 @@ def matmul(
 ) -> Array:
     """act(norm(x) · Wᵀ + bias) + residual, over the last axis; sums are float32 (of int8 × int8: exact, in int32).
 
-    A bfloat16 matrix rounds norm(x) to bfloat16, an int8 one to 255 levels per row on a CPU and to bfloat16 elsewhere.
+    A bfloat16 matrix rounds norm(x) to bfloat16, an int8 one to 255 levels per row on a CPU and to bfloat16 elsewhere,
+    one in blocks natively to 255 levels for each 32 inputs.
     A row of native results does not depend, to the last bit, on the rows beside it or on their number; XLA promises
     nothing like it.
 
@@ -34,5 +38,34 @@ def matmul(
     O, I = packed.shape
     lead, out_dtype = x.shape[:-1], jnp.dtype(out_dtype or x.dtype)
     residual_MO = None if residual is None else residual.reshape(-1, O)
+    if isinstance(packed, BlockMatrix) and packed.level != Level.XLA:
+        formats = tuple(list(FORMATS).index(format) for format in packed.formats)
+        x_MI = x.reshape(-1, I)
+        y_MO = cpu.block_matmul(x_MI, packed, formats, bias, norm, activation, residual_MO, out_dtype)
+        return y_MO.reshape(*lead, O)
+    if isinstance(packed, BlockMatrix):
+        values_IO = values(packed).T
+        packed = PackedMatrix(values_IO, None, None, "float32", Level.XLA, packed.shape, packed.gated)
     backend = xla.matmul if packed.level == Level.XLA else cpu.matmul
     return backend(x.reshape(-1, I), packed, bias, norm, activation, residual_MO, out_dtype).reshape(*lead, O)
+
+
+def values(matrix: BlockMatrix) -> Array:
+    """The values of all packed rows, float32 [O, I]; of a gated pair [2 O, I]."""
+    parts = [xla.decode(tiles, format, O, matrix.shape[1]) for tiles, format, O in _parts(matrix)]
+    return jnp.concatenate(parts)
+
+
+def rows(matrix: BlockMatrix, ids: Array) -> Array:
+    """Rows of a matrix in one part, float32 [..., I]: what an embedding looks up."""
+    ((tiles, format, O),) = _parts(matrix)
+    return xla.decode_rows(tiles, format, O, matrix.shape[1], ids)
+
+
+def _parts(matrix: BlockMatrix) -> Iterator[tuple[Array, Format, int]]:
+    """Tiles, format and number of outputs of each part."""
+    at, I = 0, matrix.shape[1]
+    for format, O in zip(matrix.formats, matrix.outputs, strict=True):
+        size = xla.block_bytes(format, O, I)
+        yield matrix.tiles[at : at + size], format, O
+        at += size

@@ -1,11 +1,17 @@
 """Packs weights, once, when a model is loaded."""
 
+import mmap
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from llm_jax.kernels import cpu
+from llm_jax.errors import ConfigError
+from llm_jax.kernels import cpu, xla
+from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
 from llm_jax.native import Level
 from llm_jax.programs import program
@@ -24,6 +30,47 @@ def pack(weight_OI: Array, dtype: WeightDtype, *, level: Level | None = None) ->
 def pack_gated(weight_OI: Array, gate_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
     """Packs the two matrices of a gated linear unit (arXiv:2002.05202): y = act(x Wᵀ) · (x Vᵀ), W first."""
     return _packed(weight_OI, gate_OI, dtype, level)
+
+
+def pack_blocks(
+    parts: Sequence[BlockRows], *, inputs: int | None = None, gated: bool = False, level: Level | None = None
+) -> BlockMatrix:
+    """Packs the parts of one matrix, or the two of a gated pair.
+
+    Args:
+        parts: but for the last, of a multiple of PANEL rows each.
+        inputs: of the map, where its rows are padded to whole blocks.
+        level: which kernels will read it; the best of this machine unless given.
+
+    Raises:
+        ConfigError: the native library, which packs, is not there.
+    """
+    if not cpu.is_built():
+        raise ConfigError("Weights of 4 to 8 bits in blocks need the native kernels; choose another dtype.")
+    best = cpu.best_level()
+    level = best if level is None else level
+    formats, outputs = tuple(part.format for part in parts), tuple(len(part.rows) for part in parts)
+    I = parts[0].rows.shape[1] // FORMATS[formats[0]].bytes * FORMATS[formats[0]].values
+    numbers = [list(FORMATS).index(format) for format in formats]
+    sizes = [xla.block_bytes(format, count, I) for format, count in zip(formats, outputs, strict=True)]
+    tiles, at = cpu.aligned(sum(sizes)), 0
+    for part, number, size in zip(parts, numbers, sizes, strict=True):
+        cpu.pack_blocks(number, np.ascontiguousarray(part.rows), I, tiles[at : at + size])
+        _release(part.rows)
+        at += size
+    O = outputs[0] if gated else sum(outputs)
+    return BlockMatrix(jax.dlpack.from_dlpack(tiles), formats, outputs, level, (O, inputs or I), gated)
+
+
+def _release(rows: np.ndarray) -> None:
+    """Lets the system take back the memory of a mapped file that was read."""
+    base: Any = rows
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _packed(weight_OI: Array, gate_OI: Array | None, dtype: WeightDtype, level: Level | None) -> PackedMatrix:

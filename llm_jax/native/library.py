@@ -17,7 +17,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 SOURCES = PACKAGE.parent / "kernels" / "cpu" / "src"
 
-AVX2 = ("-mavx2", "-mfma")
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 # By architecture: the files that only it has, and their flags. All other files are compiled for every architecture.
 LEVELS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -1,18 +1,23 @@
 """Native kernels for x86-64 and aarch64 processors, in C++ (src/): called through XLA's foreign function interface."""
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
+from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks
 from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles
-from llm_jax.kernels.cpu.native import available, best_level, features
+from llm_jax.kernels.cpu.native import available, best_level, features, is_built
 
 __all__ = [
     "HEAD_STEP",
     "LARGEST_HEAD",
     "TILE",
+    "aligned",
     "available",
     "best_level",
+    "block_matmul",
     "cached_attention",
     "empty",
     "features",
+    "is_built",
     "matmul",
+    "pack_blocks",
     "pack_tiles",
 ]

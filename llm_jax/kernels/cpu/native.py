@@ -9,7 +9,13 @@ import numpy as np
 from llm_jax import native
 from llm_jax.native import Level
 
-PACK, PRODUCT, ATTENTION, EMPTY = "llm_pack", "llm_product", "llm_attention", "llm_empty"
+PACK, PRODUCT, BLOCK_PRODUCT, ATTENTION, EMPTY = CALLS = (
+    "llm_pack",
+    "llm_product",
+    "llm_block_product",
+    "llm_attention",
+    "llm_empty",
+)
 
 
 @lru_cache(maxsize=1)
@@ -18,7 +24,7 @@ def load() -> ctypes.CDLL | None:
     library = native.load()
     if library is None:
         return None
-    for name in (PACK, PRODUCT, ATTENTION, EMPTY):
+    for name in CALLS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -35,6 +41,11 @@ def best_level() -> Level:
         return Level.XLA
     load()  # a program from disk calls it without being traced
     return level
+
+
+def is_built() -> bool:
+    """Whether the library is there, which packs also for XLA's kernels."""
+    return load() is not None
 
 
 def available() -> bool:

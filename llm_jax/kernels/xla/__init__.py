@@ -1,6 +1,7 @@
 """Kernels in plain JAX, which XLA compiles for any device."""
 
 from llm_jax.kernels.xla.attention import attention, cached_attention
+from llm_jax.kernels.xla.blocks import block_bytes, decode, decode_rows
 from llm_jax.kernels.xla.functions import (
     ACTIVATIONS,
     ActivationName,
@@ -17,7 +18,10 @@ __all__ = [
     "ActivationName",
     "Norm",
     "attention",
+    "block_bytes",
     "cached_attention",
+    "decode",
+    "decode_rows",
     "dropout",
     "matmul",
     "normalise",

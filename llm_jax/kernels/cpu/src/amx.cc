@@ -135,8 +135,12 @@ void attend_any(const Attention& a, int64_t sequence, int64_t kv_head, int64_t f
   has_tiles ? attend(a, sequence, kv_head, first, count) : kAvx512.attend(a, sequence, kv_head, first, count);
 }
 
+void prepare_blocks(const BlockProduct& p, int64_t tile) { kAvx512.prepare_blocks(p, tile); }
+
+void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) { kAvx512.multiply_blocks(p, panel, count); }
+
 }  // namespace
 
-extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any};
+extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks};
 
 }  // namespace llm

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "attend.h"
+#include "block_rows.h"
 #include "product.h"
 
 namespace llm {
@@ -91,8 +92,89 @@ struct Traits {
   static constexpr int kManyPanels = 1;
 };
 
+struct BlockLanes {
+  using Int = __m256i;
+  using Float = __m256;
+  static constexpr int kLanes = 8, kPanels = 1;
+  template <Format f>
+  static constexpr int offset() {  // values of 8 bits are unpacked as signed ones
+    return value_bits(f) == 8 ? 0 : offset_of(f);
+  }
+  static Int load_bytes(const uint8_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+  static Int zero() { return _mm256_setzero_si256(); }
+  static Int integers(int32_t x) { return _mm256_set1_epi32(x); }
+  static Float floats(Int x) { return _mm256_cvtepi32_ps(x); }
+  static Float load(const float* x) { return _mm256_loadu_ps(x); }
+  static void store(float* to, Float x) { _mm256_storeu_ps(to, x); }
+  static Float broadcast(float x) { return _mm256_set1_ps(x); }
+  static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  static Float halves(const uint8_t* x) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+  }
+  static Float bytes(const uint8_t* x) {
+    return floats(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+  }
+  static Float signed_bytes(const uint8_t* x) {
+    return floats(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+  }
+  // The bits `mask` of x, from `left` places to their right.
+  template <int left>
+  static Int moved(Int x, int mask) {
+    Int there = left >= 0 ? _mm256_slli_epi16(x, left >= 0 ? left : 0) : _mm256_srli_epi16(x, left < 0 ? -left : 0);
+    return _mm256_and_si256(there, _mm256_set1_epi8(char(mask)));
+  }
+  template <Format f, int... j>
+  static void add_planes(const uint8_t* values, Int* w, std::integer_sequence<int, j...>) {
+    const uint8_t* planes = values + 256;
+    if constexpr (value_bits(f) == 5) {
+      const Int plane = load_bytes(planes);
+      ((w[j] = _mm256_or_si256(w[j], moved<4 - j>(plane, 0x10))), ...);
+    } else {
+      const Int plane[] = {load_bytes(planes), load_bytes(planes + 64)};
+      ((w[j] = _mm256_or_si256(w[j], moved<4 - 2 * (j % 4)>(plane[j / 4], 0x30))), ...);
+    }
+  }
+  template <Format f>
+  static void unpack(const uint8_t* values, Int* w) {
+    if constexpr (value_bits(f) == 8) {
+      for (int j = 0; j < kOperands; ++j) w[j] = _mm256_xor_si256(load_bytes(values + j * 64), _mm256_set1_epi8(-128));
+    } else {
+      for (int j = 0; j < 4; ++j) {
+        const Int pairs = load_bytes(values + j * 64);
+        w[j] = moved<0>(pairs, 0x0f), w[j + 4] = moved<-4>(pairs, 0x0f);
+      }
+      if constexpr (value_bits(f) > 4) add_planes<f>(values, w, std::make_integer_sequence<int, kOperands>());
+    }
+  }
+  // Products of pairs are added in 16 bits as long as they cannot overflow: 8, 4 or 2 operands of 4, 5 or 6 bits.
+  template <int bits, int count, int Panels>
+  static void dot(Int (&sums)[Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+    constexpr int chain = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    const Int ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+    for (int j = 0; j < count; j += chain)
+#pragma GCC unroll 2
+      for (int q = 0; q < Panels; ++q) {
+        Int pairs = zero();
+#pragma GCC unroll 8
+        for (int i = j; i < j + chain && i < count; ++i) {
+          int32_t four;
+          std::memcpy(&four, x + 4 * i, sizeof four);
+          const Int terms = _mm256_set1_epi32(four), weights = w[q][first + i];
+          const Int products = bits == 8
+                                   ? _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(terms, weights))
+                                   : _mm256_maddubs_epi16(weights, terms);
+          pairs = i == j ? products : _mm256_add_epi16(pairs, products);
+        }
+        sums[q] = _mm256_add_epi32(sums[q], _mm256_madd_epi16(pairs, ones));
+      }
+  }
+};
+
 }  // namespace
 
-extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write_any, attend<Lanes>};
+extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write_any,
+                            attend<Lanes>,   prepare_blocks, multiply_blocks<BlockLanes>};
 
 }  // namespace llm

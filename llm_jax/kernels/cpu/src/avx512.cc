@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "attend.h"
+#include "block_rows.h"
 #include "product.h"
 
 namespace llm {
@@ -75,8 +76,76 @@ struct Traits {
   static constexpr int kManyPanels = 2;
 };
 
+struct BlockLanes {
+  using Int = __m512i;
+  using Float = __m512;
+  static constexpr int kLanes = 16, kPanels = 2;
+  template <Format f>
+  static constexpr int offset() {
+    return offset_of(f);
+  }
+  static Int zero() { return _mm512_setzero_si512(); }
+  static Int integers(int32_t x) { return _mm512_set1_epi32(x); }
+  static Float floats(Int x) { return _mm512_cvtepi32_ps(x); }
+  static Float load(const float* x) { return _mm512_loadu_ps(x); }
+  static void store(float* to, Float x) { _mm512_storeu_ps(to, x); }
+  static Float broadcast(float x) { return _mm512_set1_ps(x); }
+  static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static Float halves(const uint8_t* x) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  }
+  static Float bytes(const uint8_t* x) {
+    return floats(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+  }
+  static Float signed_bytes(const uint8_t* x) {
+    return floats(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+  }
+  // The bits `mask` of x, from `left` places to their right.
+  template <int left>
+  static Int moved(Int x, int mask) {
+    Int there = left >= 0 ? _mm512_slli_epi16(x, left >= 0 ? left : 0) : _mm512_srli_epi16(x, left < 0 ? -left : 0);
+    return _mm512_and_si512(there, _mm512_set1_epi8(char(mask)));
+  }
+  template <Format f, int... j>
+  static void add_planes(const uint8_t* values, Int* w, std::integer_sequence<int, j...>) {
+    const uint8_t* planes = values + 256;
+    if constexpr (value_bits(f) == 5) {
+      const Int plane = _mm512_loadu_si512(planes);
+      ((w[j] = _mm512_or_si512(w[j], moved<4 - j>(plane, 0x10))), ...);
+    } else {
+      const Int plane[] = {_mm512_loadu_si512(planes), _mm512_loadu_si512(planes + 64)};
+      ((w[j] = _mm512_or_si512(w[j], moved<4 - 2 * (j % 4)>(plane[j / 4], 0x30))), ...);
+    }
+  }
+  template <Format f>
+  static void unpack(const uint8_t* values, Int* w) {
+    if constexpr (value_bits(f) == 8) {
+      for (int j = 0; j < kOperands; ++j) w[j] = _mm512_loadu_si512(values + j * 64);
+    } else {
+      for (int j = 0; j < 4; ++j) {
+        const Int pairs = _mm512_loadu_si512(values + j * 64);
+        w[j] = moved<0>(pairs, 0x0f), w[j + 4] = moved<-4>(pairs, 0x0f);
+      }
+      if constexpr (value_bits(f) > 4) add_planes<f>(values, w, std::make_integer_sequence<int, kOperands>());
+    }
+  }
+  template <int bits, int count, int Panels>
+  static void dot(Int (&sums)[Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+#pragma GCC unroll 8
+    for (int j = 0; j < count; ++j) {
+      int32_t four;
+      std::memcpy(&four, x + 4 * j, sizeof four);
+      const Int terms = _mm512_set1_epi32(four);
+#pragma GCC unroll 2
+      for (int q = 0; q < Panels; ++q) sums[q] = _mm512_dpbusd_epi32(sums[q], w[q][first + j], terms);
+    }
+  }
+};
+
 }  // namespace
 
-extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>, write_any, attend<Lanes>};
+extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>,  write_any,
+                              attend<Lanes>,   prepare_blocks, multiply_blocks<BlockLanes>};
 
 }  // namespace llm

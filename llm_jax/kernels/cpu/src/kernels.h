@@ -1,4 +1,4 @@
-// The interface between the FFI calls (calls.cc) and the instruction levels: avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on
+// The interface between the FFI calls (calls.cc, block_calls.cc) and the instruction levels: avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on
 // x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
@@ -77,6 +77,8 @@ struct Attention {
   const float *cosine, *sine;                    // [tokens, rotary], or null
 };
 
+struct BlockProduct;  // blocks.h
+
 struct Level {
   // Packs 16 rows of x into a tile: normalised, then rounded or quantised to the dtype.
   void (*prepare)(const Product&, int64_t tile);
@@ -87,6 +89,9 @@ struct Level {
   // Computes queries first … first + count - 1 (at most kQueryRows) of those that share a key/value head, ordered by
   // position, then by query head.
   void (*attend)(const Attention&, int64_t sequence, int64_t kv_head, int64_t first, int64_t count);
+  // As `prepare` and `multiply`, of a matrix in blocks of few bits.
+  void (*prepare_blocks)(const BlockProduct&, int64_t tile);
+  void (*multiply_blocks)(const BlockProduct&, int64_t panel, int64_t count);
 };
 
 extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64

@@ -63,7 +63,7 @@ extern "C" int64_t llm_level() {
   using namespace llm;
   const uint64_t saved = saved_states();
   const Registers base = cpuid(1, 0), extended = cpuid(7, 0);
-  const bool avx2 = has(base.ecx, bit(12) | bit(28)) && has(extended.ebx, bit(5));  // FMA, AVX; AVX2
+  const bool avx2 = has(base.ecx, bit(12) | bit(28) | bit(29)) && has(extended.ebx, bit(5));  // FMA, AVX, F16C; AVX2
   if (!avx2 || !has(saved, bit(1) | bit(2))) return kLevelNone;                     // SSE and AVX registers
   // AVX-512 F, DQ, BW, VL; VNNI; and its registers.
   const bool avx512 = has(extended.ebx, bit(16) | bit(17) | bit(30) | bit(31)) && has(extended.ecx, bit(11));

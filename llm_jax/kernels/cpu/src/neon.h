@@ -4,6 +4,7 @@
 #include <arm_neon.h>
 
 #include "attend.h"
+#include "block_rows.h"
 #include "product.h"
 
 namespace llm {
@@ -118,8 +119,64 @@ struct Traits {
 };
 
 template <typename Dot>
+struct BlockLanes {
+  using Int = int32x4_t;
+  using Float = float32x4_t;
+  static constexpr int kLanes = 4, kPanels = 1;
+  template <Format f>
+  static constexpr int offset() {  // values of 8 bits are unpacked as signed ones
+    return value_bits(f) == 8 ? 0 : offset_of(f);
+  }
+  static Int zero() { return vdupq_n_s32(0); }
+  static Int integers(int32_t x) { return vdupq_n_s32(x); }
+  static Float floats(Int x) { return vcvtq_f32_s32(x); }
+  static Float load(const float* x) { return vld1q_f32(x); }
+  static void store(float* to, Float x) { vst1q_f32(to, x); }
+  static Float broadcast(float x) { return vdupq_n_f32(x); }
+  static Float mul(Float a, Float b) { return vmulq_f32(a, b); }
+  static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+  static Float halves(const uint8_t* x) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(x))));
+  }
+  static uint32x2_t four(const uint8_t* x) { return vld1_dup_u32(reinterpret_cast<const uint32_t*>(x)); }
+  static Float bytes(const uint8_t* x) {
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(four(x))))));
+  }
+  static Float signed_bytes(const uint8_t* x) {
+    return floats(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(four(x))))));
+  }
+  template <Format f>
+  static void unpack(const uint8_t* values, Int* w) {
+    for (int j = 0; j < kOperands; ++j) {
+      uint8x16_t x = vld1q_u8(values + (value_bits(f) == 8 ? j : j % 4) * 64);
+      if constexpr (value_bits(f) == 8) {
+        x = veorq_u8(x, vdupq_n_u8(0x80));
+      } else {
+        x = j < 4 ? vandq_u8(x, vdupq_n_u8(0x0f)) : vshrq_n_u8(x, 4);
+      }
+      if constexpr (value_bits(f) == 5) {
+        const uint8x16_t plane = vshlq_u8(vld1q_u8(values + 256), vdupq_n_s8(int8_t(4 - j)));
+        x = vorrq_u8(x, vandq_u8(plane, vdupq_n_u8(0x10)));
+      } else if constexpr (value_bits(f) == 6) {
+        const uint8x16_t plane = vshlq_u8(vld1q_u8(values + 256 + j / 4 * 64), vdupq_n_s8(int8_t(4 - j % 4 * 2)));
+        x = vorrq_u8(x, vandq_u8(plane, vdupq_n_u8(0x30)));
+      }
+      w[j] = vreinterpretq_s32_u8(x);
+    }
+  }
+  template <int bits, int count, int Panels>
+  static void dot(Int (&sums)[Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+    for (int j = 0; j < count; ++j) {
+      const int8x16_t terms = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(x + 4 * j)));
+      for (int q = 0; q < Panels; ++q) sums[q] = Dot::add(sums[q], vreinterpretq_s8_s32(w[q][first + j]), terms);
+    }
+  }
+};
+
+template <typename Dot>
 constexpr Level level() {
-  return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any, attend<Lanes>};
+  return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
+          attend<Lanes>,        prepare_blocks,            multiply_blocks<BlockLanes<Dot>>};
 }
 
 }  // namespace
