@@ -10,10 +10,10 @@ from llm_jax.errors import ConfigError
 model = click.option("--model", help="Model to use: a directory, a run, a file, a name on the Hub.  [default: demo]")
 dtype = click.option(
     "--dtype",
-    default="float32",
+    default="auto",
     show_default=True,
-    type=click.Choice(("float32", "bfloat16", "int8")),
-    help="Weight dtype; fewer bits are faster.",
+    type=click.Choice(("auto", "float32", "bfloat16", "int8", "int4")),
+    help="Weight dtype; fewer bits are faster. auto: the file's own precision on a CPU, bfloat16 on a GPU.",
 )
 add_special_tokens = click.option(
     "--add-special-tokens/--no-add-special-tokens",

@@ -10,7 +10,7 @@ from cli import _options
 from cli._errors import Command
 
 if TYPE_CHECKING:
-    from llm_jax.kernels import WeightDtype
+    from llm_jax.model import ModelDtype
 
 
 @click.command("llm-eval", cls=Command)
@@ -28,7 +28,7 @@ def main(
     window: int | None,
     stride: int | None,
     add_special_tokens: bool,
-    dtype: "WeightDtype",
+    dtype: "ModelDtype",
     as_json: bool,
 ) -> None:
     """Measure how well a model predicts TEXT_FILE (UTF-8; - is standard input).

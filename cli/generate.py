@@ -13,7 +13,7 @@ from cli._errors import Command
 
 if TYPE_CHECKING:
     from llm_jax.inference import TextPiece
-    from llm_jax.kernels import WeightDtype
+    from llm_jax.model import ModelDtype
 
 
 @click.command("llm-generate", cls=Command)
@@ -47,7 +47,7 @@ def main(
     prompt: str | None,
     prompt_file: Path | None,
     model: str | None,
-    dtype: "WeightDtype",
+    dtype: "ModelDtype",
     stop: tuple[str, ...],
     add_special_tokens: bool,
     as_json: bool,
@@ -74,10 +74,12 @@ def main(
     from cli._text import read_text
     from llm_jax.hub import load_with_tokenizer
     from llm_jax.inference import Conversation, SamplingParams, continue_prompts
+    from llm_jax.model import cast_model, weight_types
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
     loaded, tokenizer = load_with_tokenizer(model)
+    click.echo(f"Weights: {weight_types(cast_model(loaded.model, dtype)[0])}.", err=True)
     settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
     conversation = Conversation(loaded.model, tokenizer, settings, system=system, stop=stop, dtype=dtype)
     if prompt is None:

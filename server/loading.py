@@ -38,6 +38,7 @@ def load_served_model(settings: Settings, observers: Sequence[Observer]) -> "Ser
     parameters = sum(parameter.size for parameter in loaded.model.params.values())
     log.info("loaded", path=str(loaded.path), device=device, parameters=parameters)
     model = ServedModel(settings.served_model_name, loaded, tokenizer, settings, observers=observers, mesh=mesh)
+    log.info("weights", types=model.weight_types)
     log.info("kv_cache", tokens=model.kv_tokens, context=model.max_len, max_batch=model.max_batch)
     model.start()
     del loaded  # the engine has weights of its own

@@ -25,7 +25,7 @@ class ServedModel:
 
     Attributes:
         max_len: tokens that a request may have, prompt and completion together.
-        max_batch, kv_tokens: see `Engine`.
+        max_batch, kv_tokens, weight_types: see `Engine`.
         ready_at: when `start` was done, in seconds since 1970.
     """
 
@@ -55,7 +55,7 @@ class ServedModel:
             mesh=mesh,
         )
         self.max_len, self.max_batch = self._engine.max_len, self._engine.max_batch
-        self.kv_tokens = self._engine.kv_tokens
+        self.kv_tokens, self.weight_types = self._engine.kv_tokens, self._engine.weight_types
         # Not `loaded` itself: its weights can be freed once the engine has packed its own.
         self._preparation = Preparation(
             loaded.model.config, loaded.generation, tokenizer, settings, max_len=self.max_len

@@ -33,9 +33,11 @@ class Settings:
     )
     served_model_name: str = setting("llm", "Model", "Name of the model in /v1/models and in answers.")
     device: Literal["auto", "cpu", "cuda", "gpu"] = setting("auto", "Model", "Where to compute.")
-    dtype: Literal["float32", "bfloat16", "int8"] = setting("float32", "Model", "Weight dtype.")
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = setting(
+        "auto", "Model", "Weight dtype. auto: the file's own precision on a CPU, bfloat16 on a GPU."
+    )
     kv_dtype: Literal["float32", "bfloat16", "int8"] | None = setting(
-        None, "Model", "KV cache dtype. Unset: float32 with float32 weights, else bfloat16."
+        None, "Model", "KV cache dtype. Unset: float32 where all weights are, else bfloat16."
     )
     tensor_parallel: Annotated[int, Ge(1)] = setting(
         1, "Model", "Devices to shard the model over, where it is too large for one."

@@ -20,6 +20,7 @@ from llm_jax.checkpoint.formats import open_weights, read_gguf
 from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.recognise import CONFIG, recognise
 from llm_jax.checkpoint.stored import StoredModel
+from llm_jax.checkpoint.tensors import as_stored
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError, LLMWarning
 from llm_jax.model import Model, param_sharding
@@ -56,8 +57,8 @@ def load_model(
     Args:
         dtype: to cast the parameters to; unless given, they stay as stored (float64 becomes float32).
         mesh: shard them over these devices (`tensor_parallel_mesh`); a sharded parameter is never whole on a device.
-        mapped: leave them in their file, as numpy arrays, for an engine that packs them anyway. Until then the file
-            must not change.
+        mapped: leave them in their file, as numpy arrays, or as QuantisedMatrix where it has them in blocks, for an
+            engine that packs them anyway. Until then the file must not change.
 
     Raises:
         CheckpointError: there is no model, it is damaged, or its parts contradict each other.
@@ -71,9 +72,11 @@ def load_model(
     stored = open_model(path)
 
     def read(name: str) -> Array:
-        value: Any = np.asarray(stored.params.pop(name))
+        tensor = stored.params.pop(name)
         if mapped and mesh is None and dtype is None:
-            return value if value.dtype != np.float64 else value.astype(np.float32)
+            kept: Any = as_stored(tensor)
+            return kept if kept.dtype != np.float64 else kept.astype(np.float32)
+        value: Any = np.asarray(tensor)
         # Copied, because files are mapped: overwriting one must not change this model.
         if mesh is None:
             return jnp.array(value, dtype)

@@ -5,11 +5,13 @@ copies or computes is a LazyTensor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
+
+from llm_jax.kernels import BlockRows, QuantisedMatrix
 
 Shape = tuple[int, ...]
 BLOCK_BYTES = 2**24
@@ -21,12 +23,14 @@ class LazyTensor:
 
     Attributes:
         parts: of a concatenation, its blocks of rows; `cut` at their borders returns them unread.
+        quantised: of a matrix in blocks of few bits, its rows as they are stored.
     """
 
     shape: Shape
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     parts: tuple["Tensor", ...] = ()
+    quantised: Callable[[], BlockRows] | None = None
 
     @property
     def size(self) -> int:
@@ -61,8 +65,24 @@ def mapped(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> LazyTe
 
 
 def permuted(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
-    """The tensor with its rows in another order."""
-    return mapped(tensor, change)
+    """The tensor with its rows in another order; one in blocks stays in blocks."""
+    stored = tensor.quantised if isinstance(tensor, LazyTensor) else None
+    if stored is None:
+        return mapped(tensor, change)
+    return replace(
+        mapped(tensor, change), quantised=lambda: stored()._replace(rows=np.ascontiguousarray(change(stored().rows)))
+    )
+
+
+def as_stored(tensor: Tensor) -> np.ndarray | QuantisedMatrix:
+    """What an engine packs: a matrix whose rows are all in blocks as such, anything else as an array."""
+    parts = tensor.parts or (tensor,) if isinstance(tensor, LazyTensor) else ()
+    stored = [part.quantised if isinstance(part, LazyTensor) else None for part in parts]
+    if not stored or None in stored or len(tensor.shape) != 2:
+        return np.asarray(tensor)
+    return QuantisedMatrix(
+        tensor.shape, lambda: np.asarray(tensor), lambda: [rows() for rows in stored if rows is not None]
+    )
 
 
 def reshaped(tensor: Tensor, shape: Shape) -> Tensor:
@@ -104,4 +124,10 @@ def cut(whole: Tensor, rows: Sequence[int]) -> list[Tensor]:
 
 
 def _block(whole: Tensor, start: int, end: int) -> LazyTensor:
-    return LazyTensor((end - start, *whole.shape[1:]), whole.dtype, lambda: np.asarray(whole)[start:end])
+    stored = whole.quantised if isinstance(whole, LazyTensor) else None
+    return LazyTensor(
+        (end - start, *whole.shape[1:]),
+        whole.dtype,
+        lambda: np.asarray(whole)[start:end],
+        quantised=stored and (lambda: stored()._replace(rows=stored().rows[start:end])),
+    )

@@ -11,8 +11,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, DataError
-from llm_jax.kernels import WeightDtype
-from llm_jax.model import Model, Params, cast_model, forward
+from llm_jax.model import Model, ModelDtype, Params, cast_model, forward
 from llm_jax.programs import program
 from llm_jax.tokenizers import Tokenizer
 
@@ -57,7 +56,7 @@ def evaluate_text(
     window: int | None = None,
     stride: int | None = None,
     add_special_tokens: bool = True,
-    dtype: WeightDtype = "float32",
+    dtype: ModelDtype = "float32",
 ) -> TextScore:
     """Score a text of any length by sliding windows; every token counts once.
 

@@ -6,12 +6,12 @@ for x86-64 and aarch64. The choice follows the `level` that weights are packed f
 
 from llm_jax.kernels.attention_dispatch import attention, cached_attention, empty, has_native_attention
 from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkLayout
-from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows, Format
+from llm_jax.kernels.blocks import FORMATS, PANEL, BlockMatrix, BlockRows, Format, QuantisedMatrix
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
 from llm_jax.kernels.matmul_dispatch import matmul, rows, values
 from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
-from llm_jax.kernels.packing import pack, pack_blocks, pack_gated
+from llm_jax.kernels.packing import pack, pack_blocks, pack_gated, quantise
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
 
@@ -19,6 +19,7 @@ __all__ = [
     "ACTIVATIONS",
     "FORMATS",
     "NO_BLOCK",
+    "PANEL",
     "WEIGHT_DTYPES",
     "ActivationName",
     "AttentionSettings",
@@ -29,6 +30,7 @@ __all__ = [
     "Level",
     "Norm",
     "PackedMatrix",
+    "QuantisedMatrix",
     "WeightDtype",
     "attention",
     "available",
@@ -45,6 +47,7 @@ __all__ = [
     "pack",
     "pack_blocks",
     "pack_gated",
+    "quantise",
     "rows",
     "softcap",
     "values",

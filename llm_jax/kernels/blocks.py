@@ -4,8 +4,9 @@ A row is a sequence of blocks of 32 or 256 values, which share scales. Packing m
 cpu/src/blocks.h), and no value passes through float32. A product rounds each 32 inputs of x to 255 levels.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +44,28 @@ class BlockRows(NamedTuple):
     rows: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class QuantisedMatrix:
+    """A matrix in blocks where it lies, before it is packed; as an array, its values.
+
+    Attributes:
+        read: its values, in float32.
+        parts: its rows, called where they are packed.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    parts: Callable[[], Sequence[BlockRows]]
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.read().astype(self.dtype if dtype is None else dtype, copy=False)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class BlockMatrix:
@@ -61,6 +84,11 @@ class BlockMatrix:
     level: Level = field(metadata={"static": True})
     shape: tuple[int, int] = field(metadata={"static": True})
     gated: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return np.dtype(np.float32)
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ from jax import Array
 
 from llm_jax.errors import ConfigError
 from llm_jax.kernels import cpu, xla
-from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows
+from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows, Format
 from llm_jax.kernels.packed import PackedMatrix, WeightDtype
 from llm_jax.native import Level
 from llm_jax.programs import program
@@ -45,8 +45,7 @@ def pack_blocks(
     Raises:
         ConfigError: the native library, which packs, is not there.
     """
-    if not cpu.is_built():
-        raise ConfigError("Weights of 4 to 8 bits in blocks need the native kernels; choose another dtype.")
+    _require_library()
     best = cpu.best_level()
     level = best if level is None else level
     formats, outputs = tuple(part.format for part in parts), tuple(len(part.rows) for part in parts)
@@ -59,7 +58,31 @@ def pack_blocks(
         _release(part.rows)
         at += size
     O = outputs[0] if gated else sum(outputs)
-    return BlockMatrix(jax.dlpack.from_dlpack(tiles), formats, outputs, level, (O, inputs or I), gated)
+    array = jax.dlpack.from_dlpack(tiles) if jax.default_backend() == "cpu" else jax.device_put(tiles)
+    return BlockMatrix(array, formats, outputs, level, (O, inputs or I), gated)
+
+
+def quantise(weight_OI: Array | np.ndarray, format: Format, importance_I: np.ndarray | None = None) -> BlockRows:
+    """The rows of a matrix in blocks of Q4_0, Q4_1, Q8_0, Q4_K or Q6_K; padded with zeros to whole ones.
+
+    Args:
+        importance_I: what the squared error of each input's weights counts; the larger ones' count more unless given.
+
+    Raises:
+        ConfigError: the native library, which quantises, is not there.
+    """
+    _require_library()
+    layout = FORMATS[format]
+    padding = [(0, -weight_OI.shape[1] % layout.values)]
+    whole = np.pad(np.asarray(weight_OI, np.float32), [(0, 0), *padding])
+    if importance_I is not None:
+        importance_I = np.pad(importance_I, padding)
+    return BlockRows(format, cpu.quantise(list(FORMATS).index(format), whole, *layout, importance_I))
+
+
+def _require_library() -> None:
+    if not cpu.is_built():
+        raise ConfigError("Weights in blocks of 4 to 8 bits need the native library; choose another dtype.")
 
 
 def _release(rows: np.ndarray) -> None:

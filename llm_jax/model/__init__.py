@@ -16,7 +16,15 @@ from llm_jax.model.cache import (
     layer_windows,
 )
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge
-from llm_jax.model.packing import MutableModel, cast_model, kernel_level, pack_model
+from llm_jax.model.packing import (
+    MODEL_DTYPES,
+    ModelDtype,
+    MutableModel,
+    cast_model,
+    kernel_level,
+    pack_model,
+    weight_types,
+)
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
 from llm_jax.model.shapes import param_shapes
 from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
@@ -27,10 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INIT_STD",
+    "MODEL_DTYPES",
     "NO_BLOCK",
     "ChunkLayout",
     "KVCache",
     "Model",
+    "ModelDtype",
     "MutableModel",
     "Params",
     "allocate_cache",
@@ -55,6 +65,7 @@ __all__ = [
     "rope_frequencies",
     "sinusoidal_table",
     "tensor_parallel_mesh",
+    "weight_types",
 ]
 
 

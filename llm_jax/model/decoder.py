@@ -119,11 +119,8 @@ class Decoder(nnx.Module):
 
     def head(self, hidden: Array) -> Array:
         """Logits in float32 over the last axis."""
-        if self.lm_head is None:
-            table = self.embedding_layer.token_embeddings.weight[...].astype(hidden.dtype)
-            logits = jnp.einsum("...d,vd->...v", hidden, table)
-        else:
-            logits = self.lm_head(hidden)
+        embedding = self.embedding_layer.token_embeddings
+        logits = embedding.scores(hidden) if self.lm_head is None else self.lm_head(hidden)
         logits = logits.astype(jnp.float32)
         if self.config.logit_scale != 1.0:
             logits = logits * self.config.logit_scale

@@ -12,7 +12,17 @@ from flax import nnx
 from jax import Array
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import ACTIVATIONS, ActivationName, Norm, PackedMatrix, dropout, matmul, normalise
+from llm_jax.kernels import (
+    ACTIVATIONS,
+    ActivationName,
+    BlockMatrix,
+    Norm,
+    PackedMatrix,
+    dropout,
+    matmul,
+    normalise,
+    rows,
+)
 
 INIT_STD = 0.02  # GPT-2's
 
@@ -29,9 +39,9 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
 
     @property
-    def packed(self) -> PackedMatrix | None:
+    def packed(self) -> PackedMatrix | BlockMatrix | None:
         weight = self.weight.get_value()
-        return weight if isinstance(weight, PackedMatrix) else None
+        return weight if isinstance(weight, PackedMatrix | BlockMatrix) else None
 
     def __call__(
         self,
@@ -87,7 +97,15 @@ class Embedding(nnx.Module):
         self.weight = normal(rngs, (rows, size))
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
-        return self.weight[...][ids].astype(dtype)
+        table = self.weight.get_value()
+        return (rows(table, ids) if isinstance(table, BlockMatrix) else table[ids]).astype(dtype)
+
+    def scores(self, hidden: Array) -> Array:
+        """The product of hidden states with every row."""
+        table = self.weight.get_value()
+        if isinstance(table, BlockMatrix):
+            return matmul(hidden, table)
+        return jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype))
 
 
 class LayerNorm(nnx.Module):

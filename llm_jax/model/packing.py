@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,27 @@ from jax import Array
 from jax.sharding import Mesh
 
 from llm_jax.errors import ConfigError
-from llm_jax.kernels import WEIGHT_DTYPES, Level, PackedMatrix, WeightDtype, pack, pack_gated
+from llm_jax.kernels import (
+    PANEL,
+    BlockMatrix,
+    BlockRows,
+    Level,
+    PackedMatrix,
+    QuantisedMatrix,
+    WeightDtype,
+    best_level,
+    pack,
+    pack_blocks,
+    pack_gated,
+    quantise,
+)
 from llm_jax.model.model import Model
 from llm_jax.model.sharding import shard_params
 
+ModelDtype = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+MODEL_DTYPES: tuple[ModelDtype, ...] = get_args(ModelDtype)
 EMBEDDING = "embedding_layer.token_embeddings.weight"
+HEAD = "lm_head.weight"
 
 
 class MutableModel(Model):
@@ -28,7 +44,7 @@ class _Cast(NamedTuple):
     """What a model was cast to, and from which arrays."""
 
     sources: Sequence[Array]
-    dtype: WeightDtype
+    dtype: ModelDtype
     mesh: Mesh | None
     outcome: tuple[Model, jnp.dtype]
 
@@ -36,25 +52,29 @@ class _Cast(NamedTuple):
 _casts: dict[int, _Cast] = {}  # keyed by id(model); a finaliser removes the entry
 
 
-def cast_model(model: Model, dtype: WeightDtype, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
+def cast_model(model: Model, dtype: ModelDtype, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
     """The model as inference wants it, and the dtype to compute in.
 
     The last outcome is stored as long as the model lives, so that a second call with the same weights costs nothing. A
     MutableModel is cast anew each time: to find out whether its weights changed would take as long as packing them.
 
     Vectors (norms, biases) are float32, their size is negligible. What else is not packed, the embedding table and
-    experts, is bfloat16 unless `dtype` is float32. Packed products take and give float32 as fast as bfloat16 on a CPU,
-    so that only the weights are rounded; with experts, which XLA multiplies, and on a GPU bfloat16 is what is fast.
+    experts, is bfloat16 unless `dtype` is float32; a table that a file has in blocks stays so under auto. Packed
+    products take and give float32 as fast as bfloat16 on a CPU, so that only the weights are rounded; with experts,
+    which XLA multiplies, and on a GPU bfloat16 is what is fast.
 
     Args:
-        dtype: of the weights.
+        dtype: of the weights. int4 is Q4_1 of GGUF: scale and minimum in float16 for each 32. auto is, on a CPU, what
+            each matrix has: blocks as a GGUF file has them, bfloat16, or float32; on a GPU bfloat16.
         mesh: spread it over these devices. Then only int8 is packed: XLA shards plain matrices alone.
 
     Raises:
-        ConfigError: `dtype` is none of WEIGHT_DTYPES.
+        ConfigError: `dtype` is none of MODEL_DTYPES, or cannot be had here.
     """
-    if dtype not in WEIGHT_DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(WEIGHT_DTYPES)}.")
+    if dtype not in MODEL_DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(MODEL_DTYPES)}.")
+    if dtype == "int4" and mesh is not None:
+        raise ConfigError("Weights in int4 cannot be spread over several devices; choose int8 or bfloat16.")
     if isinstance(model, MutableModel):
         return _cast_anew(model, dtype, mesh)
     sources, key = tuple(model.params.values()), id(model)
@@ -72,20 +92,28 @@ def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _cast_anew(model: Model, dtype: WeightDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
+def _cast_anew(model: Model, dtype: ModelDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
     on_cpu = jax.default_backend() == "cpu"
-    packed = dtype == "int8" or (on_cpu and mesh is None)
-    plain = jnp.dtype("float32" if dtype == "float32" else "bfloat16")
+    if dtype == "auto":
+        dtype = _own_dtype(model) if on_cpu else "bfloat16"
+        if mesh is None and on_cpu and best_level() != Level.XLA and _has_blocks(model):
+            dtype = "auto"
+    packed = dtype in ("int8", "int4", "auto") or (on_cpu and mesh is None)
+    plain = jnp.dtype("float32" if dtype == "float32" or (dtype == "auto" and not model.config.use_moe) else "bfloat16")
     if mesh is not None:
         model = replace(model, params=shard_params(model.config, model.params, mesh))
 
     def cast(value: Any) -> Any:
-        if isinstance(value, PackedMatrix):
+        if isinstance(value, PackedMatrix | BlockMatrix):
             return value
-        dtype = jnp.float32 if value.ndim == 1 else plain
-        if isinstance(value, np.ndarray):  # copied, for it may be mapped from a file
-            return jax.device_put(np.array(value, dtype))
-        return jnp.asarray(value, dtype)
+        if dtype == "auto" and isinstance(value, QuantisedMatrix) and (parts := _parts(value)) is not None:
+            return pack_blocks(parts)
+        target = jnp.float32 if value.ndim == 1 else plain
+        if dtype == "auto" and value.dtype == jnp.bfloat16 and value.ndim > 1:
+            target = jnp.bfloat16
+        if isinstance(value, np.ndarray | QuantisedMatrix):  # copied, for it may be mapped from a file
+            return jax.device_put(np.array(value, target))
+        return jnp.asarray(value, target)
 
     with ThreadPoolExecutor(1) as pool:  # the system takes as long to provide memory for the table as packing takes
         table = pool.submit(cast, model.params[EMBEDDING])
@@ -99,28 +127,53 @@ def _cast_anew(model: Model, dtype: WeightDtype, mesh: Mesh | None) -> tuple[Mod
     return replace(model, params=params), compute
 
 
+def _own_dtype(model: Model) -> WeightDtype:
+    return "bfloat16" if model.params[EMBEDDING].dtype == jnp.bfloat16 else "float32"
+
+
+def _has_blocks(model: Model) -> bool:
+    return any(isinstance(value, QuantisedMatrix) for value in model.params.values())
+
+
 def kernel_level(model: Model) -> Level:
     """Which kernels the model's weights are packed for; Level.XLA where they are not packed."""
     weight = model.params["transformer_blocks.0.self_attn.qkv_proj.weight"]
-    return weight.level if isinstance(weight, PackedMatrix) else Level.XLA
+    return weight.level if isinstance(weight, PackedMatrix | BlockMatrix) else Level.XLA
 
 
-def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) -> Model:
+def weight_types(model: Model) -> str:
+    """What a cast model's matrices are stored in, those with the most values first."""
+    counts: dict[str, int] = {}
+    for value in model.params.values():
+        if isinstance(value, BlockMatrix):
+            for format, outputs in zip(value.formats, value.outputs, strict=True):
+                counts[format] = counts.get(format, 0) + outputs * value.shape[1]
+        elif isinstance(value, PackedMatrix):
+            counts[value.dtype] = counts.get(value.dtype, 0) + value.shape[0] * value.shape[1]
+        elif value.ndim > 1:
+            counts[str(value.dtype)] = counts.get(str(value.dtype), 0) + value.size
+    return ", ".join(sorted(filter(counts.get, counts), key=lambda name: -counts[name]))
+
+
+def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None) -> Model:
     """The same model with every linear map packed; experts and routers stay as they are.
 
     A gate is packed into fc1, and `gate_proj.weight` is left with no rows. A tied head becomes one of its own,
-    since the embedding looks up rows of the plain table: the configuration says so.
+    since the embedding looks up rows of the plain table: the configuration says so. With auto, a table in blocks is
+    both.
 
     Args:
-        dtype: of the weights.
+        dtype: of the weights; auto packs blocks as they are.
         level: which kernels read them; the best of this machine unless given.
     """
     params: dict[str, Any] = dict(model.params)
     config = model.config
-    if config.tie_embeddings:
+    names = [HEAD]
+    if config.tie_embeddings and dtype == "auto" and isinstance(params[EMBEDDING], QuantisedMatrix):
+        names = []
+    elif config.tie_embeddings:
         config = replace(config, tie_embeddings=False, lm_head_bias=False)
-        params["lm_head.weight"] = params[EMBEDDING]
-    names = ["lm_head.weight"]
+        params[HEAD] = params[EMBEDDING]
     gates: dict[str, str] = {}
     for i in range(config.num_layers):
         block = f"transformer_blocks.{i}."
@@ -133,9 +186,31 @@ def pack_model(model: Model, dtype: WeightDtype, *, level: Level | None = None) 
             gates[mlp + "fc1.weight"] = mlp + "gate_proj.weight"
 
     for name in names:  # one by one: each uses all cores
-        if name in gates:
-            params[name] = pack_gated(params[name], params[gates[name]], dtype, level=level)
-        else:
-            params[name] = pack(params[name], dtype, level=level)
+        pair = [params[name], params[gates[name]]] if name in gates else [params[name]]
+        params[name] = _pack(pair, dtype, level)
     params |= dict.fromkeys(gates.values(), jax.device_put(np.zeros((0, config.hidden_size), np.float32)))
     return replace(model, config=config, params=params)
+
+
+def _pack(matrices: list[Any], dtype: ModelDtype, level: Level | None) -> PackedMatrix | BlockMatrix:
+    """A matrix, or a gated pair."""
+    gated = len(matrices) > 1
+    if dtype == "int4":
+        inputs = matrices[0].shape[1]
+        return pack_blocks([quantise(x, "Q4_1") for x in matrices], inputs=inputs, gated=gated, level=level)
+    if dtype == "auto":
+        parts = [_parts(x) if isinstance(x, QuantisedMatrix) else None for x in matrices]
+        known = [part for part in parts if part is not None and (len(part) == 1 or not gated)]
+        if len(known) == len(matrices):
+            return pack_blocks([rows for part in known for rows in part], gated=gated, level=level)
+        dtype = "bfloat16" if all(x.dtype == jnp.bfloat16 for x in matrices) else "float32"
+    plain: list[Any] = [np.asarray(x) if isinstance(x, QuantisedMatrix) else x for x in matrices]
+    if gated:
+        return pack_gated(plain[0], plain[1], dtype, level=level)
+    return pack(plain[0], dtype, level=level)
+
+
+def _parts(matrix: QuantisedMatrix) -> Sequence[BlockRows] | None:
+    """The parts of a matrix as they can be packed; None where they do not fill panels."""
+    parts = matrix.parts()
+    return None if any(len(part.rows) % PANEL for part in parts[:-1]) else parts

@@ -75,7 +75,7 @@ def test_a_raw_prompt_has_the_bos_that_its_tokenizer_adds_unless_told_otherwise(
         (["--max-new-tokens", 64, "the"], "max_new_tokens is 64"),
         (["--temperature", -1, "the"], "temperature is -1"),
         (["--top-p", 0, "the"], "top_p is 0"),
-        (["--dtype", "int4", "the"], "'int4' is not one of 'float32', 'bfloat16', 'int8'"),
+        (["--dtype", "int3", "the"], "'int3' is not one of 'auto', 'float32', 'bfloat16', 'int8', 'int4'"),
         (["--top-k", "many", "the"], "'many' is not a valid integer"),
         (["THE"], "'T'"),
         ([""], "prompt is empty"),

@@ -19,7 +19,7 @@ from llm_jax.inference.engine.stats import EngineStats
 from llm_jax.inference.engine.step_plan import CHUNKS, DRAFT_TOKENS, MIN_PREFILL, Buckets
 from llm_jax.inference.engine.stepper import Stepper
 from llm_jax.kernels import Level, WeightDtype, has_native_attention
-from llm_jax.model import Model, cache_devices, cast_model, kernel_level, layer_windows
+from llm_jax.model import Model, ModelDtype, cache_devices, cast_model, kernel_level, layer_windows, weight_types
 
 MAX_BATCH, MAX_BATCH_WITHOUT_KERNELS = 64, 8  # of XLA on a CPU, whose memory is all taken at once
 
@@ -44,8 +44,8 @@ class Engine:
         model: its weights are cast and packed once, see `cast_model`.
         max_batch: batch slots, the most requests that run at a time; 64 unless given, 8 for XLA on a CPU.
         max_len: tokens of a request, prompt and generated; unless given the model's max_seq_len, or what memory takes.
-        dtype: weight dtype.
-        kv_dtype: dtype of cached keys and values: float32 with float32 weights, else bfloat16, unless given.
+        dtype: of the weights, see `cast_model`.
+        kv_dtype: dtype of cached keys and values: float32 where all weights are, else bfloat16, unless given.
         kv_memory: the most memory for keys and values, such as 2GB, or 50% of what is free; that unless given. On a CPU
             with native kernels it is taken as it is used.
         use_cache: False computes the whole sequence anew for each token. Slow: the reference for the cached path, and
@@ -57,6 +57,7 @@ class Engine:
     Attributes:
         block_tokens: tokens of a block. Whole blocks of a prompt are reused, the rest is computed.
         min_prefill: prompt tokens that a step computes at least, as long as there are any.
+        weight_types: what the weights are stored in.
         kv_tokens: how many tokens the KV cache takes, at the least: layers with a window need less.
 
     Raises:
@@ -72,7 +73,7 @@ class Engine:
         *,
         max_batch: int | None = None,
         max_len: int | None = None,
-        dtype: WeightDtype = "float32",
+        dtype: ModelDtype = "float32",
         kv_dtype: WeightDtype | None = None,
         kv_memory: int | str | None = None,
         use_cache: bool = True,
@@ -87,7 +88,8 @@ class Engine:
         is_slow = level == Level.XLA and jax.default_backend() == "cpu"
         self.max_batch = max_batch or (MAX_BATCH_WITHOUT_KERNELS if is_slow else MAX_BATCH)
         self.max_len = min(max_len or config.max_seq_len, config.max_seq_len)
-        cache_dtype: WeightDtype = kv_dtype or ("float32" if dtype == "float32" else "bfloat16")
+        self.weight_types = weight_types(model)
+        cache_dtype: WeightDtype = kv_dtype or ("float32" if self.weight_types == "float32" else "bfloat16")
 
         def buckets() -> Buckets:
             return Buckets(

@@ -7,8 +7,7 @@ from llm_jax.errors import LLMError
 from llm_jax.inference.engine import ContextLengthExceeded, Engine, Request, SamplingParams
 from llm_jax.inference.text.generate import cache_length, run_requests
 from llm_jax.inference.text.stream import TextPiece, prepare_request
-from llm_jax.kernels import WeightDtype
-from llm_jax.model import Model
+from llm_jax.model import Model, ModelDtype
 
 
 class Conversation:
@@ -33,7 +32,7 @@ class Conversation:
         *,
         system: str | None = None,
         stop: Sequence[str] = (),
-        dtype: WeightDtype = "float32",
+        dtype: ModelDtype = "float32",
     ) -> None:
         self._model, self._tokenizer, self._sampling, self._dtype = model, tokenizer, sampling, dtype
         self._system = [] if system is None else [{"role": "system", "content": system}]

@@ -6,8 +6,7 @@ from typing import TypedDict, Unpack
 
 from llm_jax.inference.engine import Engine, Request, SamplingParams, TokenEvent
 from llm_jax.inference.text.stream import TextPiece, TextStream, prepare_request
-from llm_jax.kernels import WeightDtype
-from llm_jax.model import Model
+from llm_jax.model import Model, ModelDtype
 from llm_jax.tokenizers import Tokenizer
 
 _MAX_BATCH = 16  # prompts that run at a time, so that memory is bounded; the others wait for a slot
@@ -157,7 +156,7 @@ def continue_prompts(
     stop: str | Sequence[str] | None = None,
     use_cache: bool = True,
     add_special_tokens: bool = True,
-    dtype: WeightDtype = "float32",
+    dtype: ModelDtype = "float32",
 ) -> Iterator[tuple[int, TextPiece]]:
     """Yields (index of the prompt, its next piece) as they come; a piece's text may be empty.
 

@@ -1,7 +1,7 @@
 """Native kernels for x86-64 and aarch64 processors, in C++ (src/): called through XLA's foreign function interface."""
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
-from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks
+from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quantise
 from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles
 from llm_jax.kernels.cpu.native import available, best_level, features, is_built
 
@@ -20,4 +20,5 @@ __all__ = [
     "matmul",
     "pack_blocks",
     "pack_tiles",
+    "quantise",
 ]

@@ -35,6 +35,31 @@ def pack_blocks(format: int, rows: np.ndarray, inputs: int, tiles: np.ndarray) -
     function(format, rows.ctypes.data, len(rows), inputs, tiles.ctypes.data, len(os.sched_getaffinity(0)))
 
 
+def quantise(format: int, weight_OI: np.ndarray, values: int, size: int, importance_I: np.ndarray | None) -> np.ndarray:
+    """Rows, float32 of whole blocks of so many values, in blocks of `size` bytes: uint8 [O, bytes]."""
+    function = _library().llm_quantise
+    function.argtypes = [
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+    ]
+    function.restype = ctypes.c_bool
+    weight_OI = np.ascontiguousarray(weight_OI, np.float32)
+    (O, I), importance = weight_OI.shape, None
+    if importance_I is not None:
+        importance_I = np.ascontiguousarray(importance_I, np.float32)
+        importance = importance_I.ctypes.data
+    blocks = np.empty((O, I // values * size), np.uint8)
+    threads = len(os.sched_getaffinity(0))
+    if not function(format, weight_OI.ctypes.data, O, I, importance, blocks.ctypes.data, threads):
+        raise ValueError(f"Format {format} is only read.")
+    return blocks
+
+
 def aligned(size: int) -> np.ndarray:
     """Uninitialised uint8 [size] that XLA takes without a copy."""
     memory = np.empty(size + ALIGNMENT, np.uint8)

@@ -17,6 +17,7 @@ from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
 from llm_jax.errors import CheckpointError, LLMWarning
+from llm_jax.kernels import FORMATS, BlockRows
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -124,7 +125,19 @@ def _open(path: Path, name: str, tensor: StoredTensor) -> Tensor:
         raise CheckpointError(f"{path} holds {name} as {type_name.lower()}, which no matrix of a model is read from.")
     gguf = _library()
     blocks, type_ = tensor.data.reshape(*shape[:-1], -1), gguf.GGMLQuantizationType[type_name]
-    return LazyTensor(shape, np.dtype(np.float32), lambda: gguf.dequantize(blocks, type_).reshape(shape))
+    return LazyTensor(
+        shape,
+        np.dtype(np.float32),
+        lambda: gguf.dequantize(blocks, type_).reshape(shape),
+        quantised=lambda: _as_kernels_have_them(gguf, blocks, type_),
+    )
+
+
+def _as_kernels_have_them(gguf: "ModuleType", blocks: np.ndarray, type_: Any) -> BlockRows:
+    """Rows in a format of the kernels."""
+    if type_.name in FORMATS:
+        return BlockRows(type_.name, blocks)
+    return BlockRows("Q8_0", gguf.quantize(gguf.dequantize(blocks, type_), gguf.GGMLQuantizationType.Q8_0))
 
 
 def _type_of(name: str, tensor: Tensor, type_name: str) -> str:

@@ -25,12 +25,6 @@ uint16_t half_at(const uint8_t* x) { return uint16_t(x[0] | x[1] << 8); }
 
 constexpr uint16_t kSign = 0x8000;  // of a float16
 
-constexpr int64_t block_values(Format f) { return has_factor(f) ? 256 : 32; }
-constexpr int64_t block_bytes(Format f) {
-  constexpr int64_t bytes[] = {18, 20, 22, 24, 34, 144, 176, 210};
-  return bytes[f];
-}
-
 // Scale and minimum of group i of 8, of 6 bits each, in the 12 bytes of a block of Q4_K or Q5_K.
 void six_bits(const uint8_t* x, int i, uint8_t& scale, uint8_t& minimum) {
   if (i < 4) {

@@ -33,6 +33,14 @@ constexpr bool has_factor(Format f) { return f == kQ4_K || f == kQ5_K || f == kQ
 constexpr int offset_of(Format f) { return has_minimum(f) ? 0 : 1 << (value_bits(f) - 1); }
 constexpr int scales_of(Format f) { return f == kQ6_K ? 2 : 1; }  // of a group and output
 
+// A block of a GGUF file.
+constexpr int64_t block_values(Format f) { return has_factor(f) ? 256 : 32; }
+constexpr int64_t block_bytes(Format f) {
+  constexpr int64_t bytes[] = {18, 20, 22, 24, 34, 144, 176, 210};
+  return bytes[f];
+}
+
+// A group of a panel.
 constexpr int64_t value_bytes(Format f) { return f == kQ8_0 ? 512 : 256 + 64 * (value_bits(f) - 4); }
 constexpr int64_t scale_bytes(Format f, int64_t groups) {
   const int64_t kinds = has_minimum(f) ? 2 : 1;
