@@ -118,6 +118,25 @@ struct BlockLanes {
   static Float signed_bytes(const uint8_t* x) {
     return floats(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
   }
+  static float largest(const float* x) {
+    const Float sign = _mm256_set1_ps(-0.0f);
+    Float most = _mm256_setzero_ps();
+    for (int i = 0; i < kGroup; i += kLanes) most = _mm256_max_ps(most, _mm256_andnot_ps(sign, load(x + i)));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+  }
+  static int32_t round(const float* x, float factor, int8_t* to) {
+    const Int low = _mm256_cvtps_epi32(_mm256_mul_ps(load(x), broadcast(factor)));
+    const Int high = _mm256_cvtps_epi32(_mm256_mul_ps(load(x + 8), broadcast(factor)));
+    const Int pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    const Int sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+  }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>
   static Int moved(Int x, int mask) {
@@ -175,6 +194,6 @@ struct BlockLanes {
 }  // namespace
 
 extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write_any,
-                            attend<Lanes>,   prepare_blocks, multiply_blocks<BlockLanes>};
+                            attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>};
 
 }  // namespace llm

@@ -101,6 +101,14 @@ struct BlockLanes {
   static Float signed_bytes(const uint8_t* x) {
     return floats(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
   }
+  static float largest(const float* x) {
+    return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(load(x)), _mm512_abs_ps(load(x + 16))));
+  }
+  static int32_t round(const float* x, float factor, int8_t* to) {
+    const Int levels = _mm512_cvtps_epi32(_mm512_mul_ps(load(x), broadcast(factor)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(levels));
+    return _mm512_reduce_add_epi32(levels);
+  }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>
   static Int moved(Int x, int mask) {
@@ -146,6 +154,6 @@ struct BlockLanes {
 }  // namespace
 
 extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>,  write_any,
-                              attend<Lanes>,   prepare_blocks, multiply_blocks<BlockLanes>};
+                              attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>};
 
 }  // namespace llm

@@ -138,6 +138,18 @@ struct BlockLanes {
   static Float halves(const uint8_t* x) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(x))));
   }
+  static float largest(const float* x) {
+    float32x4_t most = vabsq_f32(load(x));
+    for (int i = kLanes; i < kGroup; i += kLanes) most = vmaxq_f32(most, vabsq_f32(load(x + i)));
+    return vmaxvq_f32(most);
+  }
+  static int32_t round(const float* x, float factor, int8_t* to) {
+    int16x4_t part[4];
+    for (int i = 0; i < 4; ++i) part[i] = vmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(load(x + 4 * i), factor)));
+    const int16x8_t low = vcombine_s16(part[0], part[1]), high = vcombine_s16(part[2], part[3]);
+    vst1q_s8(to, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+    return vaddlvq_s16(low) + vaddlvq_s16(high);
+  }
   static uint32x2_t four(const uint8_t* x) { return vld1_dup_u32(reinterpret_cast<const uint32_t*>(x)); }
   static Float bytes(const uint8_t* x) {
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(four(x))))));
@@ -176,7 +188,7 @@ struct BlockLanes {
 template <typename Dot>
 constexpr Level level() {
   return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
-          attend<Lanes>,        prepare_blocks,            multiply_blocks<BlockLanes<Dot>>};
+          attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>};
 }
 
 }  // namespace
