@@ -74,9 +74,9 @@ def load_model(
     def read(name: str) -> Array:
         tensor = stored.params.pop(name)
         if mapped and mesh is None and dtype is None:
-            kept: Any = as_stored(tensor)
-            return kept if kept.dtype != np.float64 else kept.astype(np.float32)
-        value: Any = np.asarray(tensor)
+            value: Any = as_stored(tensor)
+            return value if value.dtype != np.float64 else value.astype(np.float32)
+        value = np.asarray(tensor)
         # Copied, because files are mapped: overwriting one must not change this model.
         if mesh is None:
             return jnp.array(value, dtype)

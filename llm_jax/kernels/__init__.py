@@ -48,6 +48,7 @@ __all__ = [
     "pack_blocks",
     "pack_gated",
     "quantise",
+    "rotate",
     "rows",
     "softcap",
     "values",

@@ -99,9 +99,9 @@ def test_extremes_do_not_overflow(level: Level) -> None:
     I = 512
     for format, byte in (("Q4_0", 0x00), ("Q4_1", 0xFF), ("Q5_1", 0xFF), ("Q8_0", 0x80), ("Q6_K", 0x00)):
         part = blocks(format, PANEL, I)
-        layout, kept = FORMATS[format], [208, 209] if format == "Q6_K" else [0, 1]
+        layout, halves = FORMATS[format], [208, 209] if format == "Q6_K" else [0, 1]
         made = np.full((PANEL, I // layout.values, layout.bytes), byte, np.uint8)
-        made[..., kept] = part.rows.reshape(made.shape)[..., kept]
+        made[..., halves] = part.rows.reshape(made.shape)[..., halves]
         if format in ("Q4_1", "Q5_1"):
             made[..., 2:4] = 0
         part = BlockRows(format, made.reshape(PANEL, -1))
