@@ -5,17 +5,26 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+GROWTH = 800_000_000  # bytes of programs that a process may gather before it lets them go
+least_resident = 0
 
-@pytest.fixture(autouse=True, scope="module")
+
+@pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """The programs of a file's tests go with it: each takes some 10 MB, and a worker process runs dozens of files."""
+    """A compiled program takes some 10 MB, and a process runs thousands of tests: now and then all are dropped."""
+    global least_resident
     yield
+    resident = psutil.Process().memory_info().rss
+    least_resident = min(least_resident or resident, resident)
+    if resident < least_resident + GROWTH:
+        return
     import jax
 
     from llm_jax import programs
@@ -25,3 +34,4 @@ def bounded_memory() -> Iterator[None]:
     jax.clear_caches()
     gc.collect()
     return_freed_memory()
+    least_resident = psutil.Process().memory_info().rss
