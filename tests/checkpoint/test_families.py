@@ -107,7 +107,7 @@ def generated(reference: PreTrainedModel, prompt: np.ndarray) -> list[int]:
 
 
 # Each has a feature in the decode step that those before it do not have.
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3", "gemma2", "mixtral", "phi3"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3", "gemma2", "mixtral", "phi3", "cohere2", "gpt_oss"])
 def test_the_engine_continues_as_transformers_does(saved: Any, model_type: str) -> None:
     """Prompts of unequal length in one batch; each alone in transformers."""
     reference, directory = saved(model_type, FIRST_SHAPES[model_type])

@@ -44,6 +44,45 @@ FAMILIES = {
     "alibi, gate with bias": replace(LLAMA, positions="alibi", mlp_bias=True),
     "post-norm": replace(LLAMA, norm_first=False, positions="learned", norm="layer_norm"),
     "experts": replace(LLAMA, use_moe=True, num_experts=4, top_k=2),
+    "cohere 2": replace(
+        LLAMA,
+        norm="layer_norm",
+        norm_bias=False,
+        parallel_residual=True,
+        shared_norm=True,
+        logit_scale=0.3,
+        window_size=6,
+        window_layers=(True, False),
+        rope_layers=(True, False),
+    ),
+    "olmo 2, granite": replace(
+        LLAMA, sandwich_norm=True, input_norm=False, qk_norm="width", residual_scale=0.4, rope_fraction=0.5
+    ),
+    "hunyuan, nemotron": replace(
+        LLAMA, norm="layer_norm", norm_offset=1.0, qk_norm="rotated_head", use_glu=False, activation="relu2"
+    ),
+    "glm 4.5": replace(
+        LLAMA,
+        use_moe=True,
+        num_experts=4,
+        top_k=2,
+        moe_layers=(False, True),
+        dense_size=48,
+        shared_expert_size=32,
+        router="sigmoid",
+    ),
+    "gpt-oss": replace(
+        LLAMA,
+        use_moe=True,
+        num_experts=4,
+        top_k=2,
+        mlp_bias=True,
+        router_bias=True,
+        expert_clamp=0.5,
+        attention_sinks=True,
+        window_size=6,
+        window_layers=(True, False),
+    ),
 }
 
 
