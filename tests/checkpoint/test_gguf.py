@@ -11,11 +11,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, trainers
 
 from llm_jax.checkpoint import convert, load_model, open_model, save_model
-from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES
+from llm_jax.checkpoint.formats.gguf import architectures
+from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ERNIE4_5, SEED_OSS
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Model, forward
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
-from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SHAPES, YARN, make, save
+from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, LONGROPE, MULTIPLIERS, SHAPES, YARN, make, save
 from tests.checkpoint.gguf_files import opened_by_llama_cpp
 
 TEXT = ["the quick brown fox jumps over the lazy dog, and the dog sleeps on 🙂 日本 123 times"] * 3
@@ -34,10 +35,54 @@ COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", GEMMA_HEADS | {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}),
     "gemma3_text": ("gemma3_text", GEMMA_HEADS | {"num_hidden_layers": 6}),
     "phi3": ("phi3", {"rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 0.5}}),
+    "phi3, longrope": ("phi3", {
+        "rope_parameters": LONGROPE, "original_max_position_embeddings": 16, "num_hidden_layers": 1,
+    }),
     "gpt2": ("gpt2", {}),
     "starcoder2": ("starcoder2", {}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
+    "granite": ("granite", MULTIPLIERS),
+    "olmo2": ("olmo2", {"num_key_value_heads": 2}),
+    "olmo3": ("olmo3", SHAPES["olmo3", "windows, yarn on full layers"] | {
+        "rope_parameters": {
+            "full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": YARN["rope_theta"]},
+        },
+    }),
+    "exaone4": ("exaone4", SHAPES["exaone4", "tied, no windows"]),
+    "glm4": ("glm4", {"head_dim": 8}),
+    "cohere": ("cohere", {"logit_scale": 0.3}),
+    "cohere2": ("cohere2", SHAPES["cohere2", "windows"]),
+    "arcee": ("arcee", {}),
+    "nemotron": ("nemotron", {"mlp_bias": True}),
+    "stablelm": ("stablelm", {}),
+    "stablelm, parallel": ("stablelm", SHAPES["stablelm", "parallel, biases"]),
+    "hunyuan": ("hunyuan_v1_dense", SHAPES["hunyuan_v1_dense", "plain"]),
+    "phi": ("phi", {}),
+    "gpt_neox": ("gpt_neox", {"hidden_act": "gelu_new", "rotary_pct": 0.5}),
+    "gpt_neox, in turn": ("gpt_neox", {"hidden_act": "gelu_new", "use_parallel_residual": False}),
+    "falcon": ("falcon", {"activation": "gelu_new"}),
+    "falcon, new decoder": ("falcon", SHAPES["falcon", "new decoder"] | {"activation": "gelu_new"}),
+    "qwen2_moe": ("qwen2_moe", SHAPES["qwen2_moe", "all sparse"] | {"shared_expert_intermediate_size": 32}),
+    "olmoe": ("olmoe", SHAPES["olmoe", "plain"] | {"num_key_value_heads": 4}),
+    "glm4_moe": ("glm4_moe", SHAPES["glm4_moe", "q/k norms"] | {"num_key_value_heads": 2}),
+    "gpt_oss": ("gpt_oss", SHAPES["gpt_oss", "yarn"] | {"swiglu_limit": 7.0, "rope_parameters": YARN}),
+    "ernie4_5": ("ernie4_5", SHAPES["ernie4_5", "tied"]),
+    "seed_oss": ("seed_oss", SHAPES["seed_oss", "plain"]),
 }  # fmt: skip
-GELU = ("gemma", "gemma2", "gemma3_text", "gpt2", "starcoder2")
+GELU = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "starcoder2",
+    "phi",
+    "gpt_neox",
+    "gpt_neox, in turn",
+    "falcon",
+    "falcon, new decoder",
+)
+# Those that another one computes too, which they are written as otherwise.
+NAMED = {"ernie4_5": ERNIE4_5, "seed_oss": SEED_OSS}
 run = jax.jit(forward, static_argnames="config")
 every_computed = pytest.mark.parametrize("name", COMPUTED)
 

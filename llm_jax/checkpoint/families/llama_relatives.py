@@ -57,7 +57,7 @@ SMOLLM3 = llama_like(
 # ---- Granite: multipliers ----
 
 
-def _inverse(value: float) -> float:
+def inverse(value: float) -> float:
     """1 / value, as the number of few digits whose inverse `value` is, where there is one."""
     few = round(1 / value, 6)
     return few if few and 1 / few == value else 1 / value
@@ -69,7 +69,7 @@ GRANITE = llama_like(
     | BIASES
     | {
         "embedding_scale": Key("embedding_multiplier", 1.0),
-        "logit_scale": Key("logits_scaling", 1.0, read=lambda value: 1 / value, write=_inverse),
+        "logit_scale": Key("logits_scaling", 1.0, read=lambda value: 1 / value, write=inverse),
         "residual_scale": Key("residual_multiplier", 1.0),
         "attention_scale": Key("attention_multiplier", 1.0),
     },

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from llm_jax.atomic import atomic_file
-from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ROPE_FACTORS, architecture_for
+from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, architecture_for
+from llm_jax.checkpoint.formats.gguf.entries import ROPE_TENSORS
 from llm_jax.checkpoint.formats.gguf.reader import StoredTensor, part_of, read_content
 from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.recognise import is_gguf
@@ -55,8 +56,7 @@ def read_gguf(path: Path) -> StoredModel:
         raise CheckpointError(f"{path} is of the architecture {name!r}; known ones are {known}.")
     raw = {key: _plain(value) for key, value in metadata.items() if not key.startswith("tokenizer.")}
     raw |= {f"has {tensor}": True for tensor in tensors}
-    if ROPE_FACTORS in tensors:
-        raw[f"has {ROPE_FACTORS}"] = np.asarray(tensors.pop(ROPE_FACTORS)).tolist()
+    raw |= {f"has {tensor}": np.asarray(tensors.pop(tensor)).tolist() for tensor in ROPE_TENSORS if tensor in tensors}
     if "token_embd.weight" in tensors:
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]
     config = architecture.read_config(raw)
@@ -84,8 +84,8 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
     tensors, rounding = architecture.to_file(config, architecture.write_weights(config, model.params))
     tokenizer = tokenizer_metadata(model.tokenizer, model.generation, config.vocab_size)
     metadata = architecture.write_config(config_of_architecture) | tokenizer | rounding
-    if f"has {ROPE_FACTORS}" in metadata:
-        tensors[ROPE_FACTORS] = np.array(metadata[f"has {ROPE_FACTORS}"], np.float32)
+    divisors = [name for name in ROPE_TENSORS if f"has {name}" in metadata]
+    tensors |= {name: np.array(metadata[f"has {name}"], np.float32) for name in divisors}
     with atomic_file(path) as new:
         writer = gguf.GGUFWriter(new, architecture.model_type)
         writer.add_file_type(
@@ -141,7 +141,7 @@ def _as_kernels_have_them(gguf: "ModuleType", blocks: np.ndarray, type_: Any) ->
 
 
 def _type_of(name: str, tensor: Tensor, type_name: str) -> str:
-    if len(tensor.shape) == 1 or any(part in name for part in ALWAYS_FLOAT32):
+    if len(tensor.shape) == 1 or name.endswith(".bias") or any(part in name for part in ALWAYS_FLOAT32):
         return "f32"
     if type_name == "q8_0" and tensor.shape[-1] % Q8_0_BLOCK:
         return "f16"
