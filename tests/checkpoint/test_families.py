@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.checkpoint.families import DECODER_MODEL, FAMILIES, family_for, family_of_config
 from llm_jax.checkpoint.family import canonical
+from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES
 from llm_jax.errors import CheckpointError
 from llm_jax.model import Model, dense_layout, forward, init_cache
 from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, save
@@ -161,6 +163,14 @@ def test_a_family_is_written_as_itself(saved: Any, model_type: str) -> None:
 
 def test_every_family_is_tested() -> None:
     assert {family.model_type for family in FAMILIES if family is not DECODER_MODEL} == set(FIRST_SHAPES)
+
+
+def test_the_page_on_families_has_every_family_and_every_architecture_of_llama_cpp() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    families, architectures = (set(re.findall(r"`([^`]+)`", " ".join(row[at] for row in rows))) for at in (1, -2))
+    assert families == {family.model_type for family in FAMILIES if family is not DECODER_MODEL}
+    assert architectures == {architecture.model_type for architecture in ARCHITECTURES}
 
 
 def older(config: dict[str, Any]) -> dict[str, Any]:
