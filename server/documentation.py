@@ -27,7 +27,8 @@ reached with or without <code>/v1</code>, and with a slash at its end.
 <p>{{ operation.summary }}. {{ operation.description }}
 {% if operation.requestBody %}
 {% set schema = operation.requestBody.content["application/json"].schema %}
-<p>Body: {{ type_of(schema) }}
+<p>Body: {{ type_of(schema) }}, such as
+<pre>{{ operation.requestBody.content["application/json"].example | tojson }}</pre>
 {% endif %}
 <p>Answers: {% for status, answer in operation.responses.items() -%}
 {{ status }} {{ answer.description }}{% if status == "200" %} ({{ answer.content | join(", ") }}){% endif %}

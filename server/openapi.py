@@ -32,6 +32,27 @@ SECURITY: Json = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
+HELLO = [{"role": "user", "content": "Hello!"}]
+EXAMPLES: Json = {
+    "/v1/chat/completions": {"messages": HELLO, "max_tokens": 20},
+    "/v1/completions": {"prompt": "Once upon a time", "max_tokens": 20},
+    "/v1/responses": {"input": "Hello!", "max_output_tokens": 20},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 20},
+    "/v1/messages/count_tokens": {"messages": HELLO},
+    "/v1/embeddings": {"input": ["A dog", "A cat"]},
+    "/tokenize": {"prompt": "Once upon a time"},
+    "/detokenize": {"tokens": [1, 2, 3]},
+    "/generate": {"prompt": "Once upon a time", "max_new_tokens": 20},
+    "/batch_generate": {"prompts": ["Once upon a time", "The dog"], "max_new_tokens": 20},
+}
+# Which answer has a parameter of which other operation.
+LINKS: Json = {
+    "/v1/models": {
+        "model": {"operationId": "get_retrieve_model", "parameters": {"model": "$response.body#/data/0/id"}}
+    },
+    "/tokenize": {"text": {"operationId": "post_detokenize", "requestBody": {"tokens": "$response.body#/tokens"}}},
+}
+
 
 def openapi_document(operations: Sequence[Operation], *, open_paths: frozenset[str], needs_key: bool) -> Json:
     """OpenAPI 3.1. `open_paths` need no key; the others do where `needs_key`."""
@@ -71,6 +92,8 @@ def _operation(operation: Operation) -> Json:
     }
     if rest:
         description["description"] = rest
+    if operation.path in LINKS:
+        description["responses"]["200"]["links"] = LINKS[operation.path]
     if operation.param_convertors:
         description["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -79,7 +102,8 @@ def _operation(operation: Operation) -> Json:
     if operation.bodies:
         references = [{"$ref": SCHEMAS + body.__name__} for body in operation.bodies]
         schema = references[0] if len(references) == 1 else {"anyOf": references}
-        description["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        content = {"schema": schema, "example": EXAMPLES[operation.path]}
+        description["requestBody"] = {"required": True, "content": {"application/json": content}}
     return description
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from server.chat_request import ChatRequest, OutputFormat, Tool, ToolChoice
 from server.errors import InvalidRequest
-from server.schemas.base import Body
+from server.schemas.base import Body, Off
 from server.schemas.sampling import Count, SamplingFields
 from server.schemas.tools import FunctionName
 
@@ -83,7 +83,7 @@ class CustomTool(Block):
     strict: bool = False  # arguments always follow the schema
     input_examples: list[dict[str, Any]] | None = None
     eager_input_streaming: bool = True
-    defer_loading: Literal[False] = False
+    defer_loading: Off = False
     allowed_callers: list[Literal["direct"]] | None = None
 
 

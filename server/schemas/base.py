@@ -1,14 +1,29 @@
 """The rules that hold for every request body."""
 
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import from_json, to_json
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError, from_json, to_json
 from starlette.requests import Request
 
 from server.errors import InvalidRequest
 
 LONGEST_VALUE = 80  # characters of a wrong value that are shown to the client
+
+
+def _only(allowed: bool) -> Callable[[bool], bool]:
+    def check(value: bool) -> bool:
+        if value is not allowed:
+            raise PydanticCustomError("unsupported_value", f"only {str(allowed).lower()} is supported here")
+        return value
+
+    return check
+
+
+# Switches that are there, and stand still. (A Literal would take 0 and 1 for them.)
+Off = Annotated[bool, AfterValidator(_only(False)), WithJsonSchema({"type": "boolean", "const": False})]
+On = Annotated[bool, AfterValidator(_only(True)), WithJsonSchema({"type": "boolean", "const": True})]
 
 
 class Body(BaseModel):

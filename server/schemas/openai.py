@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from server.chat_request import ChatRequest
 from server.errors import InvalidRequest
-from server.schemas.base import Body, refusal
+from server.schemas.base import Body, Off, refusal
 from server.schemas.messages import Message, for_template
 from server.schemas.output import UNSUPPORTED, StructuredFields
 from server.schemas.prompts import NamesEntries, TokenIds, as_prompts
@@ -44,7 +44,7 @@ class OpenAIFields(StructuredFields):
     metadata: Annotated[dict[str, str], Field(max_length=MAX_METADATA)] | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default"] = "auto"
-    store: Literal[False] = False
+    store: Off = False
 
     @model_validator(mode="after")
     def _check_stream(self) -> Self:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from server.chat_request import ChatRequest, OutputFormat, Tool
 from server.errors import InvalidRequest
-from server.schemas.base import Body
+from server.schemas.base import Body, Off
 from server.schemas.openai import Alternatives
 from server.schemas.response_items import Item, Items, MessageItem, messages_of
 from server.schemas.sampling import Count, SamplingFields
@@ -54,7 +54,7 @@ class FlatTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool = True  # arguments always follow the schema
-    defer_loading: Literal[False] = False
+    defer_loading: Off = False
 
     def as_tool(self) -> Tool:
         return Tool(self.name, self.description, self.parameters or Tool.NO_PARAMETERS)
@@ -120,8 +120,8 @@ class ResponseBody(SamplingFields):
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default"] = "auto"
     truncation: Literal["disabled"] = "disabled"
-    background: Literal[False] = False
-    store: Literal[False] = False
+    background: Off = False
+    store: Off = False
     add_special_tokens: bool = False  # the chat template writes them
 
     @field_validator("store", mode="before")
@@ -170,12 +170,15 @@ class ResponseBody(SamplingFields):
     def chat(self) -> ChatRequest:
         items: list[Item] = [] if self.instructions is None else [MessageItem(role="system", content=self.instructions)]
         items += [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        messages = messages_of(items)
+        if not messages:
+            raise InvalidRequest("'input' has reasoning alone; give a message.", param="input", code="invalid_value")
         tools = [tool.as_tool() for tool in self.tools or ()]
         variables = dict(self.chat_template_kwargs or {})
         if self.reasoning.effort is not None:
             variables.setdefault("reasoning_effort", self.reasoning.effort)
         return ChatRequest(
-            messages=messages_of(items),
+            messages=messages,
             tools=tools,
             tool_choice=tool_choice(self._nested_choice(), tools, parallel=self.parallel_tool_calls),
             variables=variables,

@@ -3,13 +3,13 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from server.chat_request import OutputFormat
 from server.errors import InvalidRequest
-from server.schemas.base import Body, refusal
+from server.schemas.base import Body, On, refusal
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -39,7 +39,7 @@ class SamplingFields(Body):
     stop_token_ids: list[TokenId] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 0
     ignore_eos: bool = False
-    skip_special_tokens: Literal[True] = True
+    skip_special_tokens: On = True
     add_special_tokens: bool = True
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
 

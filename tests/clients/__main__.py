@@ -22,6 +22,7 @@ from tests.server.live import running
 
 HERE = Path(__file__).parent
 RECORDS = HERE.parent / "server" / "clients"
+KEY = "sesame"
 LIMIT = 600  # seconds for one client, its installation included
 UV = Path(sys.executable).with_name("uv")
 
@@ -66,11 +67,12 @@ async def run_all(names: list[str], model: Path, server: str, *, record: bool) -
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "SERVER": url,
+        "UNRECORDED": server,
         "MODEL": str(model),
         "OPENAI_BASE_URL": f"{url}/v1",
-        "OPENAI_API_KEY": "any",
+        "OPENAI_API_KEY": KEY,
         "ANTHROPIC_BASE_URL": url,
-        "ANTHROPIC_API_KEY": "any",
+        "ANTHROPIC_API_KEY": KEY,
         "HF_HUB_OFFLINE": "1",
         "UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", ""),
     }
@@ -87,7 +89,7 @@ async def run_all(names: list[str], model: Path, server: str, *, record: bool) -
         if not succeeded:
             failed.append(name)
             print(said)
-        elif record:
+        elif record and requests:
             RECORDS.mkdir(exist_ok=True)
             text = json.dumps(requests, indent=1, ensure_ascii=False).replace(str(model), "MODEL")
             (RECORDS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
@@ -101,7 +103,7 @@ def main(names: tuple[str, ...], record: bool) -> None:
     chosen = [name for name in commands() if not names or name in names]
     with tempfile.TemporaryDirectory() as directory:
         model = save_client_model(Path(directory) / "model")
-        with running(model_path=model, default_max_tokens="context") as server:
+        with running(model_path=model, default_max_tokens="context", api_key=KEY) as server:
             failed = asyncio.run(run_all(chosen, model, server.url, record=record))
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")

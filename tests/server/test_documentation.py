@@ -37,6 +37,13 @@ def test_its_schemas_are_json_schema(document: dict[str, Any]) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
+def test_its_examples_are_answered(http: httpx.Client, document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        if "post" in methods:
+            example = methods["post"]["requestBody"]["content"]["application/json"]["example"]
+            assert http.post(path, json=example).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "is_valid"),
     [

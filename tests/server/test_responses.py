@@ -102,6 +102,8 @@ def test_logprobs_where_they_are_included(client: openai.OpenAI) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
+        ({"store": 0}, "store"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
         ({"input": []}, "input"),
         ({"input": 5}, "input"),
         ({"input": [{"role": "wizard", "content": "a"}]}, "input[0].role"),

@@ -5,10 +5,10 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
-const baseURL = process.env.OPENAI_BASE_URL;
-const openai = createOpenAI({ baseURL, apiKey: "any" });
+const { OPENAI_BASE_URL: baseURL, OPENAI_API_KEY: apiKey } = process.env;
+const openai = createOpenAI({ baseURL, apiKey });
 const compatible = createOpenAICompatible({
-  baseURL, name: "ours", apiKey: "any", supportsStructuredOutputs: true, includeUsage: true,
+  baseURL, name: "ours", apiKey, supportsStructuredOutputs: true, includeUsage: true,
 });
 const providerOptions = { openai: { store: false } };
 const schema = z.object({ name: z.string(), capital: z.boolean() });

@@ -14,7 +14,7 @@ import tempfile
 with tempfile.TemporaryDirectory() as directory:
     command = [
         *("guidellm", "run", "--disable-console-interactive"),
-        *("--backend", f"kind=openai_http,target={os.environ['SERVER']}"),
+        *("--backend", f"kind=openai_http,target={os.environ['SERVER']},api_key={os.environ['OPENAI_API_KEY']}"),
         *("--profile", "kind=synchronous", "--constraint", "kind=max_requests,count=3"),
         *("--data", "kind=synthetic_text,prompt_tokens=16,output_tokens=8"),
         *("--tokenizer", f"kind=hf_auto,model={os.environ['MODEL']}"),

@@ -12,7 +12,7 @@ import os
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
-where = {"api_base": os.environ["OPENAI_BASE_URL"], "api_key": "any"}
+where = {"api_base": os.environ["OPENAI_BASE_URL"], "api_key": os.environ["OPENAI_API_KEY"]}
 chat = OpenAILike("llm", **where, is_chat_model=True, is_function_calling_model=True, temperature=0)
 assert chat.chat([ChatMessage(role="user", content="Hello!")]).message.content
 assert "".join(piece.delta or "" for piece in chat.stream_chat([ChatMessage(role="user", content="Hello!")]))

@@ -13,13 +13,33 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SPEECH = "- model_id: ours\n  model_name: llm\n  api_base: {}\n  supports_schema: true\n  supports_tools: true\n"
+KEY = os.environ["OPENAI_API_KEY"]
+MODELS = """
+- model_id: ours
+  model_name: llm
+  api_base: {}
+  api_key_name: ours
+  supports_schema: true
+  supports_tools: true
+"""
 
 with tempfile.TemporaryDirectory() as home:
-    Path(home, "extra-openai-models.yaml").write_text(SPEECH.format(os.environ["OPENAI_BASE_URL"]))
+    Path(home, "extra-openai-models.yaml").write_text(MODELS.format(os.environ["OPENAI_BASE_URL"]))
 
     def llm(*arguments: str) -> str:
-        command = ["llm", "prompt", "-m", "ours", "-o", "temperature", "0", "--key", "any", "-n", *arguments]
+        command = [
+            "llm",
+            "prompt",
+            "-m",
+            "ours",
+            "-o",
+            "temperature",
+            "0",
+            "--key",
+            os.environ["OPENAI_API_KEY"],
+            "-n",
+            *arguments,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LLM_USER_PATH": home})
         assert done.returncode == 0, done.stderr
         return done.stdout
