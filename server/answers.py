@@ -24,6 +24,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 log = structlog.get_logger("server.answers")
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 SEND_TIMEOUT = 60.0  # seconds that a client may refuse to read before its stream is given up
 
 
@@ -128,7 +129,7 @@ def _encode(events: Iterable[Json], form: StreamFormat) -> bytes:
     frames = []
     for event in events:
         name = f"event: {event['type']}\n" if form.is_named else ""
-        frames.append(f"{name}data: {json.dumps(event, separators=(',', ':'))}\n\n")
+        frames.append(f"{name}data: {_to_json(event)}\n\n")
     return "".join(frames).encode()
 
 

@@ -37,6 +37,12 @@ class Forms:
         tools = chat.callable_tools if chat else []
         if body.output is None and not tools:
             return None
+        if body.ignore_eos:
+            raise InvalidRequest(
+                "'ignore_eos' cannot be combined with a form or with tools: their text ends where they do.",
+                param="ignore_eos",
+                code="invalid_value",
+            )
         try:
             if chat and tools:
                 return self._tool_calls(chat, tools, body.output)

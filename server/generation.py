@@ -4,6 +4,7 @@ The engine steps in a thread of its own. What it hands over within one step is o
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -90,6 +91,7 @@ class Generation:
         self._batch: Batch = []
         self._error: Exception | None = None
         self._changed = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._arrived = self._loop.time()
 
@@ -148,6 +150,8 @@ class Generation:
     def __exit__(self, *_: object) -> None:
         for index in list(self._running):
             self._end(index)
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._on_close(self)
 
     def __aiter__(self) -> Self:
@@ -167,24 +171,21 @@ class Generation:
             ApiError: a deadline has passed, or the generation was aborted.
             Exception: a request failed in the engine.
         """
-        while True:
-            if self._batch:
-                return True
+        patience = math.inf if within is None else self._loop.time() + within
+        while not self._batch and self._running:
             if self._error is not None:
                 raise self._error
-            if not self._running:
-                return True
+            now, (deadline, late) = self._loop.time(), self._next_deadline()
+            if now >= deadline:
+                raise late()
+            if now >= patience:
+                return False
             self._changed.clear()
-            deadline, error = self._next_deadline()
-            patience = deadline if within is None else self._loop.time() + within
-            try:
-                async with asyncio.timeout_at(min(deadline, patience)):
-                    await self._changed.wait()
-            except TimeoutError:
-                if self._loop.time() >= deadline and self._next_deadline()[0] == deadline:
-                    raise error from None
-                if within is not None:
-                    return False
+            self._wake_at(min(deadline, patience))
+            await self._changed.wait()
+        if self._error is not None and not self._batch:
+            raise self._error
+        return True
 
     async def results(self) -> list[Choice]:
         """Every choice, when all have ended."""
@@ -239,17 +240,27 @@ class Generation:
             self._engine.cancel(request_id)
         self.choices[index].end()
 
-    def _next_deadline(self) -> tuple[float, ApiError]:
+    def _wake_at(self, when: float) -> None:
+        """Sets the alarm, which stays what it is from token to token."""
+        if self._alarm is None or self._alarm.when() != when:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._changed.set()
+
+    def _next_deadline(self) -> tuple[float, Callable[[], ApiError]]:
         """The choices share one wait: while one of them runs, no other counts as waiting for a slot."""
-        total = self._arrived + self._deadlines.total
+        limits = self._deadlines
+        total, first = self._arrived + limits.total, self._arrived + limits.first_token
         if any(choice.stats.first_token is not None for choice in self.choices):
-            return total, DeadlineExceeded(f"The answer took longer than {self._deadlines.total:g} seconds.")
-        first = self._arrived + self._deadlines.first_token
+            return total, lambda: DeadlineExceeded(f"The answer took longer than {limits.total:g} seconds.")
         if any(choice.stats.admitted is not None for choice in self.choices):
-            return min(first, total), DeadlineExceeded(
-                f"The first token took longer than {self._deadlines.first_token:g} seconds."
+            return min(first, total), lambda: DeadlineExceeded(
+                f"The first token took longer than {limits.first_token:g} seconds."
             )
-        return min(self._arrived + self._deadlines.queue, first, total), Unavailable(
-            f"The request waited {self._deadlines.queue:g} seconds for a batch slot; try again later.",
-            code="queue_timeout",
+        return min(self._arrived + limits.queue, first, total), lambda: Unavailable(
+            f"The request waited {limits.queue:g} seconds for a batch slot; try again later.", code="queue_timeout"
         )

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from server.chat_request import OutputFormat
-from server.errors import InvalidRequest
 from server.schemas.base import Body, On, refusal
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -98,12 +97,6 @@ class SamplingFields(Body):
         for key in self.logit_bias or ():
             if not re.fullmatch(r"0|[1-9][0-9]{0,9}", key):
                 raise refusal("logit_bias", key, 'a key must be a token id, such as "42"')
-        if self.ignore_eos and self.output is not None:
-            raise InvalidRequest(
-                "'ignore_eos' cannot be combined with an output that has a form, which ends where the form does.",
-                param="ignore_eos",
-                code="invalid_value",
-            )
         return self
 
     def sampling(self, defaults: Mapping[str, Any]) -> dict[str, Any]:

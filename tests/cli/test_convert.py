@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -40,6 +41,19 @@ def test_a_model_directory_comes_out_as_it_went_in(call: Call, model_directory: 
     assert before.tokenizer is not None
     assert after.tokenizer is not None
     assert after.tokenizer.encode("the fox") == before.tokenizer.encode("the fox")
+
+
+def test_the_sampling_settings_of_a_models_maker_are_kept(call: Call, model_directory: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(model_directory, source)
+    sampling = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
+    others = {"eos_token_id": [1, 2], "do_sample": True, "_from_model_config": False}
+    (source / "generation_config.json").write_text(json.dumps({**sampling, **others}), encoding="utf-8")
+    assert call(main, source, tmp_path / "copy").exit_code == 0
+    written = json.loads((tmp_path / "copy" / "generation_config.json").read_text(encoding="utf-8"))
+    assert sampling.items() <= written.items()
+    assert written["eos_token_id"] == [1, 2]
+    assert not sampling.keys() & json.loads((tmp_path / "copy" / "config.json").read_text(encoding="utf-8")).keys()
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "BF16"), ("float16", "F16"), ("float32", "F32")])

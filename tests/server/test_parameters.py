@@ -234,3 +234,23 @@ def test_sampling_defaults_of_the_model_count_where_they_are_asked_for(
         assert usage["total_tokens"] == app.model.max_len
     written = json.loads((path / "generation_config.json").read_text(encoding="utf-8"))
     assert (written["top_k"], written["repetition_penalty"]) == (1, 1.5)
+
+
+def test_a_bos_before_raw_text_and_none_before_a_chat(tmp_path: Path) -> None:
+    with serving(save_reciter(tmp_path / "m", adds_bos=True)) as app:
+
+        def counts(**fields: Any) -> list[int]:
+            requests: list[Any] = [
+                (COMPLETIONS, {"prompt": "Say"}),
+                (COMPLETIONS, {"prompt": [60, 61]}),
+                (CHAT, {"messages": ASK}),
+            ]
+            return [app.post(path, max_tokens=1, **body, **fields)["usage"]["prompt_tokens"] for path, body in requests]
+
+        chat = len("User: Say\nAssistant:")
+        assert counts() == [4, 2, chat]
+        assert counts(add_special_tokens=True) == [4, 2, chat + 1]
+        assert counts(add_special_tokens=False) == [3, 2, chat]
+        full: Any = {"prompt": "y" * (app.model.max_len - 1), "max_new_tokens": 1}
+        assert app.refusal("/generate", **full)["code"] == "context_length_exceeded"
+        assert app.post("/generate", **full, add_special_tokens=False)["token_count"] == 1

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 
 from llm_jax.checkpoint import GenerationDefaults, save_model
 from llm_jax.config import ModelConfig
@@ -20,6 +21,7 @@ from llm_jax.tokenizers import BPETokenizer
 RECITED = " Hi😀,中!"  # no byte of it occurs twice; the emoji is four tokens, the Chinese character three
 TOKENS = len(RECITED.encode()) + 1  # with the end of text
 CONTEXT = 512
+END_OF_TEXT = "<|endoftext|>"  # BOS as well
 CERTAINTY = 0.5  # the successor's logit is then 8 above the others: sure at temperature 1, hidden in noise at 5
 
 
@@ -30,6 +32,7 @@ def save_reciter(
     context: int = CONTEXT,
     chat_template: str | None = None,
     special_tokens: Sequence[str] = (),
+    adds_bos: bool = False,
     sampling: Mapping[str, float] | None = None,
     preferred: str = "",
 ) -> Path:
@@ -37,12 +40,15 @@ def save_reciter(
 
     Args:
         special_tokens: further tokens of its tokenizer.
+        adds_bos: whether its tokenizer puts a BOS before a text.
         sampling: what its generation_config.json says of sampling.
         preferred: characters that come where the text cannot go on, the first of them that can.
     """
     tokenizer = BPETokenizer.train([], 258)  # 256 bytes, end of text, padding: one token per byte
     backend = Backend.from_str(tokenizer.to_json())
     backend.add_special_tokens([AddedToken(token, special=True) for token in special_tokens])
+    if adds_bos:
+        backend.post_processor = TemplateProcessing(single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, 0)])
     tokenizer = BPETokenizer(backend, {"clean_up_tokenization_spaces": False}, chat_template)
     vocab, width = 260, 264  # the same programs with special tokens and without
     assert tokenizer.vocab_size <= vocab
