@@ -5,17 +5,17 @@ The engine steps in a thread of its own. What it hands over within one step is o
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from llm_jax.inference import Engine, Request, TokenEvent
+from server.choice_stream import ChoiceStream
 from server.choice_text import ChoiceText
 from server.deltas import Choice, Delta
 from server.errors import ApiError, DeadlineExceeded, Unavailable
-from server.observers import Observer, RequestStats
+from server.observers import Observer
 
 Batch = list[tuple[int, Delta]]  # indices of choices, each with what it gained
 
@@ -27,43 +27,6 @@ class Deadlines:
     queue: float
     first_token: float
     total: float
-
-
-class ChoiceStream:
-    """One engine request, from its submission to its last token."""
-
-    def __init__(self, prompt_tokens: int, text: ChoiceText, observers: Sequence[Observer]) -> None:
-        # The event loop's own clock may count in milliseconds.
-        self.stats = RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter())
-        self._text = text
-        self._observers = observers
-
-    def admit(self, cached_tokens: int) -> None:
-        """The request has a batch slot, and that many tokens of its prompt need not be computed."""
-        self.stats.cached_tokens = cached_tokens
-        self.stats.admitted = time.perf_counter()
-        for observer in self._observers:
-            observer.on_admitted(self.stats)
-
-    def receive(self, event: TokenEvent) -> Delta:
-        """What can be sent after this token."""
-        previous, now = self.stats.last_token, time.perf_counter()
-        self.stats.last_token = now
-        self.stats.generated_tokens += not self._text.is_empty
-        if previous is None:
-            self.stats.first_token = now
-            for observer in self._observers:
-                observer.on_first_token(self.stats)
-        else:
-            for observer in self._observers:
-                observer.on_next_token(self.stats, now - previous)
-        delta = self._text.push(event)
-        self.stats.finish_reason = delta.finish_reason
-        return delta
-
-    def end(self) -> None:
-        for observer in self._observers:
-            observer.on_ended(self.stats)
 
 
 class Generation:

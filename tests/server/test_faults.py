@@ -20,8 +20,10 @@ ENDLESS: Any = {"max_tokens": 400, "logit_bias": {"0": -100}}
 @pytest.fixture(scope="module")
 def narrow(reciter: Path) -> Iterator[App]:
     """One slot, and hardly any patience."""
-    settings = replace(SETTINGS, max_batch=1, queue_timeout=0.1, stream_ping=0.05)
+    settings = replace(SETTINGS, max_batch=1, queue_timeout=0.3, stream_ping=0.05)
     with serving(reciter, settings) as app:
+        while app.request("/generate", prompt="Say", max_new_tokens=1).status_code != 200:
+            pass  # its programs are being compiled
         yield app
 
 

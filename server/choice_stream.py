@@ -1,0 +1,46 @@
+"""One choice on the engine: its tokens become deltas, and its observers are told of its events."""
+
+import time
+from collections.abc import Sequence
+
+from llm_jax.inference import TokenEvent
+from server.choice_text import ChoiceText
+from server.deltas import Delta
+from server.observers import Observer, RequestStats
+
+
+class ChoiceStream:
+    """One engine request, from its submission to its last token."""
+
+    def __init__(self, prompt_tokens: int, text: ChoiceText, observers: Sequence[Observer]) -> None:
+        # The event loop's own clock may count in milliseconds.
+        self.stats = RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter())
+        self._text = text
+        self._observers = observers
+
+    def admit(self, cached_tokens: int) -> None:
+        """The request has a batch slot, and that many tokens of its prompt need not be computed."""
+        self.stats.cached_tokens = cached_tokens
+        self.stats.admitted = time.perf_counter()
+        for observer in self._observers:
+            observer.on_admitted(self.stats)
+
+    def receive(self, event: TokenEvent) -> Delta:
+        """What can be sent after this token."""
+        previous, now = self.stats.last_token, time.perf_counter()
+        self.stats.last_token = now
+        self.stats.generated_tokens += not self._text.is_empty
+        if previous is None:
+            self.stats.first_token = now
+            for observer in self._observers:
+                observer.on_first_token(self.stats)
+        else:
+            for observer in self._observers:
+                observer.on_next_token(self.stats, now - previous)
+        delta = self._text.push(event)
+        self.stats.finish_reason = delta.finish_reason
+        return delta
+
+    def end(self) -> None:
+        for observer in self._observers:
+            observer.on_ended(self.stats)
