@@ -8,8 +8,12 @@ for its vocabulary, a server that runs already is measured, of whatever make, su
 
 import asyncio
 import json
+import signal
+import subprocess
+import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -118,7 +122,7 @@ async def over_http(url: str, load: Load) -> list[Measured]:
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
 
     def request(prompt: list[int]) -> bytes:
-        options = {"stream": True, "stream_options": {"include_usage": True}}
+        options = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
         body = {"prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0, "model": "llm", **options}
         content = json.dumps(body).encode()
         return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
@@ -179,7 +183,37 @@ def processor_seconds(pid: int) -> tuple[float, float]:
     return seconds(Path(f"/proc/{pid}/stat")), seconds(Path(f"/proc/{pid}/task/{pid}/stat"))
 
 
-def measure_server(url: str, loads: Sequence[Load], name: str, pid: int | None) -> None:
+class Profile:
+    """py-spy's samples of a process, while the context lasts."""
+
+    def __init__(self, pid: int) -> None:
+        self._directory = tempfile.TemporaryDirectory()
+        self._file = Path(self._directory.name) / "samples"
+        command = ["record", "--pid", str(pid), "--duration", "3600", "--rate", "200", "--threads", "--format", "raw"]
+        self._sampler = subprocess.Popen(
+            ["py-spy", *command, "--output", str(self._file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sampler.send_signal(signal.SIGINT)
+        self._sampler.wait()
+
+    def lines(self, most: int = 12) -> list[str]:
+        """Where the event loop's thread is when it runs: the innermost of our functions, or the loop itself."""
+        counts: Counter[str] = Counter()
+        for line in self._file.read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            if "MainThread" in stack:
+                frames = [frame for frame in stack.split(";") if "(server/" in frame or "/server/" in frame]
+                counts[frames[-1].strip() if frames else "uvicorn, starlette, the loop"] += int(count)
+        total = sum(counts.values())
+        return [f"  {100 * count / total:5.1f} %  {name}" for name, count in counts.most_common(most)]
+
+
+def measure_server(url: str, loads: Sequence[Load], name: str, pid: int | None, *, profile: bool) -> None:
     for load in loads:
         asyncio.run(over_http(url, Load(load.clients, WARMUP, load.new_tokens, load.vocab_size)))
         before = processor_seconds(pid) if pid else (0.0, 0.0)
@@ -188,6 +222,10 @@ def measure_server(url: str, loads: Sequence[Load], name: str, pid: int | None) 
             total, http = (b - a for a, b in zip(before, processor_seconds(pid), strict=True))
             line += f", HTTP {100 * http / total:.1f} % of {total:.1f} s of processor time"
         click.echo(line)
+        if pid and profile:
+            with Profile(pid) as samples:
+                asyncio.run(over_http(url, load))
+            click.echo("\n".join(samples.lines()))
 
 
 def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> None:
@@ -223,6 +261,7 @@ def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> N
 @click.option("--vocab", default=49152, show_default=True, help="Ids to draw prompts from.")
 @click.option("--url", help="A server that runs already.")
 @click.option("--pid", type=int, help="Its process, to read its processor time.")
+@click.option("--profile", is_flag=True, help="Sample the event loop's thread with py-spy, in a run of its own.")
 @click.option("--checkout", type=click.Path(exists=True, path_type=Path), default=Path(), help="Build that serves.")
 def main(
     model: str,
@@ -233,15 +272,16 @@ def main(
     vocab: int,
     url: str | None,
     pid: int | None,
+    profile: bool,
     checkout: Path,
 ) -> None:
     loads = [Load(int(number), requests, new_tokens, vocab) for number in clients.split(",")]
     if url:
-        measure_server(url, loads, "server", pid)
+        measure_server(url, loads, "server", pid, profile=profile)
         return
     server = Served(model, checkout.resolve(), flags)
     try:
-        measure_server(server.url, loads, "llm-serve", server.process.pid)
+        measure_server(server.url, loads, "llm-serve", server.process.pid, profile=profile)
     finally:
         server.close()
     measure_engine(model, loads, flags)
