@@ -133,6 +133,24 @@ def test_experts_stored_as_one_tensor(tmp_path: Path, model_type: str, changes: 
     assert_same_logits(tmp_path / "model", model)
 
 
+def test_experts_in_mxfp4_are_those_that_transformers_dequantises(tmp_path: Path) -> None:
+    """As gpt-oss is published: four bits a value, and an exponent for each block of 32."""
+    convert_moe_packed_tensors = pytest.importorskip("transformers.integrations.mxfp4").convert_moe_packed_tensors
+    shape = {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8, "intermediate_size": 32}
+    model = make("gpt_oss", shape | {"rope_parameters": {"rope_type": "default", "rope_theta": 90.0}})
+    model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors, rng = load_file(path), torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), generator=rng, dtype=torch.uint8)
+        scales = torch.randint(121, 126, (experts, outputs, inputs // 32), generator=rng, dtype=torch.uint8)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        model.get_parameter(name).data.copy_(convert_moe_packed_tensors(blocks, scales).float())
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert_same_logits(tmp_path / "model", model)
+
+
 TEXT = {name: value for name, value in SMALL.items() if name != "vocab_size"} | {"vocab_size": 61, "head_dim": 8}
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WRAPPERS: dict[str, dict[str, Any]] = {

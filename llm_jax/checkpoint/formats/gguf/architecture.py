@@ -1,5 +1,6 @@
 """A family as llama.cpp stores it: where more than the names of tensors differ."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,16 @@ from llm_jax.checkpoint.tensors import Tensor
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError
 
+LARGEST = 2**31 - 1
+SIZES = frozenset({"embedding_length", "context_length", "attention.head_count", "attention.key_length"})
+COUNTS = frozenset(
+    {"feed_forward_length", "attention.head_count_kv", "attention.value_length", "attention.sliding_window"}
+    | {"vocab_size", "expert_count", "expert_used_count", "expert_feed_forward_length", "expert_shared_count"}
+    | {"expert_shared_feed_forward_length", "leading_dense_block_count", "nextn_predict_layers"}
+    | {"rope.dimension_count", "rope.scaling.original_context_length"}
+)
+
+TENSORS = "has tensors"  # their number, an entry beside those of the file
 ROUNDING = "rounding."  # prefix of a metadata key: the rounding error of the tensor that it names
 
 
@@ -27,6 +38,7 @@ class Architecture(Family):
     known: frozenset[str] = frozenset()
 
     def read_config(self, entries: Json) -> ModelConfig:
+        self._check_numbers(entries)
         for name in entries:
             if (
                 name.startswith((f"{self.model_type}.rope.", f"{self.model_type}.attention."))
@@ -37,7 +49,27 @@ class Architecture(Family):
             raise CheckpointError(
                 "The GGUF file is of a model whose tokens see those after them, which writes no text."
             )
-        return super().read_config(entries)
+        try:
+            return super().read_config(entries)
+        except (ArithmeticError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"The entries of {self.model_type} contradict each other: {error}.") from error
+
+    def _check_numbers(self, entries: Json) -> None:
+        """Raises CheckpointError about a number that nothing can be counted or computed with."""
+        tensors = entries.get(TENSORS, LARGEST)
+        for name in (name for name in entries if name.startswith(f"{self.model_type}.")):
+            value, entry = entries[name], name.removeprefix(f"{self.model_type}.")
+            if entry in COUNTS or entry in SIZES:
+                least = 1 if entry in SIZES else 0
+                ok = isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+                allowed = f"a whole number of {least} to {LARGEST}"
+            elif entry == "block_count":
+                ok = isinstance(value, int) and 1 <= value <= tensors
+                allowed = f"1 to {tensors}, as there are no more tensors"
+            else:
+                ok, allowed = not isinstance(value, float) or math.isfinite(value), "finite"
+            if not ok:
+                raise CheckpointError(f"The GGUF file has {name} = {value!r}; it must be {allowed}.")
 
     def to_file(self, config: ModelConfig, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Json]:
         """The tensors as the file stores them, and metadata with their rounding errors."""

@@ -10,14 +10,15 @@ import ml_dtypes
 import numpy as np
 
 from llm_jax.atomic import atomic_file
+from llm_jax.checkpoint.formats.gguf.architecture import TENSORS
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, architecture_for
 from llm_jax.checkpoint.formats.gguf.entries import ROPE_TENSORS
-from llm_jax.checkpoint.formats.gguf.reader import StoredTensor, part_of, read_content
+from llm_jax.checkpoint.formats.gguf.reader import Content, StoredTensor, part_of, read_content
 from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
-from llm_jax.errors import CheckpointError, LLMWarning
+from llm_jax.errors import CheckpointError, LLMWarning, TokenizerError
 from llm_jax.kernels import FORMATS, BlockRows
 
 if TYPE_CHECKING:
@@ -47,7 +48,17 @@ def read_gguf(path: Path) -> StoredModel:
     Raises CheckpointError when it is damaged, or of an unknown architecture or type.
     """
     content = read_content(path)
-    path, metadata = part_of(path, 1), content.metadata
+    path = part_of(path, 1)
+    try:
+        return _read_model(path, content)
+    except TokenizerError as error:
+        raise CheckpointError(f"{path} has a tokenizer that cannot be read: {error}") from error
+    except CheckpointError as error:
+        raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
+
+
+def _read_model(path: Path, content: Content) -> StoredModel:
+    metadata = content.metadata
     tensors = {name: _open(path, name, tensor) for name, tensor in content.tensors.items()}
     name = metadata.get("general.architecture")
     architecture = next((a for a in ARCHITECTURES if a.model_type == name), None)
@@ -55,7 +66,7 @@ def read_gguf(path: Path) -> StoredModel:
         known = ", ".join(a.model_type for a in ARCHITECTURES)
         raise CheckpointError(f"{path} is of the architecture {name!r}; known ones are {known}.")
     raw = {key: _plain(value) for key, value in metadata.items() if not key.startswith("tokenizer.")}
-    raw |= {f"has {tensor}": True for tensor in tensors}
+    raw |= {f"has {tensor}": True for tensor in tensors} | {TENSORS: len(tensors)}
     raw |= {f"has {tensor}": np.asarray(tensors.pop(tensor)).tolist() for tensor in ROPE_TENSORS if tensor in tensors}
     if "token_embd.weight" in tensors:
         raw[f"{name}.vocab_size"] = tensors["token_embd.weight"].shape[0]

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llm_jax.checkpoint.formats.gguf.pre_tokenizers import GPT2, PRE_TOKENIZERS, for_patterns
 from llm_jax.checkpoint.formats.gguf.tokenizer_lists import (
     BYTE,
@@ -65,8 +67,31 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, generation: GenerationDefaul
     return entries | _bpe(content, vocab_size)
 
 
+def _check_entries(metadata: dict[str, Any]) -> None:
+    """Raises CheckpointError about an entry of the tokenizer that is of another type than llama.cpp writes."""
+    for name, value in metadata.items():
+        entry = name.removeprefix(PREFIX)
+        if not name.startswith("tokenizer."):
+            continue
+        if entry in ("tokens", "merges") or name == NAMED_TEMPLATES:
+            ok, allowed = isinstance(value, list), "a list of strings"
+        elif entry in ("scores", "token_type"):
+            ok, allowed = isinstance(value, np.ndarray | list), "a list of numbers"
+        elif entry in ("model", "pre") or name == TOKENIZER_JSON or name.startswith(TEMPLATE):
+            ok, allowed = isinstance(value, str), "a string"
+        elif entry.startswith("add_"):
+            ok, allowed = isinstance(value, bool), "true or false"
+        elif entry.endswith("_token_id"):
+            ok, allowed = isinstance(value, int) and not isinstance(value, bool) and value >= 0, "a token id"
+        else:
+            continue
+        if not ok:
+            raise CheckpointError(f"The GGUF file has {name} = {value!r:.60}; it must be {allowed}.")
+
+
 def read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     """The tokenizer of a GGUF file: from its tokenizer.json, or from llama.cpp's lists."""
+    _check_entries(metadata)
     if TOKENIZER_JSON in metadata:
         content = metadata[TOKENIZER_JSON]
     elif PREFIX + "tokens" in metadata:
