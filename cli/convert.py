@@ -11,6 +11,8 @@ from cli import _options
 from cli._errors import Command
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llm_jax.checkpoint import Layout, StoredModel
 
 
@@ -19,8 +21,14 @@ if TYPE_CHECKING:
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16", "q8_0"]),
-    help="Weight dtype of DESTINATION; q8_0 for GGUF only.  [default: as stored]",
+    type=click.Choice(["float32", "bfloat16", "float16", "q8_0", "q6_k", "q4_k_m", "q4_0"]),
+    help="Weight dtype of DESTINATION; those with q for GGUF only.  [default: as stored]",
+)
+@click.option(
+    "--imatrix",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Text (UTF-8; - is standard input) on which a file of 4 or 6 bits must be most exact: the larger an input of "
+    "a matrix is on it, the less its weights are rounded.",
 )
 @click.option(
     "--layout",
@@ -40,7 +48,15 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
 @_options.version
-def main(source: str, destination: Path, dtype: str | None, layout: "Layout", shard_size: float, force: bool) -> None:
+def main(
+    source: str,
+    destination: Path,
+    dtype: str | None,
+    imatrix: Path | None,
+    layout: "Layout",
+    shard_size: float,
+    force: bool,
+) -> None:
     """Turn SOURCE into DESTINATION.
 
     SOURCE is whatever can be loaded: a model directory (ours or Hugging Face's), a training run, a torch file with
@@ -50,6 +66,8 @@ def main(source: str, destination: Path, dtype: str | None, layout: "Layout", sh
     """
     if destination.exists() and not force:
         raise click.UsageError(f"{destination} exists already; choose another name, or replace it with --force.")
+    if imatrix is not None and dtype not in ("q6_k", "q4_k_m", "q4_0"):
+        raise click.UsageError("--imatrix is for --dtype q6_k, q4_k_m and q4_0.")
 
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,14 +77,32 @@ def main(source: str, destination: Path, dtype: str | None, layout: "Layout", sh
 
     started = time.perf_counter()
     stored = open_model(find(source))
+    importance = None if imatrix is None else _importance(source, imatrix)
     total = sum(tensor.nbytes for tensor in stored.params.values())
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(destination.name, total=total)
         written = partial(progress.advance, task)
-        convert(stored, destination, layout=layout, dtype=dtype, max_shard_bytes=int(shard_size * 1e9), written=written)
+        convert(
+            stored,
+            destination,
+            layout=layout,
+            dtype=dtype,
+            importance=importance,
+            max_shard_bytes=int(shard_size * 1e9),
+            written=written,
+        )
     _summarise(stored, destination, dtype, time.perf_counter() - started)
+
+
+def _importance(source: str, text: Path) -> "dict[str, np.ndarray]":
+    from cli._text import read_text
+    from llm_jax.evaluation import importance
+    from llm_jax.hub import load_with_tokenizer
+
+    loaded, tokenizer = load_with_tokenizer(source)
+    return importance(loaded.model, tokenizer, read_text(text))
 
 
 def _summarise(stored: "StoredModel", destination: Path, dtype: str | None, seconds: float) -> None:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from llm_jax import demo
 from llm_jax.checkpoint import GenerationDefaults, LoadedModel, load_model, save_model
 from llm_jax.errors import CheckpointError
+from llm_jax.memory import return_freed_memory
 from llm_jax.model import Model
 from llm_jax.tokenizers import Tokenizer
 
@@ -53,6 +54,7 @@ def load_with_tokenizer(name_or_path: str | Path | None, *, mesh: Mesh | None = 
     loaded = load_model(find(name_or_path), mesh=mesh, mapped=True)
     if loaded.tokenizer is None:
         raise CheckpointError(f"{loaded.path} has no tokenizer; put its tokenizer.json beside the weights.")
+    return_freed_memory()  # building a tokenizer takes several times what it has at the end
     return loaded, loaded.tokenizer
 
 

@@ -1,7 +1,7 @@
 """Convert a stored model to another format, tensor by tensor."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,9 @@ DTYPES: dict[str, tuple[np.dtype | None, str, float]] = {
     "bfloat16": (np.dtype(ml_dtypes.bfloat16), "bf16", 2),
     "float16": (np.dtype(np.float16), "f16", 2),
     "q8_0": (None, "q8_0", 34 / 32),  # 32 bytes and a half-precision scale
+    "q6_k": (None, "q6_k", 210 / 256),
+    "q4_k_m": (None, "q4_k_m", 0.62),  # about: some matrices are q6_k
+    "q4_0": (None, "q4_0", 0.6),  # likewise the head
 }
 
 
@@ -29,6 +32,7 @@ def convert(
     *,
     layout: Layout = "transformers",
     dtype: str | None = None,
+    importance: Mapping[str, np.ndarray] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     written: Callable[[int], None] = lambda _: None,
 ) -> None:
@@ -38,7 +42,8 @@ def convert(
 
     Args:
         layout: of a model directory, as `write_directory` takes it.
-        dtype: float32, bfloat16, float16, or q8_0 (GGUF only); unless given, weights keep their own.
+        dtype: float32, bfloat16, float16, or for GGUF q8_0, q6_k, q4_k_m or q4_0; unless given, weights keep their own.
+        importance: where a quantised file must be most exact, see `llm_jax.evaluation.importance`.
         written: called with the bytes of each tensor, in its own dtype, once it is written.
 
     Raises:
@@ -53,7 +58,7 @@ def convert(
     _check_free_space(destination, size)
     target = replace(stored, path=destination)
     if is_gguf:
-        write_gguf(target, type_name=gguf_type, written=written)
+        write_gguf(target, kind=gguf_type, importance=importance, written=written)
     else:
         cast = target_dtype if dtype or name != _dtype_of_embedding(stored) else None
         write_directory(target, layout=layout, dtype=cast, max_shard_bytes=max_shard_bytes, written=written)

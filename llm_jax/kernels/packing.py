@@ -63,7 +63,7 @@ def pack_blocks(
 
 
 def quantise(weight_OI: Array | np.ndarray, format: Format, importance_I: np.ndarray | None = None) -> BlockRows:
-    """The rows of a matrix in blocks of Q4_0, Q4_1, Q8_0, Q4_K or Q6_K; padded with zeros to whole ones.
+    """The rows of a matrix in blocks of Q4_0, Q4_1, Q5_0, Q8_0, Q4_K or Q6_K; padded with zeros to whole ones.
 
     Args:
         importance_I: what the squared error of each input's weights counts; the larger ones' count more unless given.

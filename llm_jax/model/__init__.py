@@ -15,7 +15,7 @@ from llm_jax.model.cache import (
     init_cache,
     layer_windows,
 )
-from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge
+from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, observe_inputs
 from llm_jax.model.packing import (
     MODEL_DTYPES,
     ModelDtype,
@@ -58,6 +58,7 @@ __all__ = [
     "kernel_level",
     "layer_windows",
     "merge",
+    "observe_inputs",
     "pack_model",
     "param_shapes",
     "param_sharding",

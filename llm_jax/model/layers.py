@@ -4,6 +4,7 @@ Weights have the layout of torch and safetensors ([out, in] for a linear map), s
 map onto them without a copy. Every layer computes in the dtype of its input.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -37,6 +38,7 @@ class Linear(nnx.Module):
     def __init__(self, size_in: int, size_out: int, *, bias: bool, rngs: nnx.Rngs, std: float = INIT_STD) -> None:
         self.weight = normal(rngs, (size_out, size_in), std)
         self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
+        self.observe: Callable[[Array], None] | None = None  # called with what the matrix is multiplied with
 
     @property
     def packed(self) -> PackedMatrix | BlockMatrix | None:
@@ -59,6 +61,8 @@ class Linear(nnx.Module):
             parameters = None if norm is None else norm.parameters
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
         x = normalised(x, norm)
+        if self.observe is not None:
+            self.observe(x)
         y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
         if bias is not None:
             y = y + bias.astype(x.dtype)

@@ -1,10 +1,9 @@
 """A GGUF file as a configuration, tensors and a tokenizer, and back."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -13,24 +12,18 @@ from llm_jax.atomic import atomic_file
 from llm_jax.checkpoint.formats.gguf.architecture import TENSORS
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, architecture_for
 from llm_jax.checkpoint.formats.gguf.entries import ROPE_TENSORS
+from llm_jax.checkpoint.formats.gguf.quantisation import KINDS, Encoded, has_q8_0_scales, importances, type_of
 from llm_jax.checkpoint.formats.gguf.reader import Content, StoredTensor, part_of, read_content
 from llm_jax.checkpoint.formats.gguf.tokenizer import read_generation, read_tokenizer, tokenizer_metadata
 from llm_jax.checkpoint.recognise import is_gguf
 from llm_jax.checkpoint.stored import StoredModel
-from llm_jax.checkpoint.tensors import LazyTensor, Tensor, blocks_of_rows
+from llm_jax.checkpoint.tensors import LazyTensor, Tensor
 from llm_jax.errors import CheckpointError, LLMWarning, TokenizerError
 from llm_jax.kernels import FORMATS, BlockRows
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-# The types of GGUF that are written -> the dtype of their values, before quantisation.
-DTYPES = {
-    "f32": np.dtype(np.float32),
-    "f16": np.dtype(np.float16),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "q8_0": np.dtype(np.float32),
-}
 PLAIN = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -38,8 +31,6 @@ PLAIN = {
     "F64": np.dtype(np.float64),
 }
 NOT_READ = frozenset({"I8", "I16", "I32", "I64", "Q8_1", "Q8_K"})  # indices, and types that only activations have
-ALWAYS_FLOAT32 = ("ffn_gate_inp.", "position_embd.")  # llama.cpp needs these, and all vectors, in float32
-Q8_0_BLOCK = 32  # values of a row that share a scale
 
 
 def read_gguf(path: Path) -> StoredModel:
@@ -75,12 +66,20 @@ def _read_model(path: Path, content: Content) -> StoredModel:
     return StoredModel(path, config, _in_one_dtype(params), read_tokenizer(path, metadata), read_generation(metadata))
 
 
-def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], None] = lambda _: None) -> None:
+def write_gguf(
+    model: StoredModel,
+    *,
+    kind: str,
+    importance: Mapping[str, np.ndarray] | None = None,
+    written: Callable[[int], None] = lambda _: None,
+) -> None:
     """Write a GGUF file at the model's path, atomically; one tensor at a time is in memory.
 
     Args:
-        type_name: f32, f16, bf16 or q8_0, for matrices. Vectors are f32, and matrices whose rows are no multiple of
-            32 values are f16 instead of q8_0; those whose values are too small or too large for it are f32.
+        kind: f32, f16 or bf16, for matrices, or one of KINDS (see `type_of`). Vectors are f32. Matrices whose rows are
+            no multiple of 32 values are f16 instead of quantised; those whose values are too small or too large for
+            q8_0 are f32. What the model has in blocks of the same type is copied.
+        importance: of parameters, what the squared error of each input's weights counts: float32 [I].
         written: called with the bytes of each tensor, in its own dtype, once it is written.
 
     Raises:
@@ -97,16 +96,28 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
     metadata = architecture.write_config(config_of_architecture) | tokenizer | rounding
     divisors = [name for name in ROPE_TENSORS if f"has {name}" in metadata]
     tensors |= {name: np.array(metadata[f"has {name}"], np.float32) for name in divisors}
+    weighted: Mapping[str, np.ndarray] = {}
+    if importance:
+        rows = {
+            name: np.broadcast_to(importance.get(name, np.float32(np.nan)), tensor.shape)
+            for name, tensor in model.params.items()
+        }
+        weighted = importances(architecture.to_file(config, architecture.write_weights(config, rows))[0])
     with atomic_file(path) as new:
         writer = gguf.GGUFWriter(new, architecture.model_type)
         writer.add_file_type(
-            gguf.LlamaFileType.ALL_F32 if type_name == "f32" else gguf.LlamaFileType[f"MOSTLY_{type_name.upper()}"]
+            gguf.LlamaFileType.ALL_F32 if kind == "f32" else gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"]
         )
+        if kind in KINDS:
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         for name, value in metadata.items():
             if value is not None and "." in name and not name.startswith("has "):
                 _add(gguf, writer, name, value)
-        types = {name: _type_of(name, tensor, type_name) for name, tensor in tensors.items()}
-        exact = [name for name, type_ in types.items() if type_ == "q8_0" and not _has_q8_0_scales(tensors[name])]
+        is_tied = config.tie_embeddings
+        types = {
+            name: type_of(name, tensor, kind, config.num_layers, is_tied=is_tied) for name, tensor in tensors.items()
+        }
+        exact = [name for name, type_ in types.items() if type_ == "q8_0" and not has_q8_0_scales(tensors[name])]
         if exact:
             types |= dict.fromkeys(exact, "f32")
             warnings.warn(
@@ -114,16 +125,16 @@ def write_gguf(model: StoredModel, *, type_name: str, written: Callable[[int], N
                 LLMWarning,
                 stacklevel=2,
             )
-        for name, tensor in tensors.items():
+        encoded = {name: Encoded(tensor, types[name], weighted.get(name)) for name, tensor in tensors.items()}
+        for name, tensor in encoded.items():
             ggml_type = gguf.GGMLQuantizationType[types[name].upper()]
-            nbytes = _Encoded(gguf, tensor, types[name]).nbytes
-            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, ggml_type)
+            writer.add_tensor_info(name, tensors[name].shape, np.dtype(np.float32), tensor.nbytes, ggml_type)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, tensor in tensors.items():
-            writer.write_tensor_data(_Encoded(gguf, tensor, types[name]))
-            written(tensor.nbytes)
+        for tensor in encoded.values():
+            writer.write_tensor_data(tensor)
+            written(tensor.tensor.nbytes)
         writer.close()
 
 
@@ -149,45 +160,6 @@ def _as_kernels_have_them(gguf: "ModuleType", blocks: np.ndarray, type_: Any) ->
     if type_.name in FORMATS:
         return BlockRows(type_.name, blocks)
     return BlockRows("Q8_0", gguf.quantize(gguf.dequantize(blocks, type_), gguf.GGMLQuantizationType.Q8_0))
-
-
-def _type_of(name: str, tensor: Tensor, type_name: str) -> str:
-    if len(tensor.shape) == 1 or name.endswith(".bias") or any(part in name for part in ALWAYS_FLOAT32):
-        return "f32"
-    if type_name == "q8_0" and tensor.shape[-1] % Q8_0_BLOCK:
-        return "f16"
-    return type_name
-
-
-def _has_q8_0_scales(tensor: Tensor) -> bool:
-    """Whether the scale of every block of q8_0, in half precision, is off by less than half a step of its values."""
-    for rows in blocks_of_rows(tensor, np.dtype(np.float32)):
-        scale = np.abs(rows.reshape(-1, Q8_0_BLOCK)).max(-1) / 127
-        with np.errstate(over="ignore"):
-            error = np.abs(scale.astype(np.float16).astype(np.float32) - scale)
-        if (error * 254 > scale).any():
-            return False
-    return True
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """A tensor in the type of the file, with the two attributes that the library needs to write it."""
-
-    gguf: "ModuleType"
-    tensor: Tensor
-    type_name: str
-
-    @property
-    def nbytes(self) -> int:
-        values, size = self.gguf.GGML_QUANT_SIZES[self.gguf.GGMLQuantizationType[self.type_name.upper()]]
-        return self.tensor.size // values * size
-
-    def tofile(self, file: BinaryIO) -> None:
-        quantized = self.gguf.GGMLQuantizationType.Q8_0
-        for block in blocks_of_rows(self.tensor, DTYPES[self.type_name]):
-            encoded = self.gguf.quantize(block, quantized) if self.type_name == "q8_0" else block
-            file.write(encoded.view(np.uint8).data)
 
 
 def _in_one_dtype(params: dict[str, Tensor]) -> dict[str, Tensor]:

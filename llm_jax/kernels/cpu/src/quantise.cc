@@ -110,6 +110,19 @@ void quantise_q4_0(const float* x, const float* w, uint8_t* to) {
   put_half(to, d), put_nibbles(values, to + 2);
 }
 
+void quantise_q5_0(const float* x, const float* w, uint8_t* to) {
+  int8_t q[kGroup];
+  uint8_t values[kGroup];
+  const uint16_t d = to_half(best_scale(x, w, kGroup, 16, false, q));
+  const float scale = from_half(d), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+  uint32_t fifth = 0;
+  for (int i = 0; i < kGroup; ++i) {
+    const int level = limited(nearest(x[i] * inverse), -16, 15) + 16;
+    values[i] = uint8_t(level & 15), fifth |= uint32_t(level >> 4) << i;
+  }
+  put_half(to, d), std::memcpy(to + 2, &fifth, 4), put_nibbles(values, to + 6);
+}
+
 void quantise_q4_1(const float* x, const float* w, uint8_t* to) {
   float m;
   const uint16_t d = to_half(best_line(x, w, kGroup, 15, false, m)), minimum = to_half(m);
@@ -189,7 +202,7 @@ void quantise_q6_k(const float* x, const float* w, uint8_t* to) {
 }  // namespace
 }  // namespace llm
 
-// Quantises rows [O, I] of whole blocks to Q4_0, Q4_1, Q8_0, Q4_K or Q6_K on so many threads; false for other formats.
+// Quantises rows [O, I] of whole blocks to Q4_0, Q4_1, Q5_0, Q8_0, Q4_K or Q6_K on so many threads; false for other formats.
 // `importance` is [I], or null: then a value counts the more the larger it is.
 extern "C" bool llm_quantise(int64_t format, const float* x, int64_t O, int64_t I, const float* importance, uint8_t* to,
                              int64_t threads) {
@@ -197,6 +210,7 @@ extern "C" bool llm_quantise(int64_t format, const float* x, int64_t O, int64_t 
   const Format f = Format(format);
   void (*quantise)(const float*, const float*, uint8_t*) = f == kQ4_0   ? quantise_q4_0
                                                            : f == kQ4_1 ? quantise_q4_1
+                                                           : f == kQ5_0 ? quantise_q5_0
                                                            : f == kQ8_0 ? quantise_q8_0
                                                            : f == kQ4_K ? quantise_q4_k
                                                            : f == kQ6_K ? quantise_q6_k
