@@ -54,11 +54,14 @@ def sizes(format: Format) -> list[tuple[int, int]]:
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
-    """x with each 32 values in 255 levels, as the kernels have it."""
+    """x with each 32 values in 255 levels, at the scale of least squared error, as the kernels have it."""
     groups = x.reshape(len(x), -1, 32)
     largest = np.abs(groups).max(-1, keepdims=True)
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return (np.rint(groups * inverse) * (largest.astype(np.float64) / 127)).reshape(x.shape)
+    levels = np.rint(groups * inverse).astype(np.float64)
+    squares = (levels**2).sum(-1, keepdims=True)
+    scale = np.divide((levels * groups).sum(-1, keepdims=True), squares, out=np.zeros_like(squares), where=squares > 0)
+    return (levels * scale).reshape(x.shape)
 
 
 @every_format

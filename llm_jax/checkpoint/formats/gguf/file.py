@@ -30,7 +30,7 @@ PLAIN = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F64": np.dtype(np.float64),
 }
-NOT_READ = frozenset({"I8", "I16", "I32", "I64", "Q8_1", "Q8_K"})  # indices, and types that only activations have
+NOT_READ = frozenset({"I8", "I16", "I32", "I64", "Q8_1", "Q8_K", "Q1_0"})  # indices, activations, nothing known
 
 
 def read_gguf(path: Path) -> StoredModel:
@@ -51,6 +51,14 @@ def read_gguf(path: Path) -> StoredModel:
 def _read_model(path: Path, content: Content) -> StoredModel:
     metadata = content.metadata
     tensors = {name: _open(path, name, tensor) for name, tensor in content.tensors.items()}
+    others = sorted({tensor.type.name for tensor in content.tensors.values()} - FORMATS.keys() - PLAIN.keys())
+    if others:
+        warnings.warn(
+            f"{path} has tensors in {', '.join(others)}, for which there are no products: at the file's own precision "
+            "they are multiplied as Q8_0.",
+            LLMWarning,
+            stacklevel=2,
+        )
     name = metadata.get("general.architecture")
     architecture = next((a for a in ARCHITECTURES if a.model_type == name), None)
     if architecture is None:

@@ -104,10 +104,11 @@ struct BlockLanes {
   static float largest(const float* x) {
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(load(x)), _mm512_abs_ps(load(x + 16))));
   }
-  static int32_t round(const float* x, float factor, int8_t* to) {
+  static Rounded round(const float* x, float factor, int8_t* to) {
     const Int levels = _mm512_cvtps_epi32(_mm512_mul_ps(load(x), broadcast(factor)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(levels));
-    return _mm512_reduce_add_epi32(levels);
+    return {_mm512_reduce_add_epi32(levels), _mm512_reduce_add_epi32(_mm512_mullo_epi32(levels, levels)),
+            _mm512_reduce_add_ps(_mm512_mul_ps(load(x), floats(levels)))};
   }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>
