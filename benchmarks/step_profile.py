@@ -19,7 +19,9 @@ from benchmarks.engines.llm_jax import TIMED
 PARTS = ("products", "attention", "sampling", "rest", "host")
 # (file, function) -> the part that its operations count as; of nested functions the innermost listed one decides.
 PART_OF_SOURCE = {
+    ("kernels/cpu/blocks.py", ""): "products",
     ("kernels/cpu/matmul.py", ""): "products",
+    ("kernels/xla/blocks.py", ""): "products",
     ("kernels/xla/matmul.py", ""): "products",
     ("model/layers.py", "Linear.__call__"): "products",
     ("kernels/cpu/attention.py", ""): "attention",
