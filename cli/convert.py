@@ -98,11 +98,11 @@ def main(
 
 def _importance(source: str, text: Path) -> "dict[str, np.ndarray]":
     from cli._text import read_text
-    from llm_jax.evaluation import importance
+    from llm_jax.evaluation import input_importance
     from llm_jax.hub import load_with_tokenizer
 
     loaded, tokenizer = load_with_tokenizer(source)
-    return importance(loaded.model, tokenizer, read_text(text))
+    return input_importance(loaded.model, tokenizer, read_text(text))
 
 
 def _summarise(stored: "StoredModel", destination: Path, dtype: str | None, seconds: float) -> None:

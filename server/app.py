@@ -5,15 +5,15 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from server.authentication import Authentication
-from server.canonical_path import CanonicalPath
-from server.errors import EXCEPTION_HANDLERS
+from server.http.authentication import Authentication
+from server.http.canonical_path import CanonicalPath
+from server.http.errors import EXCEPTION_HANDLERS
+from server.http.openapi import openapi_document
+from server.http.protocol import AbsoluteForm
+from server.http.request_body import RequestBody
+from server.http.request_context import RequestContext
 from server.lifecycle import Availability, Lifecycle
 from server.metrics import Metrics
-from server.openapi import openapi_document
-from server.protocol import AbsoluteForm
-from server.request_body import RequestBody
-from server.request_context import RequestContext
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
 from server.routes.documentation import docs, openapi

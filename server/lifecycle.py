@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import Unavailable
+from server.http.errors import Unavailable
 from server.observers import Observer
 from server.registry import Registry
 

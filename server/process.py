@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 
 from llm_jax.errors import ConfigError
 from server.app import create_app
+from server.http.protocol import HttpProtocol
 from server.lifecycle import Lifecycle
 from server.loading import load_served_model
 from server.logs import configure_logging
-from server.protocol import HttpProtocol
 from server.settings import Settings
 
 log = structlog.get_logger("server")

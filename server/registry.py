@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from server.errors import NotFound
+from server.http.errors import NotFound
 
 if TYPE_CHECKING:
     from server.served_model import ServedModel

@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 from llm_jax.checkpoint import LoadedModel
 from llm_jax.inference import Engine, EngineStats
 from llm_jax.tokenizers import Tokenizer
-from server.chat_request import ChatRequest
-from server.embedding_work import EmbeddingWork
-from server.errors import ApiError, InvalidRequest, QueueFull
-from server.generation import Deadlines, Generation
+from server.chat.chat_request import ChatRequest
+from server.generation.embedding_work import EmbeddingWork
+from server.generation.generation import Deadlines, Generation
+from server.generation.preparation import Preparation, Prepared
+from server.http.errors import ApiError, InvalidRequest, QueueFull
 from server.observers import Observer
-from server.preparation import Preparation, Prepared
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
 from server.settings import Settings

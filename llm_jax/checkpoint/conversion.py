@@ -43,7 +43,7 @@ def convert(
     Args:
         layout: of a model directory, as `write_directory` takes it.
         dtype: float32, bfloat16, float16, or for GGUF q8_0, q6_k, q4_k_m or q4_0; unless given, weights keep their own.
-        importance: where a quantised file must be most exact, see `llm_jax.evaluation.importance`.
+        importance: where a quantised file must be most exact, see `llm_jax.evaluation.input_importance`.
         written: called with the bytes of each tensor, in its own dtype, once it is written.
 
     Raises:

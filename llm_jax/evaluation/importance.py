@@ -11,7 +11,7 @@ from llm_jax.tokenizers import Tokenizer
 WINDOW = 512  # tokens that the model sees at once
 
 
-def importance(model: Model, tokenizer: Tokenizer, text: str) -> dict[str, np.ndarray]:
+def input_importance(model: Model, tokenizer: Tokenizer, text: str) -> dict[str, np.ndarray]:
     """The mean square of each input of every linear map on a text, by the name of its weight: float32 [I].
 
     An error in a weight changes an output by itself times its input, so that squared errors count in proportion to
@@ -20,7 +20,7 @@ def importance(model: Model, tokenizer: Tokenizer, text: str) -> dict[str, np.nd
     >>> from llm_jax.checkpoint import load_model
     >>> from llm_jax.demo import PATH
     >>> loaded = load_model(PATH)
-    >>> importance(loaded.model, loaded.tokenizer, "Once upon a time")["lm_head.weight"].shape
+    >>> input_importance(loaded.model, loaded.tokenizer, "Once upon a time")["lm_head.weight"].shape
     (256,)
 
     Raises:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.answers import Json, StreamFormat, collect, stream
-from server.authentication import tenant_of
+from server.generation.logprobs import chat_logprobs, prompt_logprobs
+from server.generation.usage import StreamUsage
+from server.http.answers import Json, StreamFormat, collect, stream
+from server.http.authentication import tenant_of
 from server.lifecycle import registry_of
-from server.logprobs import chat_logprobs, prompt_logprobs
 from server.schemas.openai import ChatBody
-from server.usage import StreamUsage
 
 if TYPE_CHECKING:
-    from server.deltas import Choice, Delta, ToolCallDelta
-    from server.generation import Generation
+    from server.generation.deltas import Choice, Delta, ToolCallDelta
+    from server.generation.generation import Generation
 
 
 async def chat_completions(request: Request) -> Response:

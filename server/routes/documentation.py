@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from server.documentation import documentation_page
+from server.http.documentation import documentation_page
 
 
 async def openapi(request: Request) -> Response:

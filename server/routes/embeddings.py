@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.answers import collect
-from server.authentication import tenant_of
-from server.errors import InvalidRequest
+from server.http.answers import collect
+from server.http.authentication import tenant_of
+from server.http.errors import InvalidRequest
 from server.lifecycle import registry_of
 from server.schemas.embeddings import EmbeddingBody
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.answers import Json, StreamFormat, collect, stream
-from server.authentication import tenant_of
+from server.http.answers import Json, StreamFormat, collect, stream
+from server.http.authentication import tenant_of
 from server.lifecycle import registry_of
 from server.schemas.generate import BatchGenerateBody, GenerateBody, GenerateFields
 
 if TYPE_CHECKING:
-    from server.deltas import Delta
-    from server.generation import Generation
+    from server.generation.deltas import Delta
+    from server.generation.generation import Generation
 
 
 async def generate(request: Request) -> Response:

@@ -7,10 +7,10 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.answers import collect, stream
-from server.authentication import tenant_of
+from server.http.answers import collect, stream
+from server.http.authentication import tenant_of
 from server.lifecycle import registry_of
-from server.message_output import Message, MessageEvents
+from server.routes.message_output import Message, MessageEvents
 from server.schemas.anthropic import CountTokensBody, MessagesBody
 
 

@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
-from server.answers import collect, stream
-from server.authentication import tenant_of
+from server.http.answers import collect, stream
+from server.http.authentication import tenant_of
 from server.lifecycle import registry_of
-from server.response_output import Response, ResponseEvents
+from server.routes.response_output import Response, ResponseEvents
 from server.schemas.responses import ResponseBody
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_jax.errors import TokenizerError
-from server.errors import InvalidRequest
+from server.http.errors import InvalidRequest
 from server.lifecycle import registry_of
 from server.schemas.base import read_object
 from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBody

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.errors import NotFound
+from server.http.errors import NotFound
 
 UNSUPPORTED = {
     "/v1/audio/{rest:path}": "audio",

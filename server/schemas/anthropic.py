@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from server.chat_request import ChatRequest, OutputFormat, Tool, ToolChoice
-from server.errors import InvalidRequest
+from server.chat.chat_request import ChatRequest, OutputFormat, Tool, ToolChoice
+from server.http.errors import InvalidRequest
 from server.schemas.base import Body, Off
 from server.schemas.sampling import Count, SamplingFields
 from server.schemas.tools import FunctionName

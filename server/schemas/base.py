@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, Wit
 from pydantic_core import PydanticCustomError, from_json, to_json
 from starlette.requests import Request
 
-from server.errors import InvalidRequest
+from server.http.errors import InvalidRequest
 
 LONGEST_VALUE = 80  # characters of a wrong value that are shown to the client
 

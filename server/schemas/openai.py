@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from server.chat_request import ChatRequest
-from server.errors import InvalidRequest
+from server.chat.chat_request import ChatRequest
+from server.http.errors import InvalidRequest
 from server.schemas.base import Body, Off, refusal
 from server.schemas.messages import Message, for_template
 from server.schemas.output import UNSUPPORTED, StructuredFields

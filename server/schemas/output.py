@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import from_json
 
-from server.chat_request import OutputFormat
-from server.errors import InvalidRequest
+from server.chat.chat_request import OutputFormat
+from server.http.errors import InvalidRequest
 from server.schemas.base import Body, refusal
 from server.schemas.sampling import SamplingFields
 

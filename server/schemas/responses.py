@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from server.chat_request import ChatRequest, OutputFormat, Tool
-from server.errors import InvalidRequest
+from server.chat.chat_request import ChatRequest, OutputFormat, Tool
+from server.http.errors import InvalidRequest
 from server.schemas.base import Body, Off
 from server.schemas.openai import Alternatives
 from server.schemas.response_items import Item, Items, MessageItem, messages_of

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from server.chat_request import OutputFormat
+from server.chat.chat_request import OutputFormat
 from server.schemas.base import Body, On, refusal
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]

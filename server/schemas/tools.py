@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.chat_request import Tool, ToolChoice
-from server.errors import InvalidRequest
+from server.chat.chat_request import Tool, ToolChoice
+from server.http.errors import InvalidRequest
 from server.schemas.base import Body
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]

@@ -8,7 +8,7 @@ import pytest
 
 from llm_jax.checkpoint import convert, load_model, open_model
 from llm_jax.demo import PATH
-from llm_jax.evaluation import importance
+from llm_jax.evaluation import input_importance
 from llm_jax.kernels import BlockMatrix, Level, QuantisedMatrix, best_level
 from llm_jax.model import cast_model, forward, weight_types
 
@@ -66,7 +66,7 @@ def test_a_quantised_file_is_copied_bit_for_bit(file: Path, tmp_path: Path) -> N
 def test_importance_makes_what_a_text_uses_more_exact(tmp_path: Path) -> None:
     loaded = load_model(PATH)
     assert loaded.tokenizer is not None
-    weights = importance(loaded.model, loaded.tokenizer, TEXT)
+    weights = input_importance(loaded.model, loaded.tokenizer, TEXT)
     name = "transformer_blocks.1.mlp.fc2.weight"
     exact, errors = np.asarray(loaded.model.params[name], np.float32), []
     for given in (None, weights):

@@ -54,10 +54,11 @@ async def run_client(command: list[str], environment: dict[str, str]) -> tuple[b
 
 
 async def install_node(project: Path) -> None:
-    """The packages of a package-lock.json, once."""
-    if not (project / "node_modules" / ".package-lock.json").exists():
-        process = await asyncio.create_subprocess_exec("npm", "ci", "--silent", cwd=project)
-        assert await process.wait() == 0, f"npm ci failed in {project}"
+    """The packages of a project, once: those of its package-lock.json, where it has one."""
+    if not (project / "node_modules").exists():
+        action = ["ci"] if (project / "package-lock.json").exists() else ["install", "--no-package-lock"]
+        process = await asyncio.create_subprocess_exec("npm", *action, "--silent", cwd=project)
+        assert await process.wait() == 0, f"npm {action[0]} failed in {project}"
 
 
 async def run_all(names: list[str], model: Path, server: str, *, record: bool) -> list[str]:

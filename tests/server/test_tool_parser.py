@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llm_jax.tokenizers.tool_calls import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, PLAIN, CallSyntax
-from server.deltas import Choice, Delta
-from server.tool_parser import ToolCallParser
+from server.chat.tool_parser import ToolCallParser
+from server.generation.deltas import Choice, Delta
 
 ARGUMENTS = [{"a": 1}, {}, {"x": '}"{\\ é\n</tool_call>', "l": [1, {"b": None}]}, {"deep": {"er": [[{}]]}}]
 

@@ -9,7 +9,7 @@ import pytest
 
 from llm_jax.inference import Grammars
 from llm_jax.tokenizers import call_syntax, load_tokenizer, render_chat
-from server.tool_parser import ToolCallParser
+from server.chat.tool_parser import ToolCallParser
 from tests.real_models import real
 from tests.server.in_process import App, serving
 from tests.server.tiny import RECITED, save_reciter

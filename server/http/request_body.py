@@ -7,7 +7,7 @@ import zlib
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import BodyTooLarge, InvalidRequest, UnsupportedCoding
+from server.http.errors import BodyTooLarge, InvalidRequest, UnsupportedCoding
 
 ZLIB_OR_GZIP = 47  # zlib's window bits for either, told apart by their beginnings
 

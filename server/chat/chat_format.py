@@ -17,9 +17,9 @@ from llm_jax.tokenizers import (
     render_chat,
     renders_tools,
 )
-from server.chat_request import ChatRequest
-from server.errors import InvalidRequest
-from server.tool_parser import ToolCallParser
+from server.chat.chat_request import ChatRequest
+from server.chat.tool_parser import ToolCallParser
+from server.http.errors import InvalidRequest
 
 
 @dataclass(frozen=True)

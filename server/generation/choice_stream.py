@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 
 from llm_jax.inference import TokenEvent
-from server.choice_text import ChoiceText
-from server.deltas import Delta
+from server.generation.choice_text import ChoiceText
+from server.generation.deltas import Delta
 from server.observers import Observer, RequestStats
 
 

@@ -14,7 +14,7 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from server.errors import BadHttp
+from server.http.errors import BadHttp
 
 PROBES = (0.25, 1, 4, 16, 64, 256)  # seconds after which a half-closed connection is probed
 ANSWER = 0.05  # seconds within which a peer that is gone has said so

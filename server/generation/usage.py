@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from server.generation import Generation
+    from server.generation.generation import Generation
     from server.schemas.openai import StreamOptions
 
 

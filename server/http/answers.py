@@ -14,15 +14,15 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from server.errors import ApiError
+from server.http.errors import ApiError
 
 if TYPE_CHECKING:
-    from server.deltas import Delta
-    from server.generation import Generation
+    from server.generation.deltas import Delta
+    from server.generation.generation import Generation
 
 T = TypeVar("T")
 Json = dict[str, Any]
-log = structlog.get_logger("server.answers")
+log = structlog.get_logger("server.http.answers")
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 SEND_TIMEOUT = 60.0  # seconds that a client may refuse to read before its stream is given up

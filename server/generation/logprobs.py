@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from server.deltas import LoggedToken, TokenText
+    from server.generation.deltas import LoggedToken, TokenText
 
 Json = dict[str, Any]
 

@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from server.answers import Json, StreamFormat
-from server.logprobs import chat_logprobs
+from server.generation.logprobs import chat_logprobs
+from server.http.answers import Json, StreamFormat
 
 if TYPE_CHECKING:
-    from server.deltas import Delta, LoggedToken, ToolCallDelta
-    from server.errors import ApiError
-    from server.generation import Generation
+    from server.generation.deltas import Delta, LoggedToken, ToolCallDelta
+    from server.generation.generation import Generation
+    from server.http.errors import ApiError
     from server.schemas.responses import ResponseBody
 
 

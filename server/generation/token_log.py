@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llm_jax.inference import TokenEvent
 from llm_jax.tokenizers import IncrementalDecoder, Tokenizer
-from server.deltas import LoggedToken, TokenText
+from server.generation.deltas import LoggedToken, TokenText
 
 Top = Iterable[tuple[int, float]]
 _utf8 = codecs.getincrementaldecoder("utf-8")

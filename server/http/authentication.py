@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import Unauthorized
+from server.http.errors import Unauthorized
 
 
 class Authentication:

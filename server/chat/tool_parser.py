@@ -7,8 +7,8 @@ import string
 from collections.abc import Collection
 
 from llm_jax.tokenizers import CallSyntax
-from server.call_scanner import CallScanner
-from server.deltas import ToolCallDelta
+from server.chat.call_scanner import CallScanner
+from server.generation.deltas import ToolCallDelta
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_jax.inference import TextStream, TokenEvent
 from llm_jax.tokenizers import Tokenizer
-from server.deltas import Delta, FinishReason, LoggedToken, ToolCallDelta
-from server.token_log import TokenLog
+from server.generation.deltas import Delta, FinishReason, LoggedToken, ToolCallDelta
+from server.generation.token_log import TokenLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

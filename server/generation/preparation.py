@@ -11,11 +11,11 @@ from llm_jax.config import ModelConfig
 from llm_jax.errors import LLMError, RequestError, TokenizerError
 from llm_jax.inference import ContextLengthExceeded, Request, SamplingParams, prepare_request
 from llm_jax.tokenizers import Tokenizer
-from server.chat_format import ChatFormat
-from server.chat_request import ChatRequest
-from server.choice_text import ChoiceText, TextOptions
-from server.errors import InvalidRequest
-from server.forms import Forms
+from server.chat.chat_format import ChatFormat
+from server.chat.chat_request import ChatRequest
+from server.chat.forms import Forms
+from server.generation.choice_text import ChoiceText, TextOptions
+from server.http.errors import InvalidRequest
 from server.schemas.base import refusal
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields

@@ -8,7 +8,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError
+from server.http.errors import ApiError
 from server.metrics import Metrics
 
 log = structlog.get_logger("server.access")

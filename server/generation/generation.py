@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from llm_jax.inference import Engine, Request, TokenEvent
-from server.choice_stream import ChoiceStream
-from server.choice_text import ChoiceText
-from server.deltas import Choice, Delta
-from server.errors import ApiError, DeadlineExceeded, Unavailable
+from server.generation.choice_stream import ChoiceStream
+from server.generation.choice_text import ChoiceText
+from server.generation.deltas import Choice, Delta
+from server.http.errors import ApiError, DeadlineExceeded, Unavailable
 from server.observers import Observer
 
 Batch = list[tuple[int, Delta]]  # indices of choices, each with what it gained

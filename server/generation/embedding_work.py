@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from llm_jax.inference import Engine
-from server.errors import ApiError, DeadlineExceeded, Unavailable
-from server.generation import Deadlines
+from server.generation.generation import Deadlines
+from server.http.errors import ApiError, DeadlineExceeded, Unavailable
 from server.observers import Observer, RequestStats
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import from_json
 
-from server.answers import Json, StreamFormat
-from server.errors import anthropic_body
+from server.http.answers import Json, StreamFormat
+from server.http.errors import anthropic_body
 
 if TYPE_CHECKING:
-    from server.deltas import Choice, Delta, ToolCall
-    from server.errors import ApiError
-    from server.generation import Generation
+    from server.generation.deltas import Choice, Delta, ToolCall
+    from server.generation.generation import Generation
+    from server.http.errors import ApiError
     from server.schemas.anthropic import MessagesBody
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from llm_jax.errors import LLMError, RequestError
 from llm_jax.inference import Constraint, Grammars
 from llm_jax.tokenizers import Tokenizer
-from server.chat_format import ChatFormat
-from server.errors import InvalidRequest
+from server.chat.chat_format import ChatFormat
+from server.http.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from server.chat_request import ChatRequest, OutputFormat, Tool
+    from server.chat.chat_request import ChatRequest, OutputFormat, Tool
     from server.schemas.sampling import SamplingFields
 
 

@@ -1,6 +1,6 @@
 """What answers are made of, in no wire format: deltas as they come, and choices when they have ended.
 
-Routes turn them into the bodies and events of their API; see `server.answers`.
+Routes turn them into the bodies and events of their API; see `server.http.answers`.
 """
 
 from __future__ import annotations

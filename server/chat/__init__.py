@@ -1,0 +1,1 @@
+"""Chats: from messages, tools and forms to a prompt and a grammar, and from text to tool calls."""

@@ -1,0 +1,1 @@
+"""HTTP itself: bodies, keys, errors, answers, and what /openapi.json says."""
