@@ -72,6 +72,10 @@ demo-model: install  ## train the model that ships in llm_jax/demo anew
 bench: install  ## compare this engine with transformers and llama.cpp on this machine (BENCH=--help lists its options)
 	$(BIN)/python -m benchmarks $(BENCH)
 
+.PHONY: bench-files
+bench-files: install  ## compare this engine with llama.cpp on GGUF files (BENCH="FILE.gguf …"; by default random ones)
+	$(BIN)/python -m benchmarks.files $(BENCH)
+
 .PHONY: wheels
 wheels:  ## build what a release publishes into dist: the source, and a wheel with the native kernels per architecture
 	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from llm_jax.checkpoint import convert, open_model, save_model
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import WeightDtype
-from llm_jax.model import Model
+from llm_jax.model import Model, ModelDtype
 
 
 def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, ffn: int, context: int) -> ModelConfig:
@@ -38,7 +37,7 @@ SHAPES = {
     "llama-1b": _llama(32000, 2048, 22, 32, 4, 5632, context=2048),
     "tiny": _llama(96, 64, 2, 4, 4, 128, context=512),
 }
-GGUF_TYPES: dict[WeightDtype, str] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0"}
+GGUF_TYPES: dict[ModelDtype, str] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Weights:
             save_model(path, self.model())
         return path
 
-    def gguf(self, dtype: WeightDtype) -> Path:
+    def gguf(self, dtype: ModelDtype) -> Path:
         """A file that llama.cpp reads."""
         path = self.scratch / f"{dtype}.gguf"
         if not path.exists():

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.weights import Weights
 from llm_jax.inference import Engine
-from llm_jax.kernels import WeightDtype
+from llm_jax.model import ModelDtype
 
 THREADS = 2  # of the other engines; XLA uses every core
 
@@ -28,7 +28,7 @@ class BenchmarkEngine(Protocol):
     name: ClassVar[str]
     note: str  # what a reader must know about its figures; often nothing
 
-    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: ModelDtype, *, max_batch: int, max_len: int) -> None:
         """Raises Unavailable."""
         ...
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.engines.interface import THREADS, Decoding, Unavailable, prompts
 from benchmarks.weights import Weights
-from llm_jax.kernels import WeightDtype
+from llm_jax.model import ModelDtype
 
 BATCH = 512  # tokens of one call
 LONG_CONTEXT = 256  # tokens from which its flash attention is slower on a CPU than its plain attention
@@ -24,7 +24,7 @@ class LlamaCpp:
     name: ClassVar[str] = "llama.cpp"
     note = ""
 
-    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: ModelDtype, *, max_batch: int, max_len: int) -> None:
         try:
             import llama_cpp
         except ImportError:

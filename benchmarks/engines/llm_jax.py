@@ -9,7 +9,7 @@ from jax.profiler import TraceAnnotation
 from benchmarks.engines.interface import Decoding, prompts
 from benchmarks.weights import Weights
 from llm_jax.inference import Engine, Request, SamplingParams, TokenEvent
-from llm_jax.kernels import WeightDtype
+from llm_jax.model import ModelDtype
 
 TIMED = "timed"  # the annotation, in a profile, of the span that the figures count
 
@@ -18,7 +18,7 @@ class LlmJax:
     name: ClassVar[str] = "llm"
     note = ""
 
-    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: ModelDtype, *, max_batch: int, max_len: int) -> None:
         # Prompt lookup is off: random weights soon repeat themselves, and it would gain more than on any text.
         self._engine = Engine(
             weights.model(), max_batch=max_batch, max_len=max_len, dtype=dtype, prefix_tokens=max_len, speculate=False

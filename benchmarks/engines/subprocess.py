@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.engines.interface import BenchmarkEngine, Decoding, Unavailable
 from benchmarks.weights import Weights
-from llm_jax.kernels import WeightDtype
+from llm_jax.model import ModelDtype
 
 
 class InSubprocess:
@@ -17,7 +17,7 @@ class InSubprocess:
     """
 
     def __init__(
-        self, engine: type[BenchmarkEngine], weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int
+        self, engine: type[BenchmarkEngine], weights: Weights, dtype: ModelDtype, *, max_batch: int, max_len: int
     ) -> None:
         self.name = engine.name
         self._make = partial(engine, weights, dtype, max_batch=max_batch, max_len=max_len)

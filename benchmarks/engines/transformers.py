@@ -5,14 +5,14 @@ from typing import Any, ClassVar
 
 from benchmarks.engines.interface import THREADS, Decoding, Unavailable, prompts
 from benchmarks.weights import Weights
-from llm_jax.kernels import WeightDtype
+from llm_jax.model import ModelDtype
 
 
 class Transformers:
     name: ClassVar[str] = "transformers"
     note = ""
 
-    def __init__(self, weights: Weights, dtype: WeightDtype, *, max_batch: int, max_len: int) -> None:
+    def __init__(self, weights: Weights, dtype: ModelDtype, *, max_batch: int, max_len: int) -> None:
         if dtype == "int8":
             raise Unavailable("has no int8 of its own on a CPU")
         try:
