@@ -2,7 +2,7 @@
 
     python -m benchmarks.files [FILE.gguf …] [--kernels LEVEL]
 
-Without files, a random model of the 160M shape is written in three types. The engines take turns, with two threads each;
+Without files, a random model of the 160M shape is written in three types. Engines take turns, with two threads each;
 llama.cpp, where it is installed, with its best settings.
 """
 
