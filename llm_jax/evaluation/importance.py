@@ -20,8 +20,9 @@ def input_importance(model: Model, tokenizer: Tokenizer, text: str) -> dict[str,
     >>> from llm_jax.checkpoint import load_model
     >>> from llm_jax.demo import PATH
     >>> loaded = load_model(PATH)
-    >>> input_importance(loaded.model, loaded.tokenizer, "Once upon a time")["lm_head.weight"].shape
-    (256,)
+    >>> found = input_importance(loaded.model, loaded.tokenizer, "Once upon a time")
+    >>> found["transformer_blocks.0.mlp.fc1.weight"].shape
+    (192,)
 
     Raises:
         DataError: the text has no token.
