@@ -16,13 +16,12 @@ from urllib.parse import urlsplit
 
 import click
 
-from tests.clients.model import save_client_model
+from tests.clients.model import KEY, save_client_model
 from tests.clients.recorder import Recorder
 from tests.server.live import running
 
 HERE = Path(__file__).parent
 RECORDS = HERE.parent / "server" / "clients"
-KEY = "sesame"
 LIMIT = 600  # seconds for one client, its installation included
 UV = Path(sys.executable).with_name("uv")
 

@@ -6,6 +6,8 @@ from tests.server.tiny import save_reciter
 
 CONTEXT = 4096
 
+KEY = "sesame"  # of the server that has it
+
 
 def save_client_model(directory: Path) -> Path:
     """Writes a model that recites; where the text cannot go on so, strings, objects and lists end first of all."""

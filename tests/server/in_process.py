@@ -17,7 +17,7 @@ from server.lifecycle import Lifecycle
 from server.served_model import ServedModel
 from server.settings import Settings
 
-SETTINGS = Settings(max_batch=4, prefix_cache=0, speculate=False)
+SETTINGS = Settings(dtype="float32", max_batch=4, prefix_cache=0, speculate=False)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.clients.model import save_client_model
+from tests.clients.model import KEY, save_client_model
 from tests.server.live import running
 
 RECORDS = sorted((Path(__file__).parent / "clients").glob("*.json"))
@@ -18,7 +18,7 @@ RECORDS = sorted((Path(__file__).parent / "clients").glob("*.json"))
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     model = save_client_model(tmp_path_factory.mktemp("models") / "clients")
     with (
-        running(model_path=model, default_max_tokens="context") as server,
+        running(model_path=model, default_max_tokens="context", api_key=KEY) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         yield client
@@ -28,7 +28,8 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 def test_what_a_client_sends_is_understood(http: httpx.Client, record: Path) -> None:
     for request in json.loads(record.read_text(encoding="utf-8")):
         body = request.get("body")
-        answer = http.request(request["method"], request["path"], json=body, headers=request["headers"])
+        key = {} if request["status"] == 401 else {"X-API-Key": KEY}  # keys are not recorded
+        answer = http.request(request["method"], request["path"], json=body, headers=request["headers"] | key)
         assert answer.status_code == request["status"], (body, answer.text)
         if answer.status_code != 200:
             assert answer.json()["error"]["message"]
