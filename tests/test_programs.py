@@ -51,7 +51,8 @@ def stored(tmp_path, monkeypatch) -> Path:
 
 
 def doubled() -> Program:
-    """A new Program of the same function, as another process has it."""
+    """The function with none of its programs in memory, as another process has it."""
+    programs.prepared.clear()
 
     def double(x):
         return 2 * x
