@@ -4,6 +4,7 @@ A row is a sequence of blocks of 32 or 256 values, which share scales. Packing m
 cpu/src/blocks.h), and no value passes through float32. A product rounds each 32 inputs of x to 255 levels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -61,6 +62,10 @@ class QuantisedMatrix:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.read().astype(self.dtype if dtype is None else dtype, copy=False)
