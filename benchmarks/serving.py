@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class Served:
             if event["event"] == "ready":
                 break
         self.ready_after = time.perf_counter() - started
+        # A pipe that nobody reads would hold the server up after some hundred lines of its log.
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
     @property
     def resident(self) -> float:
@@ -55,7 +58,7 @@ class Served:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.communicate()
+        self.process.wait()
 
 
 def mixed_prompts(number: int, vocab_size: int, seed: int) -> list[list[int]]:
