@@ -241,7 +241,8 @@ def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> N
         "kv_memory": "kv_memory",
     }
     loaded, _ = load_with_tokenizer(model)
-    engine = Engine(loaded.model, **{to: given[key] for key, to in names.items() if given.get(key) is not None})
+    chosen = {to: given[key] for key, to in names.items() if given.get(key) is not None}
+    engine = Engine(loaded.model, **{"dtype": "auto", **chosen})
     engine.warmup(complete=False)
     engine.start()
     try:
