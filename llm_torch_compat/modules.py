@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from llm_jax.config import ModelConfig
-from llm_jax.model import INIT_STD, residual_std, sinusoidal_table
+from llm_jax.model import initial_distribution, sinusoidal_table
 
 Factory = dict[str, Any]  # device and dtype, as torch's own modules take them
 
@@ -145,12 +145,8 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
     for name, parameter in model.named_parameters():
         if "norm" in name:
             continue  # ones and zeros, or the values of the caller's instance
-        if name.endswith(("bias", "sinks", "correction")):
-            parameter.zero_()
-        elif name.endswith(("out_proj.weight", "fc2.weight")):
-            parameter.normal_(std=residual_std(config))
-        else:
-            parameter.normal_(std=INIT_STD)
+        mean, deviation = initial_distribution(config, name)
+        parameter.normal_(mean, deviation)
         if name == "embedding_layer.token_embeddings.weight" and config.padding_idx is not None:
             parameter[config.padding_idx].zero_()
 

@@ -3,8 +3,6 @@
 What needs Flax is imported at its first use, see `model.py`.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from llm_jax.kernels import NO_BLOCK, ChunkLayout
 from llm_jax.model.cache import (
     KVCache,
@@ -15,7 +13,8 @@ from llm_jax.model.cache import (
     init_cache,
     layer_windows,
 )
-from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, init_params, merge, observe_inputs
+from llm_jax.model.initial import init_params, initial_distribution
+from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, merge, observe_inputs
 from llm_jax.model.packing import (
     MODEL_DTYPES,
     ModelDtype,
@@ -30,11 +29,7 @@ from llm_jax.model.shapes import param_shapes
 from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
 from llm_jax.parallel import tensor_parallel_mesh
 
-if TYPE_CHECKING:
-    from llm_jax.model.layers import INIT_STD, residual_std
-
 __all__ = [
-    "INIT_STD",
     "MODEL_DTYPES",
     "NO_BLOCK",
     "ChunkLayout",
@@ -55,6 +50,7 @@ __all__ = [
     "head_params",
     "init_cache",
     "init_params",
+    "initial_distribution",
     "kernel_level",
     "layer_windows",
     "merge",
@@ -62,17 +58,8 @@ __all__ = [
     "pack_model",
     "param_shapes",
     "param_sharding",
-    "residual_std",
     "rope_frequencies",
     "sinusoidal_table",
     "tensor_parallel_mesh",
     "weight_types",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ("INIT_STD", "residual_std"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm_jax.model import layers
-
-    return getattr(layers, name)

@@ -10,7 +10,7 @@ from jax import Array
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import AttentionSettings, ChunkLayout, attention, rotate
 from llm_jax.model.cache import LayerCache
-from llm_jax.model.layers import AnyNorm, Linear, RMSNorm, SublayerEnd, residual_std
+from llm_jax.model.layers import AnyNorm, Linear, RMSNorm, SublayerEnd, parameter
 from llm_jax.model.positions import alibi_slopes, layer_rotation, rotary_tables
 
 
@@ -37,13 +37,13 @@ def head_norm(config: ModelConfig, size: int) -> RMSNorm:
 class SelfAttention(nnx.Module):
     """softmax(q kᵀ · scale + bias) v over fused q, k, v weights: rows are all q heads, then k, then v."""
 
-    def __init__(self, config: ModelConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         N, K, H, D = config.num_heads, config.kv_heads, config.head_size, config.hidden_size
-        self.qkv_proj = Linear(D, (N + 2 * K) * H, bias=config.qkv_bias, rngs=rngs)
-        self.out_proj = Linear(N * H, D, bias=config.has_out_bias, rngs=rngs, std=residual_std(config))
+        self.qkv_proj = Linear(D, (N + 2 * K) * H, bias=config.qkv_bias)
+        self.out_proj = Linear(N * H, D, bias=config.has_out_bias)
         sizes = (N * H, K * H) if config.qk_norm == "width" else (H, H)
         self.q_norm, self.k_norm = (None if config.qk_norm is None else head_norm(config, size) for size in sizes)
-        self.sinks = nnx.Param(jnp.zeros(N)) if config.attention_sinks else None
+        self.sinks = parameter(N) if config.attention_sinks else None
         self.config = config
         self.layer = layer
 

@@ -17,19 +17,16 @@ from llm_jax.model.positions import sinusoidal_table
 
 
 class LearnedPositions(nnx.Module):
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.pos_embedding = Embedding(config.max_seq_len, config.hidden_size, rngs=rngs)
+    def __init__(self, config: ModelConfig) -> None:
+        self.pos_embedding = Embedding(config.max_seq_len, config.hidden_size)
 
 
 class EmbeddingLayer(nnx.Module):
     """Token embeddings, scaled, plus absolute positions where the model has them."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.token_embeddings = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
-        if config.padding_idx is not None:
-            weight = self.token_embeddings.weight
-            weight[...] = weight[...].at[config.padding_idx].set(0.0)
-        self.positional_encoding = LearnedPositions(config, rngs=rngs) if config.positions == "learned" else None
+    def __init__(self, config: ModelConfig) -> None:
+        self.token_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.positional_encoding = LearnedPositions(config) if config.positions == "learned" else None
         self.config = config
 
     def __call__(self, tokens_BT: Array, positions_BT: Array, dtype: jnp.dtype) -> Array:
@@ -49,15 +46,15 @@ class EmbeddingLayer(nnx.Module):
 class Block(nnx.Module):
     """Attention and feed-forward, added to the residual stream in turn or at once, with norms before or behind."""
 
-    def __init__(self, config: ModelConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         self.norm1 = make_norm(config) if config.input_norm else None
-        self.self_attn = SelfAttention(config, layer, rngs=rngs)
+        self.self_attn = SelfAttention(config, layer)
         self.norm2 = make_norm(config) if config.input_norm and not config.shared_norm else None
         self.mlp: MixtureOfExperts | FeedForward
         if config.has_experts(layer):
-            self.mlp = MixtureOfExperts(config, rngs=rngs)
+            self.mlp = MixtureOfExperts(config)
         else:
-            self.mlp = FeedForward(config, config.dense_ffn_size, rngs=rngs)
+            self.mlp = FeedForward(config, config.dense_ffn_size)
         self.post_attn_norm = make_norm(config) if config.sandwich_norm else None
         self.post_mlp_norm = make_norm(config) if config.sandwich_norm else None
         self.config = config
@@ -83,12 +80,12 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A decoder-only transformer. Attribute names are the names that checkpoints hold."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.embedding_layer = EmbeddingLayer(config, rngs=rngs)
-        self.transformer_blocks = nnx.List([Block(config, i, rngs=rngs) for i in range(config.num_layers)])
+    def __init__(self, config: ModelConfig) -> None:
+        self.embedding_layer = EmbeddingLayer(config)
+        self.transformer_blocks = nnx.List([Block(config, i) for i in range(config.num_layers)])
         self.final_norm = make_norm(config) if config.norm_first else None
         size_in, size_out, bias = config.hidden_size, config.vocab_size, config.lm_head_bias
-        self.lm_head = None if config.tie_embeddings else Linear(size_in, size_out, bias=bias, rngs=rngs)
+        self.lm_head = None if config.tie_embeddings else Linear(size_in, size_out, bias=bias)
         self.config = config
 
     def hidden(

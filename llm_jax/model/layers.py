@@ -7,7 +7,6 @@ map onto them without a copy. Every layer computes in the dtype of its input.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -25,19 +24,18 @@ from llm_jax.kernels import (
     rows,
 )
 
-INIT_STD = 0.02  # GPT-2's
 
-
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float = INIT_STD) -> nnx.Param[Array]:
-    return nnx.Param(jax.random.normal(rngs.params(), shape) * std)
+def parameter(*shape: int) -> nnx.Param[Array]:
+    """A place for an array of this shape: `merge` puts it there, `init_params` makes it."""
+    return nnx.Param(jnp.zeros(shape))
 
 
 class Linear(nnx.Module):
     """y = act(norm(x) Wᵀ + b) + residual, with W [out, in], or packed for kernels that do it all in one call."""
 
-    def __init__(self, size_in: int, size_out: int, *, bias: bool, rngs: nnx.Rngs, std: float = INIT_STD) -> None:
-        self.weight = normal(rngs, (size_out, size_in), std)
-        self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
+    def __init__(self, size_in: int, size_out: int, *, bias: bool) -> None:
+        self.weight = parameter(size_out, size_in)
+        self.bias = parameter(size_out) if bias else None
         self.observe: Callable[[Array], None] | None = None  # called with what the matrix is multiplied with
 
     @property
@@ -97,8 +95,8 @@ class SublayerEnd:
 class Embedding(nnx.Module):
     """A table [rows, D]; also the output head where a model ties the two."""
 
-    def __init__(self, rows: int, size: int, *, rngs: nnx.Rngs) -> None:
-        self.weight = normal(rngs, (rows, size))
+    def __init__(self, rows: int, size: int) -> None:
+        self.weight = parameter(rows, size)
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
         table = self.weight.get_value()
@@ -116,8 +114,8 @@ class LayerNorm(nnx.Module):
     """Layer normalisation (arXiv:1607.06450); `offset` is added to the scale."""
 
     def __init__(self, size: int, *, eps: float, offset: float = 0.0, bias: bool = True) -> None:
-        self.weight = nnx.Param(jnp.full(size, 1.0 - offset))
-        self.bias = nnx.Param(jnp.zeros(size)) if bias else None
+        self.weight = parameter(size)
+        self.bias = parameter(size) if bias else None
         self.eps = eps
         self.offset = offset
 
@@ -134,7 +132,7 @@ class RMSNorm(nnx.Module):
     """Root-mean-square normalisation (arXiv:1910.07467); `offset` is added to the scale."""
 
     def __init__(self, size: int, *, eps: float, offset: float = 0.0) -> None:
-        self.weight = nnx.Param(jnp.full(size, 1.0 - offset))
+        self.weight = parameter(size)
         self.eps = eps
         self.offset = offset
 
@@ -162,11 +160,11 @@ def normalised(x: Array, norm: AnyNorm | None) -> Array:
 class FeedForward(nnx.Module):
     """fc2(act(fc1(x))), or fc2(act(fc1(x)) * gate_proj(x)) (GLU variants, arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig, size: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, size: int) -> None:
         D, F, bias = config.hidden_size, size, config.mlp_bias
-        self.fc1 = Linear(D, F, bias=bias, rngs=rngs)
-        self.gate_proj = Linear(D, F, bias=bias, rngs=rngs) if config.use_glu else None
-        self.fc2 = Linear(F, D, bias=bias, rngs=rngs, std=residual_std(config))
+        self.fc1 = Linear(D, F, bias=bias)
+        self.gate_proj = Linear(D, F, bias=bias) if config.use_glu else None
+        self.fc2 = Linear(F, D, bias=bias)
         self.activation = config.activation
 
     def __call__(
@@ -188,8 +186,3 @@ class FeedForward(nnx.Module):
             return self.fc1(x, norm=norm, activation=self.activation, bias=bias)
         x = normalised(x, norm)
         return self.fc1(x, activation=self.activation) * self.gate_proj(x)
-
-
-def residual_std(config: ModelConfig) -> float:
-    """GPT-2 shrinks what is added to the residual stream by its depth, two additions a layer."""
-    return INIT_STD / (2 * config.num_layers) ** 0.5

@@ -10,10 +10,8 @@ Flax is imported by the first trace: a process that finds all its programs store
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,6 +19,7 @@ from jax import Array
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import ChunkLayout
 from llm_jax.model.cache import KVCache
+from llm_jax.model.initial import init_params
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -46,21 +45,6 @@ class Model:
     def init(cls, config: ModelConfig, seed: int = 0) -> "Model":
         """Random float32 weights, the same for the same seed."""
         return cls(config, init_params(config, seed))
-
-
-def init_params(config: ModelConfig, seed: int = 0, dtype: jnp.dtype | str = jnp.float32) -> Params:
-    """Random parameters: normal with deviation 0.02, residual projections shrunk by depth, norms one, biases zero."""
-    return {name: jnp.asarray(value, dtype) for name, value in _init(config, seed).items()}
-
-
-@partial(jax.jit, static_argnames="config")
-def _init(config: ModelConfig, seed: int) -> Params:
-    from flax import nnx
-
-    from llm_jax.model.decoder import Decoder
-
-    _, state = nnx.split(Decoder(config, rngs=nnx.Rngs(jax.random.key(seed))))
-    return {_name(path): value[...] for path, value in nnx.to_flat_state(state)}
 
 
 def merge(config: ModelConfig, params: Params) -> "Decoder":
@@ -186,12 +170,7 @@ def _skeleton(config: ModelConfig) -> "tuple[nnx.GraphDef[Decoder], nnx.State]":
 
     from llm_jax.model.decoder import Decoder
 
-    def build() -> Decoder:
-        key = jax.random.key(0)
-        rngs: Any = SimpleNamespace(params=lambda: key)  # nnx.Rngs counts keys, which is most of the time
-        return Decoder(config, rngs=rngs)
-
-    return nnx.split(nnx.eval_shape(build))
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config)))
 
 
 def _name(path: tuple[Any, ...]) -> str:

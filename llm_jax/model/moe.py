@@ -7,26 +7,15 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import ACTIVATIONS
-from llm_jax.model.layers import (
-    INIT_STD,
-    AnyNorm,
-    FeedForward,
-    Linear,
-    SublayerEnd,
-    normal,
-    normalised,
-    residual_std,
-)
+from llm_jax.model.layers import AnyNorm, FeedForward, Linear, SublayerEnd, normalised, parameter
 
 
 class Experts(nnx.Module):
     """One linear map per expert, stacked: weight [E, out, in], bias [E, out]."""
 
-    def __init__(
-        self, experts: int, size_in: int, size_out: int, *, bias: bool, rngs: nnx.Rngs, std: float = INIT_STD
-    ) -> None:
-        self.weight = normal(rngs, (experts, size_out, size_in), std)
-        self.bias = nnx.Param(jnp.zeros((experts, size_out))) if bias else None
+    def __init__(self, experts: int, size_in: int, size_out: int, *, bias: bool) -> None:
+        self.weight = parameter(experts, size_out, size_in)
+        self.bias = parameter(experts, size_out) if bias else None
 
     def __call__(self, x_MI: Array, expert_M: Array, count_E: Array) -> Array:
         """The rows x_MI must be sorted by expert; XLA multiplies each group with its own weight."""
@@ -37,11 +26,11 @@ class Experts(nnx.Module):
 class ExpertStack(nnx.Module):
     """The feed-forward weights of all experts."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         E, D, F, bias = config.num_experts, config.hidden_size, config.ffn_size, config.mlp_bias
-        self.fc1 = Experts(E, D, F, bias=bias, rngs=rngs)
-        self.gate_proj = Experts(E, D, F, bias=bias, rngs=rngs) if config.use_glu else None
-        self.fc2 = Experts(E, F, D, bias=bias, rngs=rngs, std=residual_std(config))
+        self.fc1 = Experts(E, D, F, bias=bias)
+        self.gate_proj = Experts(E, D, F, bias=bias) if config.use_glu else None
+        self.fc2 = Experts(E, F, D, bias=bias)
         self.activation = config.activation
         self.clamp = config.expert_clamp
 
@@ -64,10 +53,10 @@ class Router(nnx.Module):
     which are chosen, and has no part in their weights.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.weight = normal(rngs, (config.num_experts, config.hidden_size))
-        self.bias = nnx.Param(jnp.zeros(config.num_experts)) if config.router_bias else None
-        self.correction = nnx.Param(jnp.zeros(config.num_experts)) if config.router == "sigmoid" else None
+    def __init__(self, config: ModelConfig) -> None:
+        self.weight = parameter(config.num_experts, config.hidden_size)
+        self.bias = parameter(config.num_experts) if config.router_bias else None
+        self.correction = parameter(config.num_experts) if config.router == "sigmoid" else None
         self.config = config
 
     def __call__(self, x_MD: Array) -> tuple[Array, Array]:
@@ -90,12 +79,12 @@ class Router(nnx.Module):
 class MixtureOfExperts(nnx.Module):
     """Routes on device: rows are sorted by expert, multiplied in groups, and scattered back weighted."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.router = Router(config, rngs=rngs)
-        self.experts = ExpertStack(config, rngs=rngs)
+    def __init__(self, config: ModelConfig) -> None:
+        self.router = Router(config)
+        self.experts = ExpertStack(config)
         size = config.shared_expert_size
-        self.shared_expert = None if size is None else FeedForward(config, size, rngs=rngs)
-        gate = Linear(config.hidden_size, 1, bias=False, rngs=rngs) if config.shared_expert_gate else None
+        self.shared_expert = None if size is None else FeedForward(config, size)
+        gate = Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
         self.shared_expert_gate = gate
         self.num_experts = config.num_experts
         self.top_k = config.top_k
