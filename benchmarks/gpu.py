@@ -22,7 +22,7 @@ from benchmarks.weights import SHAPES, Weights, random_weights
 from cli._errors import Command
 from llm_jax.config import ModelConfig
 from llm_jax.data import Batch
-from llm_jax.model import Params, forward, init_params
+from llm_jax.model import Params, forward_hidden, init_params
 from llm_jax.training import LossSums, adamw, initial_state, make_train_step, next_token_loss
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -124,8 +124,9 @@ def _training_rate(config: ModelConfig, batch: int, length: int, rounds: int) ->
     def loss(
         trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
     ) -> LossSums:
-        logits = forward(config, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-        return *next_token_loss(logits, batch["targets"], batch["weights"]), {}
+        params = frozen | trainable
+        hidden, _ = forward_hidden(config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        return *next_token_loss(config, params, hidden, batch["targets"], batch["weights"]), {}
 
     dtype = jnp.dtype(jnp.bfloat16)
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=1.0)

@@ -13,7 +13,7 @@ import pytest
 
 from llm_jax.checkpoint import load_model
 from llm_jax.config import ModelConfig
-from llm_jax.model import forward, init_params
+from llm_jax.model import forward_hidden, init_params
 from llm_jax.training import adamw, initial_state, make_train_step, next_token_loss, train
 from llm_jax.training.tasks import LanguageModelTask
 
@@ -90,8 +90,9 @@ def test_trainable_parameters_learn_as_in_a_step_over_all():
     """Without clipping, whose global norm would count the frozen ones too."""
 
     def decoder_loss(trainable, frozen, batch, *, dtype, dropout_key):
-        logits = forward(TINY, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-        return *next_token_loss(logits, batch["targets"], batch["weights"]), {}
+        params = frozen | trainable
+        hidden, _ = forward_hidden(TINY, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        return *next_token_loss(TINY, params, hidden, batch["targets"], batch["weights"]), {}
 
     tokens = np.random.default_rng(0).integers(0, 17, (2, 4, 13)).astype(np.int32)
     weights = np.ones((2, 4, 12), np.float32)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm_jax.config import ModelConfig
-from llm_jax.model import forward, init_params
+from llm_jax.model import forward, forward_hidden, init_params
 from llm_jax.training import adamw, initial_state, make_train_step, next_token_loss
 from llm_jax.training.optimizer import matrices
 from llm_jax.training.precision import GROW_AFTER, LossScale
@@ -22,8 +22,9 @@ TINY = ModelConfig(
 
 
 def decoder_loss(trainable, frozen, batch, *, dtype, dropout_key, config=TINY):
-    logits = forward(config, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-    return *next_token_loss(logits, batch["targets"], batch["weights"]), {}
+    params = frozen | trainable
+    hidden, _ = forward_hidden(config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+    return *next_token_loss(config, params, hidden, batch["targets"], batch["weights"]), {}
 
 
 def random_batch(size, seed=0):
@@ -39,10 +40,12 @@ def micro_batches(batch, count):
 
 def test_next_token_loss_is_torch_cross_entropy():
     random = np.random.default_rng(0)
-    logits, targets = random.normal(size=(3, 5, 11)).astype(np.float32) * 4, random.integers(0, 11, (3, 5))
+    hidden, targets = random.normal(size=(3, 5, 16)).astype(np.float32) * 4, random.integers(0, 17, (3, 5))
+    params = init_params(TINY)
     weights = np.array([[1] * 5, [1] * 5, [1, 1, 0, 0, 0]], np.float32)
-    total, count = next_token_loss(jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(weights))
+    total, count = next_token_loss(TINY, params, jnp.asarray(hidden), jnp.asarray(targets), jnp.asarray(weights))
     labels = torch.tensor(np.where(weights == 1, targets, -100)).flatten()
+    logits = hidden @ np.asarray(params["lm_head.weight"]).T
     expected = torch.nn.functional.cross_entropy(torch.tensor(logits).flatten(0, 1), labels, ignore_index=-100)
     assert total / count == pytest.approx(expected.item(), rel=1e-6)
 
@@ -139,7 +142,8 @@ def test_further_sums_of_a_loss_become_means(count):
     def loss_and_correct(trainable, frozen, batch, *, dtype, dropout_key):
         logits = forward(TINY, trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
         correct = (logits.argmax(-1) == batch["targets"]) * batch["weights"]
-        return *next_token_loss(logits, batch["targets"], batch["weights"]), {"accuracy": correct.sum()}
+        total, weight, _ = decoder_loss(trainable, frozen, batch, dtype=dtype, dropout_key=dropout_key)
+        return total, weight, {"accuracy": correct.sum()}
 
     batch, dtype = random_batch(8), jnp.dtype("float32")
     optimizer = adamw(beta1=0.9, beta2=0.95, weight_decay=0.1, clip=1.0)

@@ -2,7 +2,7 @@
 
 from llm_jax.training.config import TaskName
 from llm_jax.training.tasks.language_model import LanguageModelTask
-from llm_jax.training.tasks.losses import next_token_loss, squared_error
+from llm_jax.training.tasks.losses import next_token_loss, squared_error, token_log_probs
 from llm_jax.training.tasks.regression import RegressionTask, load_mlp
 from llm_jax.training.tasks.task import Task, TaskBuilder
 
@@ -17,4 +17,5 @@ __all__ = [
     "load_mlp",
     "next_token_loss",
     "squared_error",
+    "token_log_probs",
 ]

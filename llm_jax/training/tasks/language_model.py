@@ -12,7 +12,7 @@ from llm_jax.checkpoint import save_model
 from llm_jax.config import ModelConfig
 from llm_jax.data import Batch, TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
 from llm_jax.errors import ConfigError
-from llm_jax.model import Model, Params, forward, init_params
+from llm_jax.model import Model, Params, forward_hidden, init_params
 from llm_jax.tokenizers import Tokenizer, load_tokenizer
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import LossSums
@@ -77,8 +77,9 @@ class LanguageModelTask:
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
     ) -> LossSums:
-        logits_BTV = forward(self.config, frozen | trainable, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-        return *next_token_loss(logits_BTV, batch["targets"], batch["weights"]), {}
+        params = frozen | trainable
+        hidden_BTD, _ = forward_hidden(self.config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
+        return *next_token_loss(self.config, params, hidden_BTD, batch["targets"], batch["weights"]), {}
 
     def save(self, directory: Path, params: Params) -> None:
         save_model(directory, Model(self.config, params), self.tokenizer)
