@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     "a matrix is on it, the less its weights are rounded.",
 )
 @click.option(
+    "--adapter", help="LoRA adapter (PEFT's files) to merge into the weights: a directory, a run, a Hub name."
+)
+@click.option(
     "--layout",
     type=click.Choice(["transformers", "documented", "torch"]),
     default="transformers",
@@ -53,6 +56,7 @@ def main(
     destination: Path,
     dtype: str | None,
     imatrix: Path | None,
+    adapter: str | None,
     layout: "Layout",
     shard_size: float,
     force: bool,
@@ -60,9 +64,9 @@ def main(
     """Turn SOURCE into DESTINATION.
 
     SOURCE is whatever can be loaded: a model directory (ours or Hugging Face's), a training run, a torch file with
-    its model.json beside it, a GGUF file, a name on the Hub. DESTINATION becomes a GGUF file for llama.cpp where its
-    name ends in .gguf, and else a model directory: config.json, model.safetensors, tokenizer.json. It appears when it
-    is complete.
+    its model.json beside it, a GGUF file, a name on the Hub; of an adapter, its base with the adapter merged into it.
+    DESTINATION becomes a GGUF file for llama.cpp where its name ends in .gguf, and else a model directory: config.json,
+    model.safetensors, tokenizer.json. It appears when it is complete.
     """
     if destination.exists() and not force:
         raise click.UsageError(f"{destination} exists already; choose another name, or replace it with --force.")
@@ -72,11 +76,11 @@ def main(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from llm_jax.checkpoint import convert, open_model
-    from llm_jax.hub import find
+    from llm_jax.checkpoint import convert
+    from llm_jax.hub import open_pretrained
 
     started = time.perf_counter()
-    stored = open_model(find(source))
+    stored = open_pretrained(source, adapter)
     importance = None if imatrix is None else _importance(source, imatrix)
     total = sum(tensor.nbytes for tensor in stored.params.values())
     console = Console(stderr=True)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
 
 from llm_jax.errors import ConfigError
 
@@ -12,6 +14,9 @@ NormKind = Literal["layer_norm", "rms_norm"]
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "sigmoid"]
 QKNormKind = Literal["head", "width", "rotated_head"]
 RouterKind = Literal["softmax", "sigmoid"]
+Number = TypeVar("Number", int, float)
+ALL_LINEAR = "all-linear"
+HEADS = ("lm_head", "embed_out")  # ends of names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +239,62 @@ class ModelConfig:
             for f in dataclasses.fields(self)
             if f.name in sizes or getattr(self, f.name) != f.default
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank factors that are trained beside the linear maps of a frozen model (arXiv:2106.09685).
+
+    >>> LoraConfig(rank=8, alpha=16).scale("model.layers.0.self_attn.q_proj")
+    2.0
+    """
+
+    rank: int = 0  # 0: no adapter
+    alpha: float = 16.0  # the change is scaled by alpha / rank
+    dropout: float = 0.0  # of the factors' inputs
+    # all-linear: every linear map but the head; a list: names, or ends of names (q_proj); other text: a regular
+    # expression of whole names. Names are those of the model's family in transformers.
+    targets: str | tuple[str, ...] = "all-linear"
+    rank_pattern: dict[str, int] = field(default_factory=dict)  # regular expression of the end of a name -> its rank
+    alpha_pattern: dict[str, float] = field(default_factory=dict)  # likewise its alpha
+    rslora: bool = False  # scaled by alpha / sqrt(rank) (arXiv:2312.03732)
+    dora: bool = False  # magnitude and direction of each row are learnt apart (arXiv:2402.09353)
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, self, "rank", "at least 1, or 0 for no adapter")
+        require(self.alpha > 0, self, "alpha", "above 0")
+        require(0.0 <= self.dropout < 1.0, self, "dropout", "at least 0 and below 1")
+        require(all(rank >= 1 for rank in self.rank_pattern.values()), self, "rank_pattern", "ranks of at least 1")
+        for pattern in (*self.rank_pattern, *self.alpha_pattern, *([self.targets] if self.matches_whole else [])):
+            try:
+                re.compile(str(pattern))
+            except re.error as error:
+                raise ConfigError(f"{pattern!r} is no regular expression: {error}.", "targets") from None
+
+    @property
+    def matches_whole(self) -> bool:
+        """Whether `targets` is a regular expression."""
+        return isinstance(self.targets, str) and self.targets != ALL_LINEAR
+
+    def targets_module(self, name: str) -> bool:
+        """Whether the linear map that files call by this name has factors."""
+        if isinstance(self.targets, str):
+            if self.matches_whole:
+                return re.fullmatch(self.targets, name) is not None
+            return name.split(".")[-1] not in HEADS
+        return any(name == target or name.endswith(f".{target}") for target in self.targets)
+
+    def rank_of(self, name: str) -> int:
+        return _of_pattern(self.rank_pattern, name, self.rank)
+
+    def scale(self, name: str) -> float:
+        rank = self.rank_of(name)
+        return _of_pattern(self.alpha_pattern, name, self.alpha) / (rank**0.5 if self.rslora else rank)
+
+
+def _of_pattern(pattern: Mapping[str, Number], name: str, default: Number) -> Number:
+    """The value of the first expression that an end of the name matches."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), default)
 
 
 def require(ok: bool, config: object, name: str, allowed: str) -> None:

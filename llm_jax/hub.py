@@ -6,7 +6,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from llm_jax import demo
-from llm_jax.checkpoint import GenerationDefaults, LoadedModel, load_model, save_model
+from llm_jax.checkpoint import (
+    GenerationDefaults,
+    LoadedModel,
+    StoredModel,
+    adapter_directory,
+    base_of,
+    load_model,
+    open_model,
+    save_model,
+)
 from llm_jax.errors import CheckpointError
 from llm_jax.memory import return_freed_memory
 from llm_jax.model import Model
@@ -42,7 +51,8 @@ def from_pretrained(
     >>> loaded.tokenizer.decode(loaded.tokenizer.encode("Once upon a time"))
     'Once upon a time'
     """
-    return load_model(find(name_or_path, revision=revision), dtype=dtype, mesh=mesh)
+    path = find(name_or_path, revision=revision)
+    return load_model(path, base=_base(path), dtype=dtype, mesh=mesh)
 
 
 def load_with_tokenizer(name_or_path: str | Path | None, *, mesh: Mesh | None = None) -> tuple[LoadedModel, Tokenizer]:
@@ -51,7 +61,8 @@ def load_with_tokenizer(name_or_path: str | Path | None, *, mesh: Mesh | None = 
     Raises:
         CheckpointError: as `from_pretrained`, or the model has no tokenizer.
     """
-    loaded = load_model(find(name_or_path), mesh=mesh, mapped=True)
+    path = find(name_or_path)
+    loaded = load_model(path, base=_base(path), mesh=mesh, mapped=True)
     if loaded.tokenizer is None:
         raise CheckpointError(f"{loaded.path} has no tokenizer; put its tokenizer.json beside the weights.")
     return_freed_memory()  # building a tokenizer takes several times what it has at the end
@@ -69,6 +80,25 @@ def find(name_or_path: str | Path | None, *, revision: str | None = None) -> Pat
     if path.exists() or not _is_hub_name(str(name_or_path)):
         return path
     return _download(str(name_or_path), revision)
+
+
+def open_pretrained(name_or_path: str | Path | None, adapter: str | Path | None = None) -> StoredModel:
+    """`from_pretrained` without reading the weights.
+
+    Args:
+        adapter: a directory of PEFT's, merged into the weights.
+    """
+    path = find(name_or_path)
+    if adapter is not None:
+        return open_model(find(adapter), base=path)
+    return open_model(path, base=_base(path))
+
+
+def _base(path: Path) -> Path | None:
+    """The base model of an adapter, downloaded if need be; None for a model."""
+    adapter = adapter_directory(path)
+    base = None if adapter is None else base_of(adapter)
+    return None if base is None else find(base)
 
 
 def save_pretrained(

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from llm_jax.checkpoint.adapters import base_of, merge_adapter, read_adapter
 from llm_jax.checkpoint.decoder_arguments import check_positions, decoder_kwargs_to_config, model_json_advice
 from llm_jax.checkpoint.directory import GENERATION, read_architecture, read_json
 from llm_jax.checkpoint.families import DECODER_MODEL, text_tensors
 from llm_jax.checkpoint.family import Family
 from llm_jax.checkpoint.formats import open_weights, read_gguf
 from llm_jax.checkpoint.generation import GenerationDefaults
-from llm_jax.checkpoint.recognise import CONFIG, recognise
+from llm_jax.checkpoint.recognise import CONFIG, adapter_directory, recognise
 from llm_jax.checkpoint.stored import StoredModel
 from llm_jax.checkpoint.tensors import as_stored
 from llm_jax.config import ModelConfig
@@ -45,16 +46,23 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | Path, *, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None, mapped: bool = False
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: jnp.dtype | str | None = None,
+    mesh: Mesh | None = None,
+    mapped: bool = False,
 ) -> LoadedModel:
     """The model at a path, which may be
 
     - a model directory (this project's or Hugging Face's: config.json with safetensors or pytorch_model.bin);
     - the directory of a training run (its best model, or its last), or the `state` directory in it (its last);
     - a torch file (.pt, .pth, .bin) or a safetensors file, with model.json or config.json beside it;
-    - a GGUF file, for which the gguf package must be installed.
+    - a GGUF file, for which the gguf package must be installed;
+    - an adapter of PEFT's or a run that trained one: its base model, with the adapter merged into its weights.
 
     Args:
+        base: of an adapter; the one that its file names unless given.
         dtype: to cast the parameters to; unless given, they stay as stored (float64 becomes float32).
         mesh: shard them over these devices (`tensor_parallel_mesh`); a sharded parameter is never whole on a device.
         mapped: leave them in their file, as numpy arrays, or as QuantisedMatrix where it has them in blocks, for an
@@ -69,7 +77,7 @@ def load_model(
     >>> loaded.tokenizer.decode(loaded.tokenizer.encode("The little dog"))
     'The little dog'
     """
-    stored = open_model(path)
+    stored = open_model(path, base=base)
 
     def read(name: str) -> Array:
         tensor = stored.params.pop(name)
@@ -87,8 +95,11 @@ def load_model(
     return LoadedModel(Model(stored.config, params), stored.tokenizer, stored.generation, stored.path)
 
 
-def open_model(path: str | Path) -> StoredModel:
+def open_model(path: str | Path, *, base: str | Path | None = None) -> StoredModel:
     """`load_model` without reading the weights."""
+    adapter = adapter_directory(Path(path))
+    if adapter is not None:
+        return _open_adapted(adapter, base)
     source = recognise(Path(path))
     if source.format == "gguf":
         return read_gguf(source.path)
@@ -109,6 +120,19 @@ def open_model(path: str | Path) -> StoredModel:
     elif "eos_token_id" in raw:
         generation = GenerationDefaults.from_json({}, raw)
     return StoredModel(source.path, config, params, tokenizer, generation)
+
+
+def _open_adapted(directory: Path, base: str | Path | None) -> StoredModel:
+    """The base of an adapter, with the adapter merged into it, and the adapter's tokenizer where it has one."""
+    base = base or base_of(directory)
+    if base is None or not Path(base).exists():
+        raise CheckpointError(
+            f"{directory} is an adapter, and its base model {base or ''} is not here. Load the base, or name it: "
+            "llm-convert BASE DESTINATION --adapter DIRECTORY merges the two."
+        )
+    stored = open_model(base)
+    merged = merge_adapter(stored, read_adapter(directory, stored.config))
+    return replace(merged, path=directory, tokenizer=_tokenizer(directory) or stored.tokenizer)
 
 
 def _architecture(directory: Path, tensors: Mapping[str, np.ndarray]) -> tuple[Family, ModelConfig, dict[str, Any]]:

@@ -116,6 +116,24 @@ def write_names(table: Sequence[Rule], config: ModelConfig, params: Mapping[str,
     return stored
 
 
+def stored_matrices(table: Sequence[Rule], config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+    """Each stored matrix that is rows of parameters, with these rows: (parameter, first row, number of rows)."""
+    for rule, shape_of, stored_names in _expanded(table, config):
+        if rule.layout is not None or rule.per_expert or any(len(shape) != 2 for shape in shape_of.values()):
+            continue
+        rows = [shape[0] for shape in shape_of.values()]
+        start = 0
+        for name, count in zip(stored_names, rule.rows(config) if rule.rows else (sum(rows),), strict=True):
+            at, found = 0, []
+            for param, size in zip(shape_of, rows, strict=True):
+                first, last = max(start, at), min(start + count, at + size)
+                if first < last:
+                    found.append((param, first - at, last - first))
+                at += size
+            yield name, found
+            start += count
+
+
 def _report(**complaints: Iterable[str]) -> None:
     lines = [f"  {complaint}: {', '.join(names)}" for complaint, names in complaints.items() if names]
     if lines:

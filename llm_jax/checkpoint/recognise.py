@@ -10,6 +10,7 @@ from llm_jax.errors import CheckpointError
 Format = Literal["safetensors", "torch", "gguf"]
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = SAFETENSORS + ".index.json"
 TORCH_FILES = ("pytorch_model.bin", "pytorch_model.pt", "model.pt", "model.pth")
@@ -70,6 +71,18 @@ def recognise(path: Path) -> Source:
         f"{path} holds no model: expected config.json with weights, a training run with best or last in it, "
         "or the path of a torch file."
     )
+
+
+def adapter_directory(path: Path) -> Path | None:
+    """The directory of the adapter that a path stands for, of a training run its best or last; None for a model."""
+    state = path.name == "state" and not (path / ADAPTER).is_file()
+    run, choices = (path.parent, ("last",)) if state else (path, (".", "best", "last"))
+    for directory in (run / choice for choice in choices):
+        if (directory / CONFIG).is_file():
+            return None
+        if (directory / ADAPTER).is_file():
+            return directory
+    return None
 
 
 def model_directory(path: Path) -> Source:

@@ -14,6 +14,7 @@ from llm_jax.model.cache import (
     layer_windows,
 )
 from llm_jax.model.initial import init_params, initial_distribution
+from llm_jax.model.lora import Adapter, LoraModule, LowRank, Rows, adapted, init_lora, low_rank, merged_weight
 from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, merge, observe_inputs
 from llm_jax.model.packing import (
     MODEL_DTYPES,
@@ -32,12 +33,17 @@ from llm_jax.parallel import tensor_parallel_mesh
 __all__ = [
     "MODEL_DTYPES",
     "NO_BLOCK",
+    "Adapter",
     "ChunkLayout",
     "KVCache",
+    "LoraModule",
+    "LowRank",
     "Model",
     "ModelDtype",
     "MutableModel",
     "Params",
+    "Rows",
+    "adapted",
     "allocate_cache",
     "block_bytes",
     "cache_devices",
@@ -49,11 +55,14 @@ __all__ = [
     "forward_hidden",
     "head_params",
     "init_cache",
+    "init_lora",
     "init_params",
     "initial_distribution",
     "kernel_level",
     "layer_windows",
+    "low_rank",
     "merge",
+    "merged_weight",
     "observe_inputs",
     "pack_model",
     "param_shapes",

@@ -7,6 +7,7 @@ map onto them without a copy. Every layer computes in the dtype of its input.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -36,6 +37,7 @@ class Linear(nnx.Module):
     def __init__(self, size_in: int, size_out: int, *, bias: bool) -> None:
         self.weight = parameter(size_out, size_in)
         self.bias = parameter(size_out) if bias else None
+        self.lora: LowRankFactors | None = nnx.data(None)  # beside it, where the parameters have one
         self.observe: Callable[[Array], None] | None = None  # called with what the matrix is multiplied with
 
     @property
@@ -55,23 +57,49 @@ class Linear(nnx.Module):
         """[..., in] -> [..., out]. `bias` stands in for the map's own (a packed gated pair has two)."""
         if bias is None and self.bias is not None:
             bias = self.bias[...]
-        if self.packed is not None:
+        if self.packed is not None and self.lora is None:
             parameters = None if norm is None else norm.parameters
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
         x = normalised(x, norm)
         if self.observe is not None:
             self.observe(x)
-        y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
+        y = self.product(x)
+        if self.lora is not None:
+            y = self.lora(x, y)
         if bias is not None:
             y = y + bias.astype(x.dtype)
         y = ACTIVATIONS[activation](y)
         return y if residual is None else residual + y
+
+    def product(self, x: Array) -> Array:
+        """x Wᵀ. Of a matrix in blocks, gradients need its values once more, which are not stored until then."""
+        if isinstance(self.packed, BlockMatrix):
+            return jax.checkpoint(matmul)(x, self.packed)
+        if self.packed is not None:
+            return matmul(x, self.packed)
+        return jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
 
     def add_to(self, residual: Array, x: Array, end: "SublayerEnd", dropout_key: Array | None) -> Array:
         """The end of a sublayer: x Wᵀ + b, added to the residual stream."""
         if end.adds_as_is and dropout_key is None:
             return self(x, residual=residual)
         return end(residual, self(x), dropout_key)
+
+
+class LowRankFactors(nnx.Module):
+    """What an adapter adds to a linear map, see `model/lora.py`: gain · (y + B (A dropout(x)))."""
+
+    def __init__(self) -> None:
+        self.a, self.b, self.gain, self.key, self.rate = (parameter() for _ in range(5))  # what it lacks is None
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        """[..., I], [..., O] -> [..., O]"""
+        if self.key.get_value() is not None:
+            retained = jax.random.bernoulli(self.key[...], 1.0 - self.rate[...], x.shape)
+            x = jnp.where(retained, x / (1.0 - self.rate[...]).astype(x.dtype), 0)
+        hidden = jnp.einsum("...i,qi->...q", x, self.a[...].astype(x.dtype))
+        y = y + jnp.einsum("...q,oq->...o", hidden, self.b[...].astype(x.dtype))
+        return y if self.gain.get_value() is None else y * self.gain[...].astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -180,7 +208,7 @@ class FeedForward(nnx.Module):
     def hidden(self, x: Array, norm: AnyNorm | None) -> Array:
         if self.gate_proj is None:
             return self.fc1(x, norm=norm, activation=self.activation)
-        if self.fc1.packed is not None:  # it has the gate in it, see packing.py
+        if self.fc1.packed is not None and self.fc1.packed.gated:  # it has the gate in it, see packing.py
             pair = self.fc1.bias, self.gate_proj.bias
             bias = None if pair[0] is None or pair[1] is None else jnp.stack([pair[0][...], pair[1][...]])
             return self.fc1(x, norm=norm, activation=self.activation, bias=bias)

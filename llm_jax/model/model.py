@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from llm_jax.model.decoder import Decoder
 
+FACTOR = ".lora.a"  # ends the name of the first factor beside a linear map
 Params = dict[str, Array]  # in an engine, linear maps may be a PackedMatrix: see packing.py
 
 
@@ -48,10 +49,13 @@ class Model:
 
 
 def merge(config: ModelConfig, params: Params) -> "Decoder":
-    """The Flax module over these parameters. Call it inside jit. Using a parameter that `params` lacks fails."""
+    """The Flax module over these parameters. Call it inside jit. Using a parameter that `params` lacks fails.
+
+    Linear maps with an adapter beside them have its factors among the parameters, see `lora.adapted`.
+    """
     from flax import nnx
 
-    graph, state = _skeleton(config)
+    graph, state = _skeleton(config, frozenset(name.removesuffix(FACTOR) for name in params if name.endswith(FACTOR)))
     filled = [(path, value.replace(params.get(_name(path)))) for path, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
@@ -164,13 +168,25 @@ def observe_inputs(model: Model, tokens_BT: Array, observe: Callable[[str, Array
 
 
 @lru_cache(maxsize=64)
-def _skeleton(config: ModelConfig) -> "tuple[nnx.GraphDef[Decoder], nnx.State]":
-    """The module graph and its parameters' shapes: what `merge` fills."""
+def _skeleton(config: ModelConfig, adapted: frozenset[str]) -> "tuple[nnx.GraphDef[Decoder], nnx.State]":
+    """The module graph and its parameters' shapes: what `merge` fills.
+
+    Args:
+        adapted: the linear maps with low-rank factors beside them.
+    """
     from flax import nnx
 
     from llm_jax.model.decoder import Decoder
+    from llm_jax.model.layers import LowRankFactors
 
-    return nnx.split(nnx.eval_shape(lambda: Decoder(config)))
+    def build() -> Decoder:
+        decoder = Decoder(config)
+        for path, module in nnx.iter_modules(decoder) if adapted else ():
+            if _name(path) in adapted:
+                module.lora = LowRankFactors()
+        return decoder
+
+    return nnx.split(nnx.eval_shape(build))
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -61,6 +61,7 @@ def write_safetensors(
     directory: Path,
     tensors: Mapping[str, Tensor],
     *,
+    file: str = SAFETENSORS,
     dtype: np.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     written: Callable[[int], None] = lambda _: None,
@@ -70,19 +71,20 @@ def write_safetensors(
     One tensor at a time is in memory.
 
     Args:
+        file: the name of a file that is not cut into shards.
         dtype: to cast to; unless given, tensors are stored in their own.
         written: called with the bytes of each tensor, in its own dtype, once it is written.
     """
     sizes = {name: t.size * (dtype or t.dtype).itemsize for name, t in tensors.items()}
     shards = _split(sizes, max_shard_bytes)
     if len(shards) == 1:
-        _write(directory / SAFETENSORS, tensors, dtype, written)
+        _write(directory / file, tensors, dtype, written)
         return
     weight_map = {}
     for number, names in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write(directory / file, {name: tensors[name] for name in names}, dtype, written)
-        weight_map.update(dict.fromkeys(names, file))
+        shard = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write(directory / shard, {name: tensors[name] for name in names}, dtype, written)
+        weight_map.update(dict.fromkeys(names, shard))
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     (directory / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
