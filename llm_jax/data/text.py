@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_jax.data.encoding import SEPARATOR
 from llm_jax.data.types import Example
 from llm_jax.errors import DataError
 from llm_jax.tokenizers import Tokenizer
-
-SEPARATOR = "\n\n"
 
 
 def read_documents(path: str | Path) -> list[str]:

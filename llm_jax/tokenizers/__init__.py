@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llm_jax.tokenizers.answers import encode_answers, find_answers
     from llm_jax.tokenizers.base import ChatTemplate, Tokenizer
     from llm_jax.tokenizers.bpe import BPETokenizer
     from llm_jax.tokenizers.character import CharacterTokenizer
@@ -31,6 +32,8 @@ __all__ = [
     "answer_bounds",
     "call_syntax",
     "describe_tools",
+    "encode_answers",
+    "find_answers",
     "load_tokenizer",
     "render_chat",
     "renders_tools",
@@ -50,6 +53,8 @@ _MODULES = {
     "answer_bounds": "chat",
     "call_syntax": "tool_calls",
     "describe_tools": "tool_calls",
+    "encode_answers": "answers",
+    "find_answers": "answers",
     "renders_tools": "tool_calls",
     "render_chat": "chat",
 }

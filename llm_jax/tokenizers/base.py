@@ -42,6 +42,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each id the number of characters of `text` up to where its token ends."""
+        ...
+
     def encode_with_special_tokens(self, text: str) -> list[int]:
         """Ids of `text` as the tokenizer's maker meant it, with a BOS, say, before it. For a whole raw text."""
         ...

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
@@ -54,10 +55,11 @@ class CharacterTokenizer:
         Raises:
             UnknownToken: (a KeyError) a character that the corpus does not have.
         """
-        ids: list[int] = []
-        for part in re.split(f"({PAD})", text):
-            ids += [self.stoi[PAD]] if part == PAD else [self._id(char) for char in part]
-        return ids
+        return [self.stoi[PAD] if part == PAD else self._id(part) for part in _split(text)]
+
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and where each token ends in `text`."""
+        return self.encode(text), list(accumulate(len(part) for part in _split(text)))
 
     def encode_with_special_tokens(self, text: str) -> list[int]:
         """`encode`: there are no special tokens to add."""
@@ -117,3 +119,8 @@ class CharacterTokenizer:
         backend.decoder = decoders.Fuse()
         backend.add_special_tokens([AddedToken(PAD, special=True, normalized=False)])
         return backend
+
+
+def _split(text: str) -> list[str]:
+    """Characters, and `<PAD>` as one."""
+    return re.findall(rf"(?s){PAD}|.", text)

@@ -21,6 +21,8 @@ DEFAULT_CHAT_TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}Assistant:{% endif %}"""
 
+GENERATION_MARKS = "_generation_begins", "_generation_ends"
+
 
 def render_chat(
     tokenizer: Tokenizer,
@@ -43,7 +45,7 @@ def render_chat(
         RequestError: the template refuses these messages.
     """
     try:
-        return _compile(_choose(tokenizer.chat_template, tools)).render(
+        return _compile(chat_template_source(tokenizer, tools)).render(
             messages=messages,
             tools=tools,
             documents=None,
@@ -63,7 +65,9 @@ def answer_bounds(tokenizer: Tokenizer) -> tuple[tuple[str, ...], str]:
     return (), ""
 
 
-def _choose(template: str | dict[str, str] | None, tools: Sequence[Mapping[str, Any]] | None) -> str:
+def chat_template_source(tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """The Jinja source that renders a conversation with these tools."""
+    template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("tool_use") if tools and "tool_use" in template else template.get("default")
     return DEFAULT_CHAT_TEMPLATE if template is None else template
@@ -82,13 +86,18 @@ def _compile(source: str) -> Template:
 
 
 class _GenerationBlock(Extension):
-    """{% generation %} … {% endgeneration %} marks the assistant's words for training; here it only renders them."""
+    """{% generation %} … {% endgeneration %} marks the assistant's words for training.
+
+    They are rendered between the variables of GENERATION_MARKS, which are empty where they are not given.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as an instance attribute)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begin, end = (nodes.Output([nodes.Name(name, "load")]).set_lineno(line) for name in GENERATION_MARKS)
+        return [begin, *body, end]
 
 
 def _tojson(

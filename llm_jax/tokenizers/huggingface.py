@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from llm_jax.errors import TokenizerError, UnknownToken
@@ -94,11 +95,16 @@ class HFTokenizer:
             TokenizerError: `text` holds a lone surrogate, which is not text.
             UnknownToken: the vocabulary has no token for a part of the text, and no unknown token.
         """
-        return self._encode(text, add_special_tokens=False)
+        return self._encode(text, add_special_tokens=False).ids
+
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each id where its token ends in `text`, in characters."""
+        encoding = self._encode(text, add_special_tokens=False)
+        return encoding.ids, [end for _, end in encoding.offsets]
 
     def encode_with_special_tokens(self, text: str) -> list[int]:
         """`encode`, with what the tokenizer's post-processor adds: a BOS before the text, an EOS after it, nothing."""
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, add_special_tokens=True).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`. Special tokens, and ids that only pad the vocabulary, have no text.
@@ -124,13 +130,13 @@ class HFTokenizer:
         """The text of its tokenizer.json."""
         return self._backend.to_str()
 
-    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def _encode(self, text: str, *, add_special_tokens: bool) -> Encoding:
         try:
             text.encode()  # the library's own message would speak of types
         except UnicodeEncodeError as error:
             raise TokenizerError(f"The text holds a lone surrogate at character {error.start}; remove it.") from error
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
         except Exception as error:  # the library raises plain Exception
             raise UnknownToken(f"The tokenizer cannot encode {text[:40]!r}: {error}.") from error
 

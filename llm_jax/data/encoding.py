@@ -1,0 +1,99 @@
+"""Records -> token ids, and which of them a model learns to predict."""
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+from llm_jax.data.messages import Conversation, FieldError
+from llm_jax.data.records import Answered, Completion, Form, Preference, Record
+from llm_jax.errors import RequestError
+from llm_jax.tokenizers import (
+    Tokenizer,
+    describe_tools,
+    encode_answers,
+    find_answers,
+    render_chat,
+    renders_tools,
+)
+
+SEPARATOR = "\n\n"  # ends a document where the tokenizer has no token for it
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and for each whether it is learnt: 1, or 0 for one that is given."""
+
+    ids: list[int]
+    learnt: list[int]
+
+
+def encode_record(tokenizer: Tokenizer, record: Record, form: Form) -> tuple[Encoded, ...]:
+    """One sequence; of a preference two, the chosen one first.
+
+    Raises:
+        FieldError: the chat template refuses the messages, or the tokenizer has no token for a part of the text.
+    """
+    if isinstance(record, Preference):
+        return _encode(tokenizer, record.chosen), _encode(tokenizer, record.rejected)
+    if isinstance(record, str):
+        return (encode_text(tokenizer, record),)
+    sequence = _encode(tokenizer, record)
+    return (Encoded(sequence.ids, [1] * len(sequence.ids)) if form == "text" else sequence,)
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> Encoded:
+    """A document, with the beginning that its tokenizer gives to a text, and its end; all of it is learnt."""
+    ids = [*beginning(tokenizer), *tokenizer.encode(text), *ending(tokenizer)]
+    return Encoded(ids, [1] * len(ids))
+
+
+def beginning(tokenizer: Tokenizer) -> list[int]:
+    """The BOS, where the tokenizer's maker puts one before every text."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer.encode_with_special_tokens("")[:1] == [bos] else []
+
+
+def ending(tokenizer: Tokenizer) -> list[int]:
+    """The EOS, or a blank line where there is none."""
+    eos = tokenizer.eos_token_id
+    return tokenizer.encode(SEPARATOR) if eos is None else [eos]
+
+
+def _encode(tokenizer: Tokenizer, record: Answered) -> Encoded:
+    return (
+        _encode_conversation(tokenizer, record) if isinstance(record, Conversation) else _encode_pair(tokenizer, record)
+    )
+
+
+def _encode_pair(tokenizer: Tokenizer, record: Completion) -> Encoded:
+    text, begin = record.prompt + record.completion, len(record.prompt)
+    ids, learnt = encode_answers(tokenizer, text, [(begin, len(text))])
+    first, last = beginning(tokenizer), ending(tokenizer)
+    return Encoded([*first, *ids, *last], [*(0 for _ in first), *map(int, learnt), *(1 for _ in last)])
+
+
+def _encode_conversation(tokenizer: Tokenizer, record: Conversation) -> Encoded:
+    messages, tools = list(record.messages), list(record.tools)
+    prompt = messages[: record.given]
+    if not renders_tools(tokenizer) and (tools or any("tool_calls" in message for message in messages)):
+        messages, prompt, tools = describe_tools(messages, tools), describe_tools(prompt, tools), []
+    try:
+        text, answers = find_answers(tokenizer, messages, tools=tools or None)
+        if record.given:
+            asked = render_chat(tokenizer, prompt, tools=tools or None)
+            if not text.startswith(asked):
+                raise FieldError("the chat template writes the prompt in another way where an answer follows it.")
+            answers = [(max(begin, len(asked)), end) for begin, end in answers if end > len(asked)]
+    except RequestError as error:
+        raise FieldError(str(error)) from None
+    ids, learnt = encode_answers(tokenizer, text, answers)
+    if _lacks_end(tokenizer, ids, learnt):
+        ids, learnt = [*ids, *ending(tokenizer)], [*learnt, *(True for _ in ending(tokenizer))]
+    return Encoded(ids, list(map(int, learnt)))
+
+
+def _lacks_end(tokenizer: Tokenizer, ids: list[int], learnt: list[bool]) -> bool:
+    """Whether the last answer ends the conversation without a special token, as in formats of plain text."""
+    special = set(tokenizer.hidden_tokens.values())
+    after = sum(1 for _ in takewhile(lambda is_learnt: not is_learnt, reversed(learnt)))
+    answer = sum(1 for _ in takewhile(bool, reversed(learnt[: len(ids) - after])))
+    return bool(answer) and special.isdisjoint(ids[len(ids) - after - answer :])
