@@ -3,7 +3,7 @@
 import pytest
 
 from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, PassShape
-from llm_jax.inference.engine.token_budget import LATENCY_LIMIT, TokenBudget
+from llm_jax.inference.engine.token_budget import LATENCY_LIMIT, QUEUE, TokenBudget
 
 BUCKETS = Buckets(12, 700)
 
@@ -23,6 +23,17 @@ def test_the_budget_has_the_best_rate_within_the_latency_limit() -> None:
     assert budget.choose(steps, plain, prompt_tokens=5) == 8  # a larger one would only be padded
     assert budget.choose(steps, [], prompt_tokens=1000) == 256
     assert budget.choose({256: [of(256)]}, plain, prompt_tokens=1000) == 256  # prefill must go on
+
+
+def test_the_latency_limit_grows_with_a_long_queue() -> None:
+    budget = TokenBudget(BUCKETS)
+    for size, seconds in {1: 10.0, 64: 10 * LATENCY_LIMIT, 256: 30 * LATENCY_LIMIT}.items():
+        budget.record(of(size), seconds)
+
+    def chosen(waiting: int) -> int:
+        return budget.choose({n: [of(n)] for n in (64, 256)}, [of(1)], prompt_tokens=1000, waiting=waiting)
+
+    assert [chosen(waiting) for waiting in (1, QUEUE, 3 * QUEUE - 1, 3 * QUEUE)] == [64, 64, 64, 256]
 
 
 def test_where_no_time_is_known_one_program_holds_the_prompt() -> None:

@@ -144,7 +144,8 @@ class Stepper:
         with_draft = self._has_draft()
         sequences = self._scheduler.decoding() if self._use_cache else []
         decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
-        return decoding, self._budget.prefill_chunks([*decoding.values()], self._scheduler.prefilling())
+        prefilling, queued = self._scheduler.prefilling(), len(self._scheduler.waiting)
+        return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued)
 
     def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
         """The last token of a sequence, and draft tokens where its text repeats."""

@@ -2,7 +2,8 @@
 
 Prompts are prefilled in chunks so that running streams go on meanwhile (arXiv:2308.16369). A larger chunk is faster for
 the prompt and delays each stream's next token: the budget is what computes most prompt tokens per second, within a
-limit on inter-token latency.
+limit on inter-token latency. Where more than QUEUE requests wait for their first token, the limit is as many times
+higher, so that slots fill under load.
 """
 
 import math
@@ -12,6 +13,7 @@ from llm_jax.inference.engine.scheduler import SequenceState
 from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, Chunk, PassShape, plan_step
 
 LATENCY_LIMIT = 1.7  # times a decode-only step; with noise and rounding, a stream's longest gap stays under three times
+QUEUE = 4  # requests
 _WEIGHT_FASTER, _WEIGHT_SLOWER = 0.5, 0.2  # of a new measurement in the average: most slow ones are noise
 _OUTLIER_CAP = 2.0  # times the average: a slower measurement counts as this
 
@@ -44,17 +46,18 @@ class TokenBudget:
         self._averages[shape] = average + weight * change, average_pairs + weight * change_pairs
 
     def prefill_chunks(
-        self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState]
+        self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState], *, queued: int
     ) -> dict[SequenceState, Chunk]:
         """The chunk of each prompt in this step. The budget goes to the oldest prompt first; chunks may be empty.
 
         Args:
             decoding: the chunks beside which they are computed.
             prefilling: oldest first.
+            queued: requests that wait for a slot.
         """
         if not prefilling:
             return {}
-        budget = self._prefill_budget(decoding, prefilling)
+        budget = self._prefill_budget(decoding, prefilling, queued)
         chunks = {}
         for sequence in prefilling:
             tokens = sequence.tokens[sequence.cached : sequence.cached + budget]
@@ -79,6 +82,7 @@ class TokenBudget:
         *,
         decode_pairs: float = 0,
         context: int = 0,
+        waiting: int = 1,
     ) -> int:
         """The budget with most prompt tokens per second, of those within the latency limit; at least the smallest.
 
@@ -88,6 +92,7 @@ class TokenBudget:
             prompt_tokens: how many there are to compute.
             decode_pairs: pairs of tokens that the attention of what decodes is computed over.
             context: tokens before each prompt token.
+            waiting: requests that wait for their first token.
 
         Returns:
             At most the largest key of `steps`. While no time is known, the least that all tokens fit, so that little is
@@ -98,6 +103,7 @@ class TokenBudget:
             return min((n for n in steps if n >= prompt_tokens), default=max(steps))
         per_token = self._slope * context
         limit = LATENCY_LIMIT * self._time(decode_only, decode_pairs) if decode_only else math.inf
+        limit *= max(1, waiting / QUEUE)
 
         def fitting(size: int, limit: float) -> int:
             """How many of the tokens that a shape holds are within a limit."""
@@ -114,7 +120,7 @@ class TokenBudget:
             return max(min(MIN_PREFILL, size), fitting(size, LATENCY_LIMIT * seconds[size]))
         return budgets[max(budgets, key=rate)]
 
-    def _prefill_budget(self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState]) -> int:
+    def _prefill_budget(self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState], queued: int) -> int:
         def shapes(prefill: Sequence[Chunk]) -> list[PassShape]:
             return [forward_pass.shape for forward_pass in plan_step(self._buckets, decoding, prefill)]
 
@@ -126,6 +132,7 @@ class TokenBudget:
             sum(len(s.tokens) - s.cached for s in prefilling),
             decode_pairs=sum(len(chunk.tokens) * chunk.end for chunk in decoding),
             context=start,
+            waiting=len(prefilling) + queued,
         )
 
     @property
