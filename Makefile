@@ -48,6 +48,12 @@ test: install lint  ## install, lint, run every test
 test-clients: install  ## run real clients of Python and JavaScript (CLIENTS="openai_client ai_sdk" for some) against a server
 	$(BIN)/python -m tests.clients $(CLIENTS)
 
+.PHONY: test-page
+test-page: install  ## run the tests of the chat page in Chromium: the system's, or one that playwright downloads
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[browser]'
+	which chromium chromium-browser google-chrome > /dev/null 2>&1 || $(BIN)/playwright install --with-deps chromium
+	$(BIN)/python -m pytest tests/server/test_chat_page.py tests/server/test_page_routes.py
+
 .PHONY: real-models
 real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
 	$(BIN)/python scripts/fetch_real_models.py

@@ -23,6 +23,7 @@ from server.routes.health import health, metrics, ready
 from server.routes.messages import count_tokens, messages
 from server.routes.models import list_models, retrieve_model
 from server.routes.operation import Operation
+from server.routes.page import PAGE_PATHS, PAGE_ROUTES
 from server.routes.responses import responses
 from server.routes.tokenize import detokenize, tokenize
 from server.routes.unsupported import unsupported_routes
@@ -36,7 +37,7 @@ from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBo
 from server.settings import Settings
 
 # While loading and draining too.
-ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics", "/version", "/openapi.json", "/docs"})
+ALWAYS_ANSWERED = PAGE_PATHS | {"/health", "/ready", "/metrics", "/version", "/openapi.json", "/docs"}
 
 OPERATIONS = [
     Operation("/v1/chat/completions", chat_completions, ChatBody, generates=True),
@@ -56,7 +57,13 @@ OPERATIONS = [
     Operation("/metrics", metrics, answer="text/plain"),
     Operation("/version", version),
 ]
-ROUTES = [*OPERATIONS, Route("/openapi.json", openapi), Route("/docs", docs), *unsupported_routes()]
+ROUTES = [
+    *OPERATIONS,
+    *PAGE_ROUTES,
+    Route("/openapi.json", openapi),
+    Route("/docs", docs),
+    *unsupported_routes(),
+]
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
@@ -104,7 +111,8 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _open_paths(settings: Settings) -> frozenset[str]:
-    return frozenset(
+    """What is answered without a key."""
+    return PAGE_PATHS | frozenset(
         path
         for path, is_open in (
             ("/health", settings.open_health),

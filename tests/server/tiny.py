@@ -35,6 +35,7 @@ def save_reciter(
     adds_bos: bool = False,
     sampling: Mapping[str, float] | None = None,
     preferred: str = "",
+    is_endless: bool = False,
 ) -> Path:
     """Writes a model that, after any other token, recites a text in which no byte occurs twice, and ends.
 
@@ -43,6 +44,7 @@ def save_reciter(
         adds_bos: whether its tokenizer puts a BOS before a text.
         sampling: what its generation_config.json says of sampling.
         preferred: characters that come where the text cannot go on, the first of them that can.
+        is_endless: whether it begins again instead of ending.
     """
     tokenizer = BPETokenizer.train([], 258)  # 256 bytes, end of text, padding: one token per byte
     backend = Backend.from_str(tokenizer.to_json())
@@ -68,7 +70,7 @@ def save_reciter(
     chain = tokenizer.encode(recited)
     assert len(set(chain)) == len(chain) == len(recited.encode())
     successor = dict.fromkeys(range(vocab), chain[0])
-    successor.update(zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True))
+    successor.update(zip(chain, [*chain[1:], chain[0] if is_endless else tokenizer.eos_token_id], strict=True))
     head = np.zeros((vocab, width), np.float32)
     for rank, token in enumerate(tokenizer.encode(preferred)):
         head[token] = CERTAINTY / (2 + rank)
