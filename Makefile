@@ -44,6 +44,10 @@ endif
 test: install lint  ## install, lint, run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+.PHONY: test-schedules
+test-schedules: install  ## 1,000 random schedules of requests on each kind of kernels (about 6 minutes)
+	SCHEDULES=1000 $(BIN)/python -m pytest --timeout 1200 tests/inference/test_schedules.py
+
 .PHONY: test-clients
 test-clients: install  ## run real clients of Python and JavaScript (CLIENTS="openai_client ai_sdk" for some) against a server
 	$(BIN)/python -m tests.clients $(CLIENTS)

@@ -1,6 +1,7 @@
 """Whatever runs beside a request, and whenever it comes: the same tokens. And no block is ever lost.
 
-By native kernels, by XLA alone, and, in a process of its own, on four devices.
+By native kernels, by XLA alone, and, in a process of its own, on four devices. `make test-schedules` tries 1,000
+schedules on each.
 """
 
 import os
@@ -34,6 +35,7 @@ CONFIG = ModelConfig(
 SLOTS, KEEP, MEMORY = 64, 6, 14  # blocks that stay cached, and of the pool: three of the longer prompts fill it
 BLOCK_BYTES = 2 * 2 * 64 * 16 * 4  # keys and values of two layers
 BACKENDS = ["native", "xla"] if len(jax.devices()) < 4 else ["four devices"]
+SCHEDULES = int(os.environ.get("SCHEDULES", 150))
 WORDS = (5, 9, 2, 33, 7)  # a text that repeats them is one to draft from
 
 SETTINGS: tuple[dict, ...] = (
@@ -160,7 +162,7 @@ def test_sixteen_requests_at_random_times_yield_what_each_yields_alone(engine: E
     check_nothing_is_lost(engine)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@settings(max_examples=SCHEDULES, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.integers(0, 55), st.integers(0, 20), st.integers(0, 30)), min_size=1, max_size=16))
 def test_no_schedule_changes_a_token_or_loses_a_block(
     engine: Engine, alone: Callable, plans: list[tuple[int, int, int]]
