@@ -1,7 +1,9 @@
 """Atomic writes of directories and files."""
 
 import ctypes
+import glob
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,17 +28,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         yield new
         for file in new.iterdir():
             _flush(file)
-        if not target.exists():
-            new.rename(target)
-        elif not _exchange(new, target):
-            old = Path(scratch) / "old"
-            target.rename(old)
-            try:
-                new.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-        _flush(target.parent)
+        replace_directory(new, target)
 
 
 @contextmanager
@@ -49,6 +41,36 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _flush(new)
         new.replace(target)
         _flush(target.parent)
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Give a complete directory its name, and remove what had it before. Both are in one file system.
+
+    One system call does it on Linux (see `atomic_directory`).
+    """
+    if not target.exists():
+        new.rename(target)
+    elif _exchange(new, target):
+        shutil.rmtree(new)
+    else:
+        old = new.with_name(f"{new.name}.old")
+        target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        shutil.rmtree(old)
+    _flush(target.parent)
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed processes have left beside `target` in `atomic_directory` or `atomic_file`.
+
+    Call it where no other process writes there.
+    """
+    for path in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _exchange(a: Path, b: Path) -> bool:

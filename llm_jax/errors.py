@@ -3,6 +3,7 @@
     LLMError
     ├── ConfigError        a setting is unknown, out of range, or contradicts another
     ├── CheckpointError    a file is missing, damaged, or does not hold the model it should
+    │   └── DamagedCheckpoint  … because it is not what was written: an earlier one may be whole
     ├── TokenizerError     text or ids that the tokenizer cannot map
     │   └── UnknownToken   … because a character or id is not in its vocabulary (also a KeyError)
     ├── DataError          a corpus or a dataset that cannot be trained on
@@ -35,6 +36,10 @@ class ConfigError(LLMError, ValueError):
 
 class CheckpointError(LLMError):
     """A model or training file is missing, damaged, or holds something else than asked for."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A saved state that is not what was written."""
 
 
 class TokenizerError(LLMError, ValueError):

@@ -16,13 +16,14 @@ from llm_jax.checkpoint.generation import GenerationDefaults
 from llm_jax.checkpoint.load import LoadedModel, load_model, open_model
 from llm_jax.checkpoint.recognise import adapter_directory
 from llm_jax.checkpoint.stored import StoredModel
-from llm_jax.checkpoint.train_state import TrainCheckpointer
+from llm_jax.checkpoint.train_state import PendingStep, TrainCheckpointer
 
 __all__ = [
     "GenerationDefaults",
     "Layout",
     "LoadedAdapter",
     "LoadedModel",
+    "PendingStep",
     "StoredModel",
     "TrainCheckpointer",
     "adapter_directory",

@@ -54,13 +54,13 @@ class RunConsole:
         epoch = f"{record['epoch']}/{self._run['epochs']}"
         speed = f"{record['per_second']:,.0f} {self._run['unit']}/s"
         if self._bar is not None:
-            loss = f"{record['loss']:.4f}"
+            loss = _number(record["loss"])
             self._bar.update(self._task, completed=record["step"], epoch=epoch, loss=loss, speed=speed)
         else:
             norm = record["grad_norm"]
-            gradient = "gradient overflowed, skipped" if norm is None else f"gradient {norm:.2f}"
+            gradient = "gradient not finite, skipped" if norm is None else f"gradient {norm:.2f}"
             self.say(
-                f"epoch {epoch}  step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"epoch {epoch}  step {record['step']}  loss {_number(record['loss'])}  lr {record['lr']:.2e}  "
                 f"{gradient}  {speed}"
             )
 
@@ -71,6 +71,10 @@ class RunConsole:
             if self._run["unit"] == "tokens":
                 line += f"  perplexity {math.exp(min(record['validation_loss'], 700)):.2f}"
         return line
+
+
+def _number(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"
 
 
 def _describe_run(run: dict[str, Any]) -> str:

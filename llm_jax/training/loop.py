@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +53,7 @@ class Loop:
     batches: Batches
     validation: Validation | None
     saver: Saver
-    sinks: Sequence[Sink]
+    sinks: list[Sink]
     stop: StopRequest
     frozen: Params
     state: TrainState
@@ -73,9 +72,18 @@ class Loop:
         """Train from `progress` on, until the last epoch, early stopping, or a signal.
 
         Raises:
-            TrainingError: the loss or a gradient is no longer finite.
+            TrainingError: too many steps in a row failed, or the validation loss or the state is not finite.
+            CheckpointError: the disk is full.
         """
-        if self.finished:
+        try:
+            self._run()
+            self.saver.wait()
+        finally:
+            self.saver.close()
+
+    def _run(self) -> None:
+        # A signal may have ended the run before the validation of its last epoch.
+        if (self._epoch_is_due() and self._settle()) or self.finished:
             return
         self._speed.restart()
         number, unread = self.progress.step, None
@@ -85,55 +93,73 @@ class Loop:
             if unread is not None:
                 self._record(unread)  # one step late, so that the device always has work
             unread, number = metrics, number + 1
-            stopping = self.stop.signum is not None
-            if number % self.batches.per_epoch == 0 or self.saver.due(number) or stopping:
+            if number % self.batches.per_epoch == 0 or self.saver.due(number) or self._stopped():
                 self._record(unread)
                 unread = None
-                improved = number % self.batches.per_epoch == 0 and self._end_epoch()
-                ending = stopping or self.finished
-                self.saver.save(self.state, self.frozen, self.progress, improved=improved, ending=ending)
-                if ending:
+                if self._settle():
                     return
                 self._speed.restart()
+
+    def _settle(self) -> bool:
+        """End the epoch where it is due, and save what is due. True where no step follows."""
+        improved = self._epoch_is_due() and self._end_epoch()
+        ending = self._stopped() or self.finished
+        self.saver.save(self.state, self.frozen, self.progress, improved=improved, ending=ending)
+        return ending
+
+    def _stopped(self) -> bool:
+        return self.stop.signum is not None
+
+    def _epoch_is_due(self) -> bool:
+        """True where an epoch's last step is done, and its validation is not."""
+        return self.progress.step == (self.progress.epochs + 1) * self.batches.per_epoch
 
     def _record(self, metrics: StepMetrics) -> None:
         """Add a step's metrics to the progress, and write them at the intervals; waits until the step is done."""
         numbers: Any = jax.tree.map(lambda x: x.item(), jax.device_get(metrics))
-        loss, grad_norm, weight, applied, aux = numbers
+        loss, grad_norm, weight, applied, failed, aux = numbers
         lr = self._learning_rate(self.progress.step)
-        if not math.isfinite(loss):
-            raise self._diverged("loss", loss)
-        if applied and not math.isfinite(grad_norm):
-            raise self._diverged("gradient norm", grad_norm)
-        self.progress = self.progress.stepped(loss, weight)
+        self.progress = self.progress.failed() if failed else self.progress.stepped(loss, weight)
         self._speed.add(weight)
         step = self.progress.step
-        if step % self.config.logging.log_interval == 0 or step % self.batches.per_epoch == 0:
+        if self.progress.failures > self.config.training.max_skipped_steps:
+            what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient norm", grad_norm)
+            raise self._diverged(
+                f"The {what} became {value} at step {step}, and {self.progress.failures} steps in a row failed so "
+                "(training.max_skipped_steps)"
+            )
+        if failed or step % self.config.logging.log_interval == 0 or step % self.batches.per_epoch == 0:
             epoch = -(-step // self.batches.per_epoch)
             per_second = round(self._speed.per_second(), 1)
-            record = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, "per_second": per_second, **aux}
-            # A skipped float16 step has no finite norm, and JSON has no infinity.
-            self.write({"event": "step", **record, "grad_norm": grad_norm if applied else None})
+            # JSON has no infinity, and a skipped float16 step has no finite norm.
+            measured = {"loss": loss, "grad_norm": grad_norm if applied else math.nan, **aux}
+            measured = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+            record = {"step": step, "epoch": epoch, "lr": lr, "per_second": per_second, **measured}
+            self.write({"event": "step", **record, "skipped": self.progress.skipped})
             self._speed.restart()
 
     def _end_epoch(self) -> bool:
-        """Validate and report; True where the validation loss is the best so far."""
+        """Validate and report; True where checkpoint.best_metric is the best so far. A signal leaves it undone."""
         step, loss = self.progress.step, None
         epoch, train_loss = step // self.batches.per_epoch, self.progress.train_loss
         record: Record = {"epoch": epoch, "step": step, "train_loss": train_loss, "validation_loss": None}
         if self.validation is not None:
-            loss, aux = self.validation(self.state.trainable, self.frozen)
+            found = self.validation(self.state.trainable, self.frozen, stopped=self._stopped)
+            if found is None:
+                return False
+            loss, aux = found
             if not math.isfinite(loss):
-                raise self._diverged("validation loss", loss)
+                raise self._diverged(f"The validation loss became {loss} at step {step}")
             record |= {"validation_loss": loss, **{f"validation_{name}": value for name, value in aux.items()}}
-        self.progress = self.progress.epoch_done(self.config.training, loss)
+        score = self.saver.score(record)
+        self.progress = self.progress.epoch_done(self.config.training, loss, score)
         self.write({"event": "epoch", **record, "best_validation_loss": self.progress.best.finite})
-        return loss is not None and self.progress.best.stale == 0
+        return score is not None and self.progress.score.stale == 0
 
-    def _diverged(self, what: str, value: float) -> TrainingError:
+    def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"The {what} became {value} at step {self.progress.step + 1}. Lower training.lr, lengthen "
-            "training.warmup_epochs, or lower training.gradient_clip_val; the last saved state is intact."
+            f"{what}. Lower training.lr, lengthen training.warmup_epochs, or lower training.gradient_clip_val. "
+            f"{self.saver.describe()}"
         )
 
     def _learning_rate(self, step: int) -> float:
@@ -145,6 +171,10 @@ class Loop:
         return {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
 
     def write(self, record: Record) -> None:
-        """Send a record to every sink."""
-        for sink in self.sinks:
-            sink.write(record)
+        """Send a record to every sink. One that cannot write is reported, and done without from there on."""
+        for sink in list(self.sinks):
+            try:
+                sink.write(record)
+            except OSError as error:
+                self.sinks.remove(sink)
+                self.saver.report(f"{type(sink).__name__} cannot be written any more ({error}); training goes on.")

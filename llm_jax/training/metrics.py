@@ -1,5 +1,6 @@
 """The sinks of metrics. A record is a flat dict with an "event": run (once), step (every log_interval), epoch."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +34,15 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Iterator[Record]:
-    """The records of a metrics file; an incomplete last line, which a killed process may leave, is ignored."""
+    """The records of a metrics file. Lines that are damaged, or that a killed process left incomplete, are ignored."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if line.endswith("\n") and isinstance(record, dict) and isinstance(record.get("step", 0), int):
+                    yield record
 
 
 class LossPlot:

@@ -15,17 +15,25 @@ class Progress:
 
     Attributes:
         step: optimiser steps done; also the position in the data, and the source of dropout keys.
+        epochs: epochs whose end, with its validation, is done.
+        skipped, failures: steps whose loss or gradient was not finite, in all and in a row up to now.
         epoch_loss, epoch_weight: sums over the steps of the current epoch.
-        best: the best validation loss, which decides what is saved as best.
-        patience: the same with early_stopping_min_delta, which decides when to stop.
+        best: the best validation loss.
+        score: the best checkpoint.best_metric, negated where higher is better; it decides what is saved as best.
+        patience: the best validation loss with early_stopping_min_delta, which decides when to stop.
         plateau, lr_factor: of the plateau schedule.
     """
 
     step: int = 0
+    epochs: int = 0
+    skipped: int = 0
+    failures: int = 0
     epoch_loss: float = 0.0
     epoch_weight: float = 0.0
     last_loss: float | None = None  # validation, at the end of the last epoch
+    last_score: float | None = None  # of the epoch that ends here; None between epochs
     best: BestLoss = field(default_factory=BestLoss)
+    score: BestLoss = field(default_factory=BestLoss)
     patience: BestLoss = field(default_factory=BestLoss)
     plateau: BestLoss = field(default_factory=BestLoss)
     lr_factor: float = 1.0
@@ -36,6 +44,14 @@ class Progress:
             step=self.step + 1,
             epoch_loss=self.epoch_loss + loss * weight,
             epoch_weight=self.epoch_weight + weight,
+            failures=0,
+            last_score=None,
+        )
+
+    def failed(self) -> "Progress":
+        """After a step that was skipped because its loss or gradient was not finite."""
+        return dataclasses.replace(
+            self, step=self.step + 1, skipped=self.skipped + 1, failures=self.failures + 1, last_score=None
         )
 
     @property
@@ -43,14 +59,20 @@ class Progress:
         """Mean over the epoch so far."""
         return self.epoch_loss / self.epoch_weight if self.epoch_weight else math.nan
 
-    def epoch_done(self, config: TrainingConfig, validation_loss: float | None) -> "Progress":
-        """The epoch's sums cleared, and the validation loss taken into account."""
-        cleared = dataclasses.replace(self, epoch_loss=0.0, epoch_weight=0.0, last_loss=validation_loss)
+    def epoch_done(
+        self, config: TrainingConfig, validation_loss: float | None, score: float | None = None
+    ) -> "Progress":
+        """The epoch's sums cleared, and what was measured at its end taken into account."""
+        done = dataclasses.replace(
+            self, epochs=self.epochs + 1, epoch_loss=0.0, epoch_weight=0.0, last_loss=validation_loss, last_score=score
+        )
+        if score is not None:
+            done = dataclasses.replace(done, score=self.score.updated(score, self.score.best))
         if validation_loss is None:
-            return cleared
+            return done
         best, factor = plateau(config, self.plateau, self.lr_factor, validation_loss)
         return dataclasses.replace(
-            cleared,
+            done,
             best=self.best.updated(validation_loss, self.best.best),
             patience=self.patience.updated(validation_loss, self.patience.best - config.early_stopping_min_delta),
             plateau=best,
@@ -67,5 +89,5 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Progress":
-        best = {name: BestLoss(**values[name]) for name in ("best", "patience", "plateau")}
+        best = {name: BestLoss(**values[name]) for name in ("best", "score", "patience", "plateau")}
         return cls(**{**values, **best})

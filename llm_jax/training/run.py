@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,6 +12,8 @@ from llm_jax.data import Batches
 from llm_jax.errors import ConfigError
 from llm_jax.training.config import TaskName, TrainConfig, TrainingConfig, write_config
 from llm_jax.training.console import RunConsole
+from llm_jax.training.disk import full_disk_explained
+from llm_jax.training.identity import Identity
 from llm_jax.training.loop import Loop
 from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard
 from llm_jax.training.optimizer import adamw
@@ -76,6 +79,7 @@ def train(task_name: TaskName | TaskBuilder, config: TrainConfig) -> TrainingRes
         if not config.optimization.use_compile:
             console.say("use_compile is false: every operation runs by itself, to debug. This is very slow.", "WARNING")
             stack.enter_context(jax.disable_jit())
+        stack.enter_context(RunDirectory(Path(config.checkpoint.checkpoint_dir)).lock())
         loop = _build_loop(task, config, resumed, console, stop, stack)
         _announce(loop, task)
         loop.run()
@@ -102,8 +106,11 @@ def _build_loop(
         task=task,
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
         config=config.checkpoint,
-        identity={**task.architecture, "dtype": str(dtype), "seed": seed, "steps per epoch": batches.per_epoch},
+        identity=Identity(
+            config, {**task.architecture, "dtype": str(dtype), "the number of steps per epoch": batches.per_epoch}
+        ),
         steps_per_epoch=batches.per_epoch,
+        report=partial(console.say, level="WARNING"),
     )
 
     frozen = task.init_frozen(seed)
@@ -119,14 +126,16 @@ def _build_loop(
         if saver.run.exists():
             console.say(f"Replacing the earlier run in {saver.run.path} (--resume would continue it).", "WARNING")
         saver.begin(state, frozen)
-    write_config(config, saver.run.config)
+    with full_disk_explained(saver.run.path, saver.size(state, frozen)):
+        write_config(config, saver.run.config)
+        sinks = _open_sinks(config, saver.run, progress.step if resumed else None, console, stack)
     return Loop(
         config=config,
         step=make_train_step(task.loss, optimizer, dtype=dtype, seed=seed),
         batches=batches,
         validation=validation,
         saver=saver,
-        sinks=_open_sinks(config, saver.run, progress.step if resumed else None, console, stack),
+        sinks=sinks,
         stop=stop,
         frozen=frozen,
         state=state,

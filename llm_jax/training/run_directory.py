@@ -1,11 +1,17 @@
-"""The files of a run, and which run a configuration resumes."""
+"""The files of a run, who may write them, and which run a configuration resumes."""
 
+import contextlib
+import fcntl
+import os
 import shutil
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_jax.atomic import sweep
 from llm_jax.checkpoint import TrainCheckpointer
-from llm_jax.errors import CheckpointError
+from llm_jax.errors import CheckpointError, ConfigError
 from llm_jax.training.config import CheckpointConfig
 
 
@@ -39,12 +45,40 @@ class RunDirectory:
     def plot(self) -> Path:
         return self.path / "loss.png"
 
-    def checkpointer(self, keep_last_n: int = 1) -> TrainCheckpointer:
-        return TrainCheckpointer(self.state, keep_last_n)
+    def checkpointer(self) -> TrainCheckpointer:
+        return TrainCheckpointer(self.state)
 
     def exists(self) -> bool:
         """True where a run was saved here."""
-        return self.state.is_dir() and self.checkpointer().latest_step() is not None
+        return bool(self.checkpointer().steps())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only this process may write here until the block ends. The system releases the lock of a killed process.
+
+        What killed runs have left half-written is removed.
+
+        Raises:
+            ConfigError: another run has the directory.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise ConfigError(
+                    f"Another run ({file.read().strip() or 'unknown'}) is writing to {self.path}. "
+                    "Wait for its end, stop it, or name another checkpoint_dir."
+                ) from None
+            with contextlib.suppress(OSError):  # a full disk is reported where more than this line is written
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+            self.checkpointer().sweep()
+            for target in (self.best, self.last, self.config, self.metrics, self.plot):
+                sweep(target)
+            yield
 
     def clear(self) -> None:
         """Remove an earlier run; other files in the directory stay."""

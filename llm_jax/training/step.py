@@ -43,7 +43,8 @@ class StepMetrics(NamedTuple):
     loss: Array  # mean, before the update
     grad_norm: Array  # global norm of the gradient, before clipping
     weight: Array  # of the loss: tokens or samples
-    applied: Array  # bool; false where float16 gradients overflowed and the step was skipped
+    applied: Array  # bool; false where the loss or the gradient is not finite, so that the update was skipped
+    failed: Array  # bool; the same, but where a lower loss scale may mend it
     aux: dict[str, Array]  # means
 
 
@@ -61,7 +62,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, dtyp
 
     The batch has shape [micro-batches, B, …]. Gradients are accumulated over the micro-batches, and the result is
     that of one batch: the loss of each is divided by the weight of all. Dropout depends on `seed`, on `number` (of the
-    step) and on the index of the micro-batch alone.
+    step) and on the index of the micro-batch alone. A step whose loss or gradient is not finite changes no parameter.
     """
 
     def train_step(
@@ -95,14 +96,14 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, dtyp
         grad_norm = optax.tree.norm(grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
-        after = TrainState(trainable, optimizer_state, None)
-        applied = jnp.bool_(True)
+        applied = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        after, before = TrainState(trainable, optimizer_state, None), state._replace(loss_scale=None)
+        after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+        failed = ~applied
         if state.loss_scale is not None:
-            applied = jnp.isfinite(grad_norm)
-            before = state._replace(loss_scale=None)
-            after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+            failed &= ~jnp.isfinite(value) | (scale <= 1.0)
             after = after._replace(loss_scale=state.loss_scale.adjusted(applied))
-        return after, StepMetrics(value, grad_norm, weight, applied, aux)
+        return after, StepMetrics(value, grad_norm, weight, applied, failed, aux)
 
     return jax.jit(train_step, donate_argnums=0)
 

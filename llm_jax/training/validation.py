@@ -1,5 +1,6 @@
 """The mean loss over held-out examples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -17,8 +18,14 @@ class Validation:
     step: EvalStep
     batches: Batches
 
-    def __call__(self, trainable: Params, frozen: Params) -> tuple[float, dict[str, float]]:
-        """The mean loss, and the means of the loss's other sums by name."""
-        results = [self.step(trainable, frozen, batch) for batch in self.batches.steps(0, self.batches.per_epoch)]
+    def __call__(
+        self, trainable: Params, frozen: Params, *, stopped: Callable[[], bool] = lambda: False
+    ) -> tuple[float, dict[str, float]] | None:
+        """The mean loss, and the means of the loss's other sums by name; None where `stopped` before the end."""
+        results = []
+        for batch in self.batches.steps(0, self.batches.per_epoch):
+            if stopped():
+                return None
+            results.append(self.step(trainable, frozen, batch))
         loss, weight, aux = jax.tree.map(lambda *sums: np.sum(sums, dtype=np.float64), *jax.device_get(results))
         return float(loss / weight), {name: float(total / weight) for name, total in aux.items()}

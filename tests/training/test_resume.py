@@ -47,14 +47,16 @@ def wait_for_step(process, step):
 def everything_saved(directory):
     """The bytes of the final weights, of the optimiser and of all that was measured."""
     checkpointer = TrainCheckpointer(Path(directory) / "state")
-    metadata = checkpointer.metadata(checkpointer.latest_step())
+    metadata = checkpointer.metadata(checkpointer.steps()[-1])
+    del metadata["identity"]["config"]  # names the directory
+    arrays = json.loads((checkpointer.path(checkpointer.steps()[-1]) / "manifest.json").read_text())["arrays"]
     weights = {name: (Path(directory) / name / "model.safetensors").read_bytes() for name in ("best", "last")}
     timeless = [
         {name: value for name, value in record.items() if name != "per_second"}
         for record in read_metrics(Path(directory) / "metrics.jsonl")
         if record["event"] != "run"
     ]
-    return weights, metadata, timeless
+    return weights, metadata, arrays, timeless
 
 
 def test_killed_at_random_steps_and_resumed(config, flags):
@@ -87,7 +89,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(config, flags, number):
     assert "Traceback" not in rest
     stopped = int(rest.split("after step ")[1].split()[0])
     run = Path(config(*settings).checkpoint.checkpoint_dir)
-    assert TrainCheckpointer(run / "state").latest_step() == stopped >= 3
+    assert TrainCheckpointer(run / "state").steps()[-1] == stopped >= 3
     assert load_model(run / "last").model.config.hidden_size == 16
 
 
@@ -124,5 +126,5 @@ def test_a_fresh_run_replaces_the_old_one(config, capsys):
     train("lm", config("training.epochs=2"))
     result = train("lm", config("training.epochs=1"))
     assert "Replacing the earlier run" in capsys.readouterr().out
-    assert TrainCheckpointer(result.run.state).latest_step() == result.total_steps
+    assert TrainCheckpointer(result.run.state).steps()[-1] == result.total_steps
     assert json.loads(result.run.metrics.read_text().splitlines()[-1])["epoch"] == 1

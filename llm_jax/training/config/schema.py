@@ -57,8 +57,10 @@ class TrainingConfig:
     run_validation: bool = True
     early_stopping_patience: int | None = None  # epochs in a row without improvement; None: never stop early
     early_stopping_min_delta: float = 0.0
+    max_skipped_steps: int = 10  # in a row, whose loss or gradient is not finite; the next one ends the run
 
     def __post_init__(self) -> None:
+        require(self.max_skipped_steps >= 0, self, "max_skipped_steps", "at least 0")
         for name in ("batch_size", "epochs", "num_samples", "step_epochs"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(0 <= self.seed < 2**32, self, "seed", "0 to 4294967295")
@@ -104,12 +106,16 @@ class CheckpointConfig:
     resume_from_checkpoint: str | None = None  # "auto": checkpoint_dir, if it holds a run; or a run directory
     save_interval: int = 1  # epochs
     save_interval_steps: int | None = None  # optimiser steps, in addition
-    keep_last_n: int = 5
-    save_best: bool = True
+    keep_last_n: int = 5  # newest states
+    keep_best_n: int = 0  # states of epochs with the best best_metric, in addition
+    save_best: bool = True  # the model of the epoch with the best best_metric
+    best_metric: str = "validation_loss"  # or another number that is measured at the end of an epoch
+    best_mode: Literal["min", "max"] = "min"  # whether a lower or a higher best_metric is better
 
     def __post_init__(self) -> None:
         for name in ("save_interval", "keep_last_n"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(self.keep_best_n >= 0, self, "keep_best_n", "at least 0")
         steps = self.save_interval_steps
         require(steps is None or steps >= 1, self, "save_interval_steps", "at least 1, or null")
 
