@@ -6,7 +6,7 @@ from llm_jax.data.files import DataFile, find_files
 from llm_jax.data.messages import Conversation
 from llm_jax.data.packing import PackedRows
 from llm_jax.data.pairs import PreferencePairs, pair_rows
-from llm_jax.data.prepare import prepare
+from llm_jax.data.preparation import Watcher, cache_directory, prepare
 from llm_jax.data.reading import Part, cut_into_parts, read_records
 from llm_jax.data.records import Completion, Form, Preference, Record, read_record
 from llm_jax.data.sequences import TokenSequences
@@ -41,6 +41,8 @@ __all__ = [
     "Source",
     "TokenSequences",
     "TokenWindows",
+    "Watcher",
+    "cache_directory",
     "cut_into_parts",
     "encode_record",
     "find_files",

@@ -1,7 +1,8 @@
 """Records -> token ids, and which of them a model learns to predict."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 
 from llm_jax.data.messages import Conversation, FieldError
 from llm_jax.data.records import Answered, Completion, Form, Preference, Record
@@ -15,35 +16,76 @@ from llm_jax.tokenizers import (
     renders_tools,
 )
 
+_AT_ONCE = 1 << 20  # characters that are tokenised at once
 SEPARATOR = "\n\n"  # ends a document where the tokenizer has no token for it
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids, and for each whether it is learnt: 1, or 0 for one that is given."""
+    """A sequence of tokens.
+
+    Attributes:
+        ids: of the tokens.
+        learnt: for each whether a model learns to predict it: 1, or 0 for one that is given. None: all are learnt.
+        size: characters of its text.
+    """
 
     ids: list[int]
-    learnt: list[int]
+    learnt: list[int] | None
+    size: int
 
 
 def encode_record(tokenizer: Tokenizer, record: Record, form: Form) -> tuple[Encoded, ...]:
     """One sequence; of a preference two, the chosen one first.
 
     Raises:
-        FieldError: the chat template refuses the messages, or the tokenizer has no token for a part of the text.
+        FieldError: the chat template refuses the messages.
+        UnknownToken: the tokenizer has no token for a part of the text.
     """
     if isinstance(record, Preference):
         return _encode(tokenizer, record.chosen), _encode(tokenizer, record.rejected)
     if isinstance(record, str):
-        return (encode_text(tokenizer, record),)
-    sequence = _encode(tokenizer, record)
-    return (Encoded(sequence.ids, [1] * len(sequence.ids)) if form == "text" else sequence,)
+        return (next(encode_texts(tokenizer, [record])),)
+    encoded = _encode(tokenizer, record)
+    return (Encoded(encoded.ids, None, encoded.size) if form == "text" else encoded,)
 
 
-def encode_text(tokenizer: Tokenizer, text: str) -> Encoded:
-    """A document, with the beginning that its tokenizer gives to a text, and its end; all of it is learnt."""
-    ids = [*beginning(tokenizer), *tokenizer.encode(text), *ending(tokenizer)]
-    return Encoded(ids, [1] * len(ids))
+def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoded]:
+    """Documents, each with the beginning that its tokenizer gives to a text, and its end; all of it is learnt."""
+    first, last = beginning(tokenizer), ending(tokenizer)
+    for some in _batches(texts):
+        slices = [_slices(text) for text in some]
+        encoded = iter(tokenizer.encode_batch([piece for pieces in slices for piece in pieces]))
+        for text, pieces in zip(some, slices, strict=True):
+            ids = list(chain.from_iterable(islice(encoded, len(pieces))))
+            yield Encoded([*first, *ids, *last], None, len(text))
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """About _AT_ONCE characters each, so that what the tokenizer makes of them takes little memory."""
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _slices(text: str) -> list[str]:
+    """The text in pieces of _AT_ONCE characters at most, where it can be cut behind a line's end or before a space.
+
+    Pre-tokenizers separate words there, so that the pieces have the tokens of the whole.
+    """
+    slices = []
+    while len(text) > _AT_ONCE:
+        cut = max(text.rfind("\n", _AT_ONCE // 2, _AT_ONCE) + 1, 0) or text.rfind(" ", 1, _AT_ONCE)
+        cut = cut if cut > 0 else _AT_ONCE
+        slices.append(text[:cut])
+        text = text[cut:]
+    return [*slices, text]
 
 
 def beginning(tokenizer: Tokenizer) -> list[int]:
@@ -68,7 +110,8 @@ def _encode_pair(tokenizer: Tokenizer, record: Completion) -> Encoded:
     text, begin = record.prompt + record.completion, len(record.prompt)
     ids, learnt = encode_answers(tokenizer, text, [(begin, len(text))])
     first, last = beginning(tokenizer), ending(tokenizer)
-    return Encoded([*first, *ids, *last], [*(0 for _ in first), *map(int, learnt), *(1 for _ in last)])
+    marks = [*(0 for _ in first), *map(int, learnt), *(1 for _ in last)]
+    return Encoded([*first, *ids, *last], marks, len(text))
 
 
 def _encode_conversation(tokenizer: Tokenizer, record: Conversation) -> Encoded:
@@ -88,7 +131,7 @@ def _encode_conversation(tokenizer: Tokenizer, record: Conversation) -> Encoded:
     ids, learnt = encode_answers(tokenizer, text, answers)
     if _lacks_end(tokenizer, ids, learnt):
         ids, learnt = [*ids, *ending(tokenizer)], [*learnt, *(True for _ in ending(tokenizer))]
-    return Encoded(ids, list(map(int, learnt)))
+    return Encoded(ids, list(map(int, learnt)), len(text))
 
 
 def _lacks_end(tokenizer: Tokenizer, ids: list[int], learnt: list[bool]) -> bool:

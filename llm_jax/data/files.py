@@ -37,6 +37,11 @@ class DataFile:
         name = Path(path.stem) if compression else path
         return cls(path, SUFFIXES.get(name.suffix.lower(), "text"), compression)
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it can be read from its beginning alone."""
+        return bool(self.compression) or self.format == "json"
+
 
 def find_files(paths: str | Path | Iterable[str | Path]) -> list[DataFile]:
     """The files that paths name: files, directories (all files of a known format below them), globs (`**` too), and

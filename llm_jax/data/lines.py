@@ -146,13 +146,13 @@ def _object(file: DataFile, at: int, line: bytes) -> dict[str, Any]:
 
 def _located(file: DataFile, at: int) -> Callable[[], str]:
     """The number of the line at a byte; lines are counted when it is asked for, which is for an error."""
+    return partial(_line_number, file, at)
 
-    def where() -> str:
-        with open_file(file) as stream:
-            blocks = (stream.read(min(_BLOCK, at - start)) for start in range(0, at, _BLOCK))
-            return f"line {1 + sum(block.count(NEWLINE) for block in blocks)}"
 
-    return where
+def _line_number(file: DataFile, at: int) -> str:
+    with open_file(file) as stream:
+        blocks = (stream.read(min(_BLOCK, at - start)) for start in range(0, at, _BLOCK))
+        return f"line {1 + sum(block.count(NEWLINE) for block in blocks)}"
 
 
 def _read_line(stream: IO[bytes], longest: int) -> bytes:

@@ -87,11 +87,8 @@ class PackedRows:
         part = np.arange(len(sequence)) - np.repeat(np.cumsum(count) - count, count)
         starts = begin + part * self.length
         ends = np.minimum(starts + self.length + 1, self.sequences.lengths[sequence])
-        learnt = self.sequences.learnt
-        if learnt is not None:
-            offset = self.sequences.ends[sequence] - self.sequences.lengths[sequence]
-            total = np.concatenate([[0], np.cumsum(learnt, dtype=np.int64)])
-            useful = total[offset + ends] > total[offset + np.maximum(starts + 1, 0)]
+        if not self.split:  # nothing is learnt of one whose first label is beyond its end
+            useful = (self.sequences.first_labels[sequence] < ends) | (starts < 0)
             sequence, starts, ends = sequence[useful], starts[useful], ends[useful]
         return sequence, starts, ends
 

@@ -1,8 +1,9 @@
 """Files -> records, one at a time. A file is cut into parts, which different processes can read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from llm_jax.data.files import DataFile
 from llm_jax.data.lines import Located, read_array, read_documents, read_objects
@@ -26,7 +27,7 @@ class Part:
 
 def cut_into_parts(file: DataFile) -> list[Part]:
     """Parts that together are the file: of about PART bytes, where a file of its format can be read from the middle."""
-    if file.compression or file.format == "json":
+    if file.is_stream:
         return [Part(file)]
     if file.format in ("text", "jsonl"):
         bounds = [*range(0, file.path.stat().st_size, PART), None]
@@ -41,14 +42,24 @@ def read_records(part: Part, form: Form) -> Iterator[Record]:
     Raises:
         DataError: naming the file, the line or row, and the field.
     """
-    for where, fields in _read_fields(part):
-        try:
-            yield read_record(fields, form)
-        except FieldError as error:
-            raise DataError(f"{part.file.path}, {where()}: {error}") from None
+    for where, fields in read_fields(part):
+        yield parse(part, where, fields, form)
 
 
-def _read_fields(part: Part) -> Iterator[Located]:
+def parse(part: Part, where: Callable[[], str], fields: dict[str, Any], form: Form) -> Record:
+    """The record that fields are.
+
+    Raises:
+        DataError: naming the file, the line or row, and the field.
+    """
+    try:
+        return read_record(fields, form)
+    except FieldError as error:
+        raise DataError(f"{part.file.path}, {where()}: {error}") from None
+
+
+def read_fields(part: Part) -> Iterator[Located]:
+    """The fields of the records of a part, and where they are."""
     match part.file.format:
         case "text":
             return read_documents(part.file, part.begin, part.end)

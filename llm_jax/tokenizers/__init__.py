@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, answer_bounds, render_chat
     from llm_jax.tokenizers.files import TokenizerFiles
     from llm_jax.tokenizers.huggingface import HFTokenizer
+    from llm_jax.tokenizers.identity import fingerprint
     from llm_jax.tokenizers.load import load_tokenizer
     from llm_jax.tokenizers.stream import IncrementalDecoder
     from llm_jax.tokenizers.tool_calls import CallSyntax, call_syntax, describe_tools, renders_tools
@@ -34,6 +35,7 @@ __all__ = [
     "describe_tools",
     "encode_answers",
     "find_answers",
+    "fingerprint",
     "load_tokenizer",
     "render_chat",
     "renders_tools",
@@ -55,6 +57,7 @@ _MODULES = {
     "describe_tools": "tool_calls",
     "encode_answers": "answers",
     "find_answers": "answers",
+    "fingerprint": "identity",
     "renders_tools": "tool_calls",
     "render_chat": "chat",
 }

@@ -42,6 +42,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each."""
+        ...
+
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and for each id the number of characters of `text` up to where its token ends."""
         ...
@@ -56,6 +60,10 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, index: int) -> bytes:
         """The bytes that a token adds to a text; of a special token, which adds none, those of its written form."""
+        ...
+
+    def to_json(self) -> str:
+        """The text of its tokenizer.json."""
         ...
 
     def save_pretrained(self, directory: str | Path) -> None:

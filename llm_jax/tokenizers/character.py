@@ -55,7 +55,18 @@ class CharacterTokenizer:
         Raises:
             UnknownToken: (a KeyError) a character that the corpus does not have.
         """
-        return [self.stoi[PAD] if part == PAD else self._id(part) for part in _split(text)]
+        try:
+            return list(map(self.stoi.__getitem__, _split(text)))
+        except KeyError as error:
+            char = error.args[0]
+            raise UnknownToken(
+                f"Character {char!r} (U+{ord(char):04X}) is not in the vocabulary. Only characters of the corpus "
+                "that the tokenizer was made from can be encoded; leave it out, or use a BPE tokenizer."
+            ) from None
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each."""
+        return [self.encode(text) for text in texts]
 
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and where each token ends in `text`."""
@@ -87,6 +98,10 @@ class CharacterTokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "clean_up_tokenization_spaces": False}
         TokenizerFiles(self._backend().to_str(pretty=True), config, self.chat_template).write(directory)
 
+    def to_json(self) -> str:
+        """The text of its tokenizer.json."""
+        return self._backend().to_str()
+
     @classmethod
     def from_files(cls, files: TokenizerFiles) -> "CharacterTokenizer | None":
         """The character tokenizer in these files; None where they hold a tokenizer of another type."""
@@ -99,15 +114,6 @@ class CharacterTokenizer:
         tokenizer = cls([token for token in model["vocab"] if token != PAD], chat_template=files.chat_template)
         saved.post_processor = None  # transformers adds an empty one when it saves
         return tokenizer if saved.to_str() == tokenizer._backend().to_str() else None
-
-    def _id(self, char: str) -> int:
-        try:
-            return self.stoi[char]
-        except KeyError:
-            raise UnknownToken(
-                f"Character {char!r} (U+{ord(char):04X}) is not in the vocabulary. Only characters of the corpus "
-                "that the tokenizer was made from can be encoded; leave it out, or use a BPE tokenizer."
-            ) from None
 
     def _backend(self) -> Backend:
         """The same tokenizer in the `tokenizers` library: word-level, with every character a word."""

@@ -97,6 +97,13 @@ class HFTokenizer:
         """
         return self._encode(text, add_special_tokens=False).ids
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, several at a time."""
+        try:
+            return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        except Exception:  # one of them cannot be encoded: `encode` says which, and why
+            return [self.encode(text) for text in texts]
+
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and for each id where its token ends in `text`, in characters."""
         encoding = self._encode(text, add_special_tokens=False)

@@ -18,8 +18,8 @@ def sequences(lengths, learnt=None):
     """Sequences of ids that are all different, from 1 on."""
     ids = iter(range(1, 10**6))
     made = [[next(ids) for _ in range(length)] for length in lengths]
-    marks = learnt or [[1] * length for length in lengths]
-    return TokenSequences.of(Encoded(*pair) for pair in zip(made, marks, strict=True))
+    marks = learnt or [None] * len(lengths)
+    return TokenSequences.of(Encoded(*pair, 9) for pair in zip(made, marks, strict=True))
 
 
 def labels(rows):

@@ -118,7 +118,7 @@ def bpe():
 def learnt(tokenizer, record, form="answers"):
     """What is learnt of each sequence, as ids."""
     return [
-        [index for index, mark in zip(sequence.ids, sequence.learnt, strict=True) if mark]
+        [index for index, mark in zip(sequence.ids, sequence.learnt or [1] * len(sequence.ids), strict=True) if mark]
         for sequence in encode_record(tokenizer, record, form)
     ]
 
@@ -134,7 +134,7 @@ def test_answers_alone_are_learnt_with_their_end(bpe):
     assert learnt(bpe, Completion("1 + 1?", " 2")) == [[*bpe.encode(" 2"), *end]]
     assert learnt(bpe, "1 + 1") == [[*bpe.encode("1 + 1"), *end]]
     whole = encode_record(bpe, turns, "text")[0]
-    assert all(whole.learnt)
+    assert whole.learnt is None
     assert learnt(bpe, Preference(Completion("1 +", " 2"), Completion("1 +", " 3")), "preferences") == [
         [*bpe.encode(" 2"), *end],
         [*bpe.encode(" 3"), *end],
