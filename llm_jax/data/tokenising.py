@@ -119,9 +119,15 @@ def _begin(encoder: Encoder) -> None:
     _encoder = encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process has a core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process of a pool would wait for ever where the main one was killed."""
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a killed one ends its pool
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(work: Work) -> Shard:
