@@ -13,13 +13,17 @@ from cli import _options
 from cli._errors import Command
 
 if TYPE_CHECKING:
+    from llm_jax.model import Model
     from llm_jax.parallel import DeviceName
+    from llm_jax.tokenizers import Tokenizer
     from llm_jax.training import TaskName, TrainConfig, TrainingResult
 
 SAMPLE_TOKENS = 80
+TASKS = ("lm", "sft", "dpo", "distill", "regression")
 
 # Flag -> the setting it stands for.
 FLAGS = {
+    "init_from": "model.init_from",
     "epochs": "training.epochs",
     "batch_size": "training.batch_size",
     "lr": "training.lr",
@@ -33,8 +37,9 @@ FLAGS = {
 
 
 @click.command("llm-train", cls=Command)
-@click.option("--task", "task", type=click.Choice(["regression", "lm"]), required=True, help="What to learn.")
+@click.option("--task", "task", type=click.Choice(TASKS), required=True, help="What to learn.")
 @click.option("--config-path", type=Path, help="YAML file with the sections model, data, training, …")
+@click.option("--init-from", help="Model to start from: a directory, a run, a file, a name on the Hub.")
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--batch-size", type=int, help="Examples per step.")
 @click.option("--lr", type=float, help="Peak learning rate.")
@@ -56,12 +61,20 @@ FLAGS = {
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any other setting; repeatable.")
 @_options.version
 def main(task: TaskName, config_path: Path | None, device: DeviceName, settings: tuple[str, ...], **flags: Any) -> None:
-    """Train a model: a small regression that works as it is, or a language model (lm) on text.
+    """Train a model, or fine-tune one that exists, on what the task learns from:
+
+    \b
+      lm          text, token by token
+      sft         conversations, of which the assistant's answers are learnt
+      dpo         pairs of answers, one of which is better
+      distill     the distributions of a larger model (distillation.teacher)
+      regression  synthetic samples; works as it is
 
     \b
       llm-train --task regression --epochs 10 --batch-size 32
       llm-train --task lm --config-path configs/example.yaml --epochs 5
       llm-train --task lm --config-path configs/example.yaml --resume
+      llm-train --task sft --init-from MODEL --set data.dataset_path=talks.jsonl --set lora.rank=8
 
     Settings come from the YAML file, then from the environment (LLM_TRAINING__LR=0.0003), then from these flags; the
     last one wins. Ctrl-C finishes the step and saves; --resume goes on from there.
@@ -82,14 +95,14 @@ def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> Non
     from llm_jax.training import train
 
     use_device(device)
-    result = train(task, config)
+    result = train(task, config, writer=_write)
     if result.signum is not None:
         name, step = signal.Signals(result.signum).name, result.progress.step
         click.echo(f"Stopped by {name} after step {step} of {result.total_steps}; saved in {result.run.path}.")
         click.echo("Add --resume to the same command to go on.")
         raise SystemExit(128 + result.signum)
     _summarize(result)
-    if task == "lm":
+    if task != "regression":
         _show_sample(result)
 
 
@@ -97,7 +110,7 @@ def _summarize(result: TrainingResult) -> None:
     progress = result.progress
     stopped = "early, " if progress.step < result.total_steps else ""
     click.echo(f"\nDone {stopped}after {progress.step} steps. Everything is in {result.run.path}:")
-    click.echo("  best, last     model directories: weights, architecture" + (", tokenizer" if result.is_text else ""))
+    click.echo("  best, last     model directories, or those of adapters, that every command takes")
     click.echo("  metrics.jsonl  every measurement; loss.png shows them")
     click.echo("  state          what --resume goes on from")
     for label, loss in (("best", progress.best.finite), ("final", progress.last_loss)):
@@ -105,6 +118,16 @@ def _summarize(result: TrainingResult) -> None:
             perplexity = f", perplexity {math.exp(min(loss, 700)):.2f}" if result.is_text else ""
             click.echo(f"{label} validation loss {loss:.4f}{perplexity}")
     click.echo(f"{result.baseline_name} {result.baseline:.4f}")
+
+
+def _write(model: Model, tokenizer: Tokenizer, prompt: str, answers: bool, tokens: int) -> str:
+    """What a model in training answers to a prompt, or how it goes on."""
+    from llm_jax.inference import Conversation, SamplingParams, generate
+
+    if not answers:
+        return generate(model, tokenizer, prompt, tokens, temperature=0.7, top_p=0.9, seed=0)[len(prompt) :]
+    sampling = SamplingParams(temperature=0.0, max_new_tokens=tokens)
+    return "".join(piece.text for piece in Conversation(model, tokenizer, sampling).answer(prompt))
 
 
 def _show_sample(result: TrainingResult) -> None:

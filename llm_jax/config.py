@@ -15,6 +15,7 @@ ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "relu2", "tanh", "
 QKNormKind = Literal["head", "width", "rotated_head"]
 RouterKind = Literal["softmax", "sigmoid"]
 Number = TypeVar("Number", int, float)
+BaseDtype = Literal["float32", "bfloat16", "int8", "int4"]
 ALL_LINEAR = "all-linear"
 HEADS = ("lm_head", "embed_out")  # ends of names
 
@@ -259,8 +260,10 @@ class LoraConfig:
     alpha_pattern: dict[str, float] = field(default_factory=dict)  # likewise its alpha
     rslora: bool = False  # scaled by alpha / sqrt(rank) (arXiv:2312.03732)
     dora: bool = False  # magnitude and direction of each row are learnt apart (arXiv:2402.09353)
+    base_dtype: BaseDtype = "float32"  # of the frozen model's matrices in training (QLoRA, arXiv:2305.14314)
 
     def __post_init__(self) -> None:
+        require(not self.dora or self.base_dtype == "float32", self, "dora", "false unless lora.base_dtype is float32")
         require(self.rank >= 0, self, "rank", "at least 1, or 0 for no adapter")
         require(self.alpha > 0, self, "alpha", "above 0")
         require(0.0 <= self.dropout < 1.0, self, "dropout", "at least 0 and below 1")

@@ -48,11 +48,19 @@ def main(
 ) -> None:
     """Train a decoder on the characters of a text file."""
     from cli.train import run_training
-    from llm_jax.config import ModelConfig
-    from llm_jax.training import CheckpointConfig, DataConfig, LoggingConfig, TrainConfig, TrainingConfig
+    from llm_jax.training import (
+        CheckpointConfig,
+        DataConfig,
+        LoggingConfig,
+        ModelSection,
+        TrainConfig,
+        TrainingConfig,
+    )
 
     config = TrainConfig(
-        model=ModelConfig(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, max_seq_len=max_seq_len),
+        model=ModelSection(
+            hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, max_seq_len=max_seq_len
+        ),
         data=DataConfig(
             dataset_path=str(file_path),
             val_dataset_path=None if val_file_path is None else str(val_file_path),
@@ -68,7 +76,7 @@ def main(
         checkpoint=CheckpointConfig(
             checkpoint_dir=save_dir, resume_from_checkpoint=resume, save_interval=save_interval
         ),
-        logging=LoggingConfig(log_interval=log_interval, log_dir=str(Path(save_dir) / "logs")),
+        logging=LoggingConfig(log_interval=log_interval),
     )
     run_training("lm", config, device)
 

@@ -9,9 +9,9 @@ from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkL
 from llm_jax.kernels.blocks import FORMATS, PANEL, BlockMatrix, BlockRows, Format, QuantisedMatrix
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
-from llm_jax.kernels.matmul_dispatch import matmul, rows, values
-from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
-from llm_jax.kernels.packing import pack, pack_blocks, pack_gated, quantise
+from llm_jax.kernels.matmul_dispatch import frozen_matmul, matmul, rows, values
+from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, WeightDtype
+from llm_jax.kernels.packing import pack, pack_blocks, pack_frozen, pack_gated, quantise
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
 
@@ -27,6 +27,7 @@ __all__ = [
     "BlockRows",
     "ChunkLayout",
     "Format",
+    "FrozenMatrix",
     "Level",
     "Norm",
     "PackedMatrix",
@@ -41,11 +42,13 @@ __all__ = [
     "empty",
     "encode",
     "features",
+    "frozen_matmul",
     "has_native_attention",
     "matmul",
     "normalise",
     "pack",
     "pack_blocks",
+    "pack_frozen",
     "pack_gated",
     "quantise",
     "rotate",

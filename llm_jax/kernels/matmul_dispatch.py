@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.blocks import FORMATS, BlockMatrix, Format
-from llm_jax.kernels.packed import PackedMatrix
+from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix
 from llm_jax.kernels.xla import ActivationName, Norm
 from llm_jax.native import Level
 
@@ -48,6 +49,23 @@ def matmul(
         packed = PackedMatrix(values_IO, None, None, "float32", Level.XLA, packed.shape, packed.gated)
     backend = xla.matmul if packed.level == Level.XLA else cpu.matmul
     return backend(x.reshape(-1, I), packed, bias, norm, activation, residual_MO, out_dtype).reshape(*lead, O)
+
+
+@jax.custom_vjp
+def frozen_matmul(x: Array, matrix: FrozenMatrix) -> Array:
+    """x · Wᵀ over the last axis, with a gradient for x alone, which is made of products with packed weights too."""
+    return matmul(x, matrix.packed)
+
+
+def _frozen_forward(x: Array, matrix: FrozenMatrix) -> tuple[Array, FrozenMatrix]:
+    return matmul(x, matrix.packed), matrix
+
+
+def _frozen_backward(matrix: FrozenMatrix, dy: Array) -> tuple[Array, None]:
+    return matmul(dy, matrix.transposed), None
+
+
+frozen_matmul.defvjp(_frozen_forward, _frozen_backward)
 
 
 def values(matrix: BlockMatrix) -> Array:

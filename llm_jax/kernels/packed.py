@@ -45,3 +45,20 @@ class PackedMatrix:
     def nbytes(self) -> int:
         """What one product reads."""
         return sum(array.nbytes for array in jax.tree.leaves(self))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FrozenMatrix:
+    """A linear map that no step changes: packed, and its transpose packed, which gradients of its inputs are made with.
+
+    Attributes:
+        shape: (O, I) of the map.
+    """
+
+    packed: PackedMatrix
+    transposed: PackedMatrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.packed.shape

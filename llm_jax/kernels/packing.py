@@ -12,7 +12,7 @@ from jax import Array
 from llm_jax.errors import ConfigError
 from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows, Format
-from llm_jax.kernels.packed import PackedMatrix, WeightDtype
+from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix, WeightDtype
 from llm_jax.native import Level
 from llm_jax.programs import program
 
@@ -30,6 +30,11 @@ def pack(weight_OI: Array, dtype: WeightDtype, *, level: Level | None = None) ->
 def pack_gated(weight_OI: Array, gate_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
     """Packs the two matrices of a gated linear unit (arXiv:2002.05202): y = act(x Wᵀ) · (x Vᵀ), W first."""
     return _packed(weight_OI, gate_OI, dtype, level)
+
+
+def pack_frozen(weight_OI: Array, dtype: WeightDtype) -> FrozenMatrix:
+    """Packs a matrix that products in training read and do not change."""
+    return FrozenMatrix(pack(weight_OI, dtype), pack(jnp.asarray(weight_OI).T, dtype))
 
 
 def pack_blocks(

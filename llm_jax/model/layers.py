@@ -17,9 +17,11 @@ from llm_jax.kernels import (
     ACTIVATIONS,
     ActivationName,
     BlockMatrix,
+    FrozenMatrix,
     Norm,
     PackedMatrix,
     dropout,
+    frozen_matmul,
     matmul,
     normalise,
     rows,
@@ -73,6 +75,9 @@ class Linear(nnx.Module):
 
     def product(self, x: Array) -> Array:
         """x Wᵀ. Of a matrix in blocks, gradients need its values once more, which are not stored until then."""
+        weight = self.weight.get_value()
+        if isinstance(weight, FrozenMatrix):
+            return frozen_matmul(x, weight)
         if isinstance(self.packed, BlockMatrix):
             return jax.checkpoint(matmul)(x, self.packed)
         if self.packed is not None:

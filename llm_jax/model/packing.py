@@ -1,5 +1,6 @@
 """A model's weights as inference wants them: linear maps packed for the kernels, the rest in the right dtype."""
 
+import re
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from llm_jax.config import BaseDtype
 from llm_jax.errors import ConfigError
 from llm_jax.kernels import (
     PANEL,
@@ -24,6 +26,7 @@ from llm_jax.kernels import (
     best_level,
     pack,
     pack_blocks,
+    pack_frozen,
     pack_gated,
     quantise,
 )
@@ -34,6 +37,9 @@ ModelDtype = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 MODEL_DTYPES: tuple[ModelDtype, ...] = get_args(ModelDtype)
 EMBEDDING = "embedding_layer.token_embeddings.weight"
 HEAD = "lm_head.weight"
+LINEAR = re.compile(
+    r"(self_attn\.(qkv|out)_proj|mlp\.(shared_expert\.)?(fc1|fc2|gate_proj))\.weight$|^lm_head\.weight$"
+)
 
 
 class MutableModel(Model):
@@ -190,6 +196,26 @@ def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None) -
         params[name] = _pack(pair, dtype, level)
     params |= dict.fromkeys(gates.values(), jax.device_put(np.zeros((0, config.hidden_size), np.float32)))
     return replace(model, config=config, params=params)
+
+
+def freeze(name: str, value: Array, dtype: BaseDtype) -> Any:
+    """A parameter that no step changes, in few bytes, for training beside it.
+
+    Linear maps of bfloat16 are packed for native products, with gradients; of int8 and int4 they are blocks of 32 in
+    Q8_0 and Q4_1, which become float32 where they are multiplied, so that products and gradients are exact.
+
+    Raises:
+        ConfigError: the native library, which quantises, is not there.
+    """
+    if dtype == "float32" or value.ndim == 1:
+        return value
+    native = jax.default_backend() == "cpu" and best_level() != Level.XLA
+    if not LINEAR.search(name) or (dtype == "bfloat16" and not native):
+        return value.astype(jnp.bfloat16)
+    if dtype == "bfloat16":
+        return pack_frozen(value, "bfloat16")
+    rows = quantise(value, "Q8_0" if dtype == "int8" else "Q4_1")
+    return pack_blocks([rows], inputs=value.shape[1], level=Level.XLA)
 
 
 def _pack(matrices: list[Any], dtype: ModelDtype, level: Level | None) -> PackedMatrix | BlockMatrix:

@@ -33,6 +33,8 @@ class RunConsole:
                 self._step(record)
             case "epoch":
                 self.say(self._epoch(record))
+            case "sample":
+                self.say(f"sample: {record['prompt']} → {record['text'].strip()}")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -46,8 +48,7 @@ class RunConsole:
             TimeRemainingColumn(compact=True),
             console=self._console,
         )
-        total = run["epochs"] * run["steps_per_epoch"]
-        self._task = self._bar.add_task("", total=total, completed=run["start"], epoch="", loss="–", speed="")
+        self._task = self._bar.add_task("", total=run["steps"], completed=run["start"], epoch="", loss="–", speed="")
         self._bar.start()
 
     def _step(self, record: dict[str, Any]) -> None:
@@ -78,8 +79,10 @@ def _number(loss: float | None) -> str:
 
 
 def _describe_run(run: dict[str, Any]) -> str:
+    trained = f"{run['trainable']:,} of {run['parameters']:,}"
+    trained = f"{run['parameters']:,}" if run["trainable"] == run["parameters"] else trained
     lines = [
-        f"{run['parameters']:,} parameters, {run['examples']:,} training and {run['held_out']:,} held-out examples, "
+        f"{trained} parameters, {run['examples']:,} training and {run['held_out']:,} held-out examples, "
         f"{run['steps_per_epoch']:,} steps per epoch, {run['dtype']} on {run['device']}",
         f"{run['baseline_name']}: {run['baseline']:.4f}",
     ]

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ from llm_jax.errors import TrainingError
 from llm_jax.model import Params
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.metrics import Record, Sink
+from llm_jax.training.optimizer import evaluated_params
 from llm_jax.training.progress import Progress
 from llm_jax.training.saving import Saver
-from llm_jax.training.schedules import learning_rate
+from llm_jax.training.schedules import Timetable, learning_rate
 from llm_jax.training.signals import StopRequest
 from llm_jax.training.step import StepMetrics, TrainState, TrainStep
 from llm_jax.training.validation import Validation
@@ -46,10 +48,12 @@ class Loop:
         frozen: parameters that the loss reads and no step changes.
         state: the arrays that every step replaces.
         progress: the plain numbers that are saved with the state.
+        samples: prompts, and what the model writes after them.
     """
 
     config: TrainConfig
     step: TrainStep
+    times: Timetable
     batches: Batches
     validation: Validation | None
     saver: Saver
@@ -58,11 +62,12 @@ class Loop:
     frozen: Params
     state: TrainState
     progress: Progress
+    samples: Callable[[TrainState, Params], Iterable[tuple[str, str]]]
     _speed: _Speed = field(default_factory=_Speed, init=False)
 
     @property
     def total_steps(self) -> int:
-        return self.config.training.epochs * self.batches.per_epoch
+        return self.times.total
 
     @property
     def finished(self) -> bool:
@@ -82,8 +87,8 @@ class Loop:
             self.saver.close()
 
     def _run(self) -> None:
-        # A signal may have ended the run before the validation of its last epoch.
-        if (self._epoch_is_due() and self._settle()) or self.finished:
+        # A signal may have ended the run before its last evaluation.
+        if (self._evaluation_is_due() and self._settle()) or self.finished:
             return
         self._speed.restart()
         number, unread = self.progress.step, None
@@ -93,7 +98,7 @@ class Loop:
             if unread is not None:
                 self._record(unread)  # one step late, so that the device always has work
             unread, number = metrics, number + 1
-            if number % self.batches.per_epoch == 0 or self.saver.due(number) or self._stopped():
+            if self.times.evaluates_after(number) or self.saver.due(number) or self._stopped():
                 self._record(unread)
                 unread = None
                 if self._settle():
@@ -101,8 +106,8 @@ class Loop:
                 self._speed.restart()
 
     def _settle(self) -> bool:
-        """End the epoch where it is due, and save what is due. True where no step follows."""
-        improved = self._epoch_is_due() and self._end_epoch()
+        """Evaluate where it is due, and save what is due. True where no step follows."""
+        improved = self._evaluation_is_due() and self._evaluate()
         ending = self._stopped() or self.finished
         self.saver.save(self.state, self.frozen, self.progress, improved=improved, ending=ending)
         return ending
@@ -110,9 +115,9 @@ class Loop:
     def _stopped(self) -> bool:
         return self.stop.signum is not None
 
-    def _epoch_is_due(self) -> bool:
-        """True where an epoch's last step is done, and its validation is not."""
-        return self.progress.step == (self.progress.epochs + 1) * self.batches.per_epoch
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        return self.times.evaluates_after(step) and step > self.progress.evaluated
 
     def _record(self, metrics: StepMetrics) -> None:
         """Add a step's metrics to the progress, and write them at the intervals; waits until the step is done."""
@@ -128,8 +133,8 @@ class Loop:
                 f"The {what} became {value} at step {step}, and {self.progress.failures} steps in a row failed so "
                 "(training.max_skipped_steps)"
             )
-        if failed or step % self.config.logging.log_interval == 0 or step % self.batches.per_epoch == 0:
-            epoch = -(-step // self.batches.per_epoch)
+        if failed or step % self.config.logging.log_interval == 0 or self.times.evaluates_after(step):
+            epoch = -(-step // self.times.per_epoch)
             per_second = round(self._speed.per_second(), 1)
             # JSON has no infinity, and a skipped float16 step has no finite norm.
             measured = {"loss": loss, "grad_norm": grad_norm if applied else math.nan, **aux}
@@ -138,13 +143,14 @@ class Loop:
             self.write({"event": "step", **record, "skipped": self.progress.skipped})
             self._speed.restart()
 
-    def _end_epoch(self) -> bool:
+    def _evaluate(self) -> bool:
         """Validate and report; True where checkpoint.best_metric is the best so far. A signal leaves it undone."""
         step, loss = self.progress.step, None
-        epoch, train_loss = step // self.batches.per_epoch, self.progress.train_loss
+        epoch, train_loss = self.times.epochs(step), self.progress.train_loss
         record: Record = {"epoch": epoch, "step": step, "train_loss": train_loss, "validation_loss": None}
         if self.validation is not None:
-            found = self.validation(self.state.trainable, self.frozen, stopped=self._stopped)
+            trainable = evaluated_params(self.state.optimizer, self.state.trainable)
+            found = self.validation(trainable, self.frozen, stopped=self._stopped)
             if found is None:
                 return False
             loss, aux = found
@@ -152,8 +158,10 @@ class Loop:
                 raise self._diverged(f"The validation loss became {loss} at step {step}")
             record |= {"validation_loss": loss, **{f"validation_{name}": value for name, value in aux.items()}}
         score = self.saver.score(record)
-        self.progress = self.progress.epoch_done(self.config.training, loss, score)
+        self.progress = self.progress.measured(self.config.training, loss, score)
         self.write({"event": "epoch", **record, "best_validation_loss": self.progress.best.finite})
+        for prompt, text in self.samples(self.state, self.frozen):
+            self.write({"event": "sample", "step": step, "prompt": prompt, "text": text})
         return score is not None and self.progress.score.stale == 0
 
     def _diverged(self, what: str) -> TrainingError:
@@ -163,7 +171,7 @@ class Loop:
         )
 
     def _learning_rate(self, step: int) -> float:
-        return learning_rate(self.config.training, step, self.batches.per_epoch, self.progress.lr_factor)
+        return learning_rate(self.config.training, step, self.times, self.progress.lr_factor)
 
     def _micro_batches(self, batch: Batch) -> Batch:
         """[micro-batches · B, …] -> [micro-batches, B, …]"""

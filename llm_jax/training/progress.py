@@ -15,9 +15,9 @@ class Progress:
 
     Attributes:
         step: optimiser steps done; also the position in the data, and the source of dropout keys.
-        epochs: epochs whose end, with its validation, is done.
+        evaluated: the step after which the run was last evaluated.
         skipped, failures: steps whose loss or gradient was not finite, in all and in a row up to now.
-        epoch_loss, epoch_weight: sums over the steps of the current epoch.
+        epoch_loss, epoch_weight: sums over the steps since then.
         best: the best validation loss.
         score: the best checkpoint.best_metric, negated where higher is better; it decides what is saved as best.
         patience: the best validation loss with early_stopping_min_delta, which decides when to stop.
@@ -25,13 +25,13 @@ class Progress:
     """
 
     step: int = 0
-    epochs: int = 0
+    evaluated: int = 0
     skipped: int = 0
     failures: int = 0
     epoch_loss: float = 0.0
     epoch_weight: float = 0.0
-    last_loss: float | None = None  # validation, at the end of the last epoch
-    last_score: float | None = None  # of the epoch that ends here; None between epochs
+    last_loss: float | None = None  # validation, at the last evaluation
+    last_score: float | None = None  # of the evaluation here; None between evaluations
     best: BestLoss = field(default_factory=BestLoss)
     score: BestLoss = field(default_factory=BestLoss)
     patience: BestLoss = field(default_factory=BestLoss)
@@ -56,15 +56,13 @@ class Progress:
 
     @property
     def train_loss(self) -> float:
-        """Mean over the epoch so far."""
+        """Mean since the last evaluation."""
         return self.epoch_loss / self.epoch_weight if self.epoch_weight else math.nan
 
-    def epoch_done(
-        self, config: TrainingConfig, validation_loss: float | None, score: float | None = None
-    ) -> "Progress":
-        """The epoch's sums cleared, and what was measured at its end taken into account."""
+    def measured(self, config: TrainingConfig, validation_loss: float | None, score: float | None = None) -> "Progress":
+        """The sums cleared, and what an evaluation measured taken into account."""
         done = dataclasses.replace(
-            self, epochs=self.epochs + 1, epoch_loss=0.0, epoch_weight=0.0, last_loss=validation_loss, last_score=score
+            self, evaluated=self.step, epoch_loss=0.0, epoch_weight=0.0, last_loss=validation_loss, last_score=score
         )
         if score is not None:
             done = dataclasses.replace(done, score=self.score.updated(score, self.score.best))

@@ -1,30 +1,40 @@
 """A training run from its configuration to its directory."""
 
 import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
-import optax
 
 from llm_jax.data import Batches
 from llm_jax.errors import ConfigError
-from llm_jax.training.config import TaskName, TrainConfig, TrainingConfig, write_config
+from llm_jax.model import Model, Params
+from llm_jax.tokenizers import Tokenizer
+from llm_jax.training.config import SECTIONS, LoggingConfig, TaskName, TrainConfig, write_config
 from llm_jax.training.console import RunConsole
 from llm_jax.training.disk import full_disk_explained
 from llm_jax.training.identity import Identity
 from llm_jax.training.loop import Loop
-from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard
-from llm_jax.training.optimizer import adamw
+from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard, WeightsAndBiases
+from llm_jax.training.optimizer import evaluated_params, make_optimizer
 from llm_jax.training.precision import compute_dtype
 from llm_jax.training.progress import Progress
 from llm_jax.training.run_directory import RunDirectory, run_to_resume
 from llm_jax.training.saving import Saver
+from llm_jax.training.schedules import Timetable
 from llm_jax.training.signals import StopRequest, stop_on_signals
 from llm_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
 from llm_jax.training.tasks import TASKS, Task, TaskBuilder
 from llm_jax.training.validation import Validation
+from llm_jax.training.versions import versions
+
+ANSWERING: tuple[TaskName, ...] = ("sft", "dpo")  # tasks whose models answer a prompt, and do not go on with it
+Samples = Callable[[TrainState, Params], Iterable[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,11 @@ class TrainingResult:
         return self.unit == "tokens"
 
 
-def train(task_name: TaskName | TaskBuilder, config: TrainConfig) -> TrainingResult:
+# Writes text with a model: (model, tokenizer, prompt, whether to answer it as a message, tokens) -> text.
+Writer = Callable[[Model, Tokenizer, str, bool, int], str]
+
+
+def train(task_name: TaskName | TaskBuilder, config: TrainConfig, *, writer: Writer | None = None) -> TrainingResult:
     """Train as configured; models, metrics and state are written to checkpoint.checkpoint_dir.
 
     >>> from tempfile import mkdtemp
@@ -61,6 +75,7 @@ def train(task_name: TaskName | TaskBuilder, config: TrainConfig) -> TrainingRes
 
     Args:
         task_name: one of TASKS, or what makes a task of another kind.
+        writer: of the samples that logging.sample_prompts asks for.
 
     Raises:
         ConfigError, DataError, TokenizerError, CheckpointError: something is missing or contradicts something else.
@@ -72,6 +87,8 @@ def train(task_name: TaskName | TaskBuilder, config: TrainConfig) -> TrainingRes
         )
     console = RunConsole(config.logging.log_level)
     resumed = run_to_resume(config.checkpoint)
+    if resumed is None and config.checkpoint.resume_from_checkpoint is not None:
+        console.say(f"There is no saved run in {config.checkpoint.checkpoint_dir} to resume: starting anew.", "WARNING")
     build = TASKS[task_name] if isinstance(task_name, str) else task_name
     task = build(config, resumed.last if resumed else None)
     with contextlib.ExitStack() as stack:
@@ -80,7 +97,8 @@ def train(task_name: TaskName | TaskBuilder, config: TrainConfig) -> TrainingRes
             console.say("use_compile is false: every operation runs by itself, to debug. This is very slow.", "WARNING")
             stack.enter_context(jax.disable_jit())
         stack.enter_context(RunDirectory(Path(config.checkpoint.checkpoint_dir)).lock())
-        loop = _build_loop(task, config, resumed, console, stop, stack)
+        samples = partial(_samples, task, task_name in ANSWERING, config.logging, writer)
+        loop = _build_loop(task, config, resumed, console, stop, stack, samples)
         _announce(loop, task)
         loop.run()
     name, baseline = task.baseline
@@ -94,14 +112,21 @@ def _build_loop(
     console: RunConsole,
     stop: StopRequest,
     stack: contextlib.ExitStack,
+    samples: Samples,
 ) -> Loop:
     """The loop of a fresh or a resumed run, with its directory prepared and its sinks open until `stack` ends."""
     seed, dtype = config.training.seed, compute_dtype(config.optimization)
-    optimizer = _optimizer(task, config.training)
+    optimizer = make_optimizer(config.training, beta2=task.beta2, fused=task.fused_rows)
     batches, validation = _training_batches(task, config), None
     if task.validation is not None:
         size = min(config.training.batch_size, len(task.validation))
         validation = Validation(make_eval_step(task.loss, dtype=dtype), Batches(source=task.validation, size=size))
+    times = Timetable.of(
+        config.training,
+        config.checkpoint,
+        per_epoch=batches.per_epoch,
+        tokens_per_step=batches.size * math.prod(task.train[0]["weights"].shape),
+    )
     saver = Saver(
         task=task,
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
@@ -109,7 +134,7 @@ def _build_loop(
         identity=Identity(
             config, {**task.architecture, "dtype": str(dtype), "the number of steps per epoch": batches.per_epoch}
         ),
-        steps_per_epoch=batches.per_epoch,
+        interval=times.saving,
         report=partial(console.say, level="WARNING"),
     )
 
@@ -128,10 +153,12 @@ def _build_loop(
         saver.begin(state, frozen)
     with full_disk_explained(saver.run.path, saver.size(state, frozen)):
         write_config(config, saver.run.config)
+        saver.run.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
         sinks = _open_sinks(config, saver.run, progress.step if resumed else None, console, stack)
     return Loop(
         config=config,
-        step=make_train_step(task.loss, optimizer, dtype=dtype, seed=seed),
+        step=make_train_step(task.loss, optimizer, dtype=dtype, seed=seed, weigh=task.weigh),
+        times=times,
         batches=batches,
         validation=validation,
         saver=saver,
@@ -140,16 +167,20 @@ def _build_loop(
         frozen=frozen,
         state=state,
         progress=progress,
+        samples=samples,
     )
 
 
-def _optimizer(task: Task, config: TrainingConfig) -> optax.GradientTransformation:
-    return adamw(
-        beta1=config.beta1,
-        beta2=task.beta2 if config.beta2 is None else config.beta2,
-        weight_decay=config.weight_decay,
-        clip=config.gradient_clip_val,
-    )
+def _samples(
+    task: Task, answers: bool, config: LoggingConfig, writer: Writer | None, state: TrainState, frozen: Params
+) -> Iterator[tuple[str, str]]:
+    """Each prompt, and what the model writes after it."""
+    if not config.sample_prompts or writer is None:
+        return
+    found = task.model_of(evaluated_params(state.optimizer, state.trainable), frozen)
+    if found is not None:
+        for prompt in config.sample_prompts:
+            yield prompt, writer(*found, prompt, answers, config.sample_tokens)
 
 
 def _training_batches(task: Task, config: TrainConfig) -> Batches:
@@ -167,9 +198,19 @@ def _training_batches(task: Task, config: TrainConfig) -> Batches:
 def _open_sinks(
     config: TrainConfig, run: RunDirectory, resume_at: int | None, console: RunConsole, stack: contextlib.ExitStack
 ) -> list[Sink]:
-    tensorboard = stack.enter_context(contextlib.closing(TensorBoard(config.logging.log_dir, resume_at)))
+    tensorboard = stack.enter_context(contextlib.closing(TensorBoard(config.log_dir, resume_at)))
     metrics = stack.enter_context(contextlib.closing(MetricsFile(run.metrics, resume_at)))
-    return [metrics, LossPlot(run.metrics, run.plot), tensorboard, stack.enter_context(contextlib.closing(console))]
+    sinks: list[Sink] = [
+        metrics,
+        LossPlot(run.metrics, run.plot),
+        tensorboard,
+        stack.enter_context(contextlib.closing(console)),
+    ]
+    if config.logging.wandb_project is not None:
+        settings = {name: dataclasses.asdict(getattr(config, name)) for name in SECTIONS}
+        wandb = WeightsAndBiases(config.logging.wandb_project, run.path, settings, resume=resume_at is not None)
+        sinks.append(stack.enter_context(contextlib.closing(wandb)))
+    return sinks
 
 
 def _announce(loop: Loop, task: Task) -> None:
@@ -178,15 +219,21 @@ def _announce(loop: Loop, task: Task) -> None:
         {
             "event": "run",
             "start": loop.progress.step,
-            "epochs": loop.config.training.epochs,
+            "steps": loop.total_steps,
+            "epochs": loop.times.epochs(loop.total_steps),
             "steps_per_epoch": loop.batches.per_epoch,
             "examples": len(task.train),
             "held_out": 0 if task.validation is None else len(task.validation),
             "unit": task.unit,
-            "parameters": sum(value.size for value in (loop.frozen | loop.state.trainable).values()),
+            "parameters": _count(loop.frozen) + _count(loop.state.trainable),
+            "trainable": _count(loop.state.trainable),
             "dtype": str(compute_dtype(loop.config.optimization)),
             "device": jax.devices()[0].device_kind,
             "baseline_name": name,
             "baseline": baseline,
         }
     )
+
+
+def _count(params: Params) -> int:
+    return sum(value.size for value in params.values())

@@ -17,7 +17,7 @@ from llm_jax.training.config import CheckpointConfig
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`best` and `last` (model directories), `state` (to resume from), config.yaml, metrics.jsonl, loss.png."""
+    """`best` and `last` (model directories), `state` (to resume from), config.yaml, versions.json, the metrics."""
 
     path: Path
 
@@ -36,6 +36,10 @@ class RunDirectory:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def versions(self) -> Path:
+        return self.path / "versions.json"
 
     @property
     def metrics(self) -> Path:
@@ -84,7 +88,7 @@ class RunDirectory:
         """Remove an earlier run; other files in the directory stay."""
         for directory in (self.state, self.best, self.last):
             shutil.rmtree(directory, ignore_errors=True)
-        for file in (self.metrics, self.plot, self.config):
+        for file in (self.metrics, self.plot, self.config, self.versions):
             file.unlink(missing_ok=True)
 
     def adopt(self, other: "RunDirectory") -> None:

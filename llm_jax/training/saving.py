@@ -18,6 +18,7 @@ from llm_jax.model import Params
 from llm_jax.training.config import CheckpointConfig
 from llm_jax.training.disk import full_disk_explained
 from llm_jax.training.identity import Identity
+from llm_jax.training.optimizer import evaluated_params
 from llm_jax.training.progress import Progress
 from llm_jax.training.run_directory import RunDirectory
 from llm_jax.training.step import TrainState
@@ -34,13 +35,14 @@ class Saver:
 
     Attributes:
         identity: what a resumed run must agree with.
+        interval: steps between saves.
     """
 
     task: Task
     run: RunDirectory
     config: CheckpointConfig
     identity: Identity
-    steps_per_epoch: int
+    interval: int
     report: Report
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "save"), init=False)
     _writing: "Future[None] | None" = field(default=None, init=False)
@@ -49,7 +51,7 @@ class Saver:
         """Replace an earlier run in the directory by the initial model."""
         self.run.clear()
         with full_disk_explained(self.run.path, self.size(state, frozen)):
-            self.task.save(self.run.last, _on_host(frozen | state.trainable))
+            self.task.save(self.run.last, self._saved(state, frozen))
 
     def resume(self, run: RunDirectory, like: TrainState) -> tuple[TrainState, Progress]:
         """The newest saved state of `run` that is whole, whose models and metrics are copied into this run's directory.
@@ -86,8 +88,8 @@ class Saver:
         )
 
     def due(self, step: int) -> bool:
-        """True at the end of every save_interval epochs, and after every save_interval_steps steps."""
-        intervals = (self.config.save_interval * self.steps_per_epoch, self.config.save_interval_steps)
+        """True after every `interval` steps, and after every save_interval_steps."""
+        intervals = (self.interval, self.config.save_interval_steps)
         return any(interval is not None and step % interval == 0 for interval in intervals)
 
     def score(self, measured: Mapping[str, Any]) -> float | None:
@@ -128,14 +130,18 @@ class Saver:
         size = self.size(state, frozen)
         with full_disk_explained(self.run.path, size):
             pending = self._begin_state(state, progress) if due else None
-        params = _on_host(frozen | state.trainable)
-        self._writing = self._writer.submit(self._write, directories, params, pending, size)
+        self._writing = self._writer.submit(self._write, directories, self._saved(state, frozen), pending, size)
         if ending:
             self.wait()
 
     def size(self, state: TrainState, frozen: Params) -> int:
         """Bytes that a whole save takes, about."""
-        return _bytes(frozen | state.trainable) * (1 + self.config.save_best) + _bytes(_to_tree(state))
+        saved = self.task.saved_params(state.trainable, frozen)
+        return _bytes(saved) * (1 + self.config.save_best) + _bytes(_to_tree(state))
+
+    def _saved(self, state: TrainState, frozen: Params) -> Params:
+        """What a model directory has, on the host."""
+        return _on_host(self.task.saved_params(evaluated_params(state.optimizer, state.trainable), frozen))
 
     def wait(self) -> None:
         """Returns once the save that is being written is on the disk. Raises what went wrong with it."""

@@ -1,4 +1,4 @@
-"""One optimiser step: gradients, clipping, AdamW, in one jitted function over flat parameters."""
+"""One optimiser step: gradients, clipping, the update, in one jitted function over flat parameters."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -57,20 +57,38 @@ def initial_state(trainable: Params, optimizer: optax.GradientTransformation, dt
     return TrainState(trainable, optimizer.init(trainable), LossScale.initial() if dtype == jnp.float16 else None)
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, dtype: jnp.dtype, seed: int) -> TrainStep:
+def total_weight(batch: Batch) -> Array:
+    """What most losses are averaged over."""
+    weight: Array = batch["weights"].sum()
+    return weight
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    dtype: jnp.dtype,
+    seed: int,
+    weigh: Callable[[Batch], Array] = total_weight,
+) -> TrainStep:
     """step(state, frozen, batch, number, lr) -> (state, metrics); the state is donated, frozen parameters are not.
 
     The batch has shape [micro-batches, B, …]. Gradients are accumulated over the micro-batches, and the result is
     that of one batch: the loss of each is divided by the weight of all. Dropout depends on `seed`, on `number` (of the
     step) and on the index of the micro-batch alone. A step whose loss or gradient is not finite changes no parameter.
+
+    Args:
+        weigh: the weight that the loss of a batch is averaged over, [] of arrays [micro-batches, B, …].
     """
+
+    update = optax.with_extra_args_support(optimizer).update
 
     def train_step(
         state: TrainState, frozen: Params, batch: Batch, number: Array, lr: Array
     ) -> tuple[TrainState, StepMetrics]:
         step_key = jax.random.fold_in(jax.random.key(seed), number)
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
-        weight = jnp.maximum(batch["weights"].sum(), 1.0)
+        weight = jnp.maximum(weigh(batch), 1.0)
 
         def scaled_loss(trainable: Params, examples: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
             total, _, aux = loss(trainable, frozen, examples, dtype=dtype, dropout_key=key)
@@ -94,7 +112,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, dtyp
         aux = jax.tree.map(lambda x: x.sum() / weight, aux)
 
         grad_norm = optax.tree.norm(grads)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+        updates, optimizer_state = update(grads, state.optimizer, state.trainable, lr=lr)
         trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
         applied = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         after, before = TrainState(trainable, optimizer_state, None), state._replace(loss_scale=None)

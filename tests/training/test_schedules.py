@@ -4,14 +4,16 @@ import math
 
 import pytest
 
-from llm_jax.training import TrainingConfig
+from llm_jax.errors import ConfigError
+from llm_jax.training import CheckpointConfig, TrainingConfig
 from llm_jax.training.progress import Progress
-from llm_jax.training.schedules import BestLoss, learning_rate
+from llm_jax.training.schedules import BestLoss, Timetable, learning_rate
 
 
 def rate(step, **settings):
-    factor = settings.pop("plateau_factor", 1.0)
-    return learning_rate(TrainingConfig(lr=1.0, **settings), step, steps_per_epoch=10, plateau_factor=factor)
+    config = TrainingConfig(lr=1.0, **settings)
+    times = Timetable.of(config, CheckpointConfig(), per_epoch=10, tokens_per_step=100)
+    return learning_rate(config, step, times)
 
 
 def test_the_warm_up_is_linear_and_never_zero():
@@ -26,6 +28,30 @@ def test_cosine_ends_at_the_floor():
     assert rate(60, **settings) == pytest.approx(0.55)
     assert rate(110, **settings) == pytest.approx(0.1)
     assert rate(35, **settings) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_linear_constant_and_wsd():
+    settings = {"epochs": 10, "warmup_epochs": 0, "min_lr": 0.2}
+    assert [rate(step, scheduler_type="linear", **settings) for step in (0, 50, 100)] == pytest.approx([1.0, 0.6, 0.2])
+    assert [rate(step, scheduler_type="constant", **settings) for step in (0, 50, 100)] == [1.0, 1.0, 1.0]
+    wsd = [rate(step, scheduler_type="wsd", cooldown=0.4, **settings) for step in (0, 60, 70, 100)]
+    assert wsd == pytest.approx([1.0, 1.0, 0.2 + 0.8 * 0.5, 0.2])
+
+
+def test_lengths_in_steps_tokens_and_epochs():
+    def times(per_epoch=10, tokens=100, save=None, **settings):
+        checkpoint = CheckpointConfig(save_every=save)
+        return Timetable.of(TrainingConfig(**settings), checkpoint, per_epoch=per_epoch, tokens_per_step=tokens)
+
+    assert times(length="25 steps", warmup="5 steps") == Timetable(10, 25, 5, 10, 10)
+    assert times(length="0.02M tokens", warmup="1.5k tokens") == Timetable(10, 200, 15, 10, 10)
+    assert times(length="2.5 epochs", warmup="1 epoch", evaluate_every="4 steps", save="500 tokens") == Timetable(
+        10, 25, 10, 4, 5
+    )
+    assert times(epochs=3, warmup_epochs=0.5) == Timetable(10, 30, 5, 10, 10)
+    for text in ("5", "5 minutes", "0 steps", "-1 steps", "many steps"):
+        with pytest.raises(ConfigError, match=f"length is {text!r}; it must be a number with its unit"):
+            TrainingConfig(length=text)
 
 
 def test_step_decays_every_step_epochs():
@@ -48,8 +74,9 @@ def test_plateau_is_torch_s_reduce_on_plateau():
     progress = Progress()
     for loss in [3.0, 2.0, 2.0, 1.99995, 2.1, 2.2, 1.5, 1.6, 1.6, 1.6, 1.6, 1.6, 1.6, 1.6]:
         theirs.step(loss)
-        progress = progress.epoch_done(config, loss)
-        ours = learning_rate(config, 50, 10, progress.lr_factor)
+        progress = progress.measured(config, loss)
+        times = Timetable.of(config, CheckpointConfig(), per_epoch=10, tokens_per_step=1)
+        ours = learning_rate(config, 50, times, progress.lr_factor)
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"]), loss
 
 
@@ -57,7 +84,7 @@ def test_early_stopping_counts_epochs_without_enough_improvement():
     config = TrainingConfig(early_stopping_patience=2, early_stopping_min_delta=0.1)
     progress, stopped = Progress(), []
     for loss in [2.0, 1.8, 1.75, 1.6, 1.55, 1.52]:
-        progress = progress.epoch_done(config, loss)
+        progress = progress.measured(config, loss)
         stopped.append(progress.stops_early(config))
     assert stopped == [False, False, False, False, False, True]
     assert progress.best.best == 1.52, "best needs no margin"

@@ -1,6 +1,9 @@
 """Configuration of a training run: the dataclasses, and their strict loader."""
 
+from llm_jax.training.config.durations import Duration
 from llm_jax.training.config.load import SECTIONS, Setting, load_train_config, write_config
+from llm_jax.training.config.model_section import ModelSection
+from llm_jax.training.config.objectives import DistillationConfig, PreferenceConfig
 from llm_jax.training.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -16,9 +19,13 @@ __all__ = [
     "SECTIONS",
     "CheckpointConfig",
     "DataConfig",
+    "DistillationConfig",
     "DistributedConfig",
+    "Duration",
     "LoggingConfig",
+    "ModelSection",
     "OptimizationConfig",
+    "PreferenceConfig",
     "Setting",
     "TaskName",
     "TrainConfig",

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, nearest
 from llm_jax.training.config.schema import TrainConfig
 
@@ -21,6 +22,9 @@ SECTIONS: dict[str, type[Any]] = {
     for name, hint in typing.get_type_hints(TrainConfig).items()
     if isinstance(hint, type) and dataclasses.is_dataclass(hint)
 }
+NEAR = 0.6  # how similar a name must be to be suggested, see `nearest`
+PATHS = ("init_from", "teacher", "resume_from_checkpoint")  # besides those that end in _path and _dir
+ARCHITECTURE = [f.name for f in dataclasses.fields(ModelConfig)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,8 @@ def load_train_config(
         _check_field(SECTIONS[setting.section], setting)
         chosen[setting.section][setting.field] = setting
     sections = {name: _build(name, cls, chosen[name]) for name, cls in SECTIONS.items()}
-    return TrainConfig(**sections, vocab_size_given="vocab_size" in chosen["model"])
+    counted = {"vocab_size"} if sections["model"].init_from is None else set(ARCHITECTURE)
+    return TrainConfig(**sections, model_given=frozenset(counted & chosen["model"].keys()))
 
 
 def write_config(config: TrainConfig, path: str | os.PathLike[str]) -> None:
@@ -72,11 +77,14 @@ def write_config(config: TrainConfig, path: str | os.PathLike[str]) -> None:
     import yaml
 
     sections = {name: dataclasses.asdict(getattr(config, name)) for name in SECTIONS}
-    if not config.vocab_size_given:
-        del sections["model"]["vocab_size"]
-    if config.model.window_layers is not None:
-        sections["model"]["window_layers"] = list(config.model.window_layers)
+    model, derived = sections["model"], ({"vocab_size"} if config.model.init_from is None else set(ARCHITECTURE))
+    sections["model"] = {name: model[name] for name in model if name not in derived - config.model_given}
+    sections = {name: _without_tuples(section) for name, section in sections.items()}
     Path(path).write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
+
+
+def _without_tuples(section: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in section.items()}
 
 
 def _read_yaml(path: Path) -> list[Setting]:
@@ -130,10 +138,9 @@ def _read_environment(environ: Mapping[str, str]) -> list[Setting]:
 
 def _check_section(section: str, origin: str) -> None:
     if section not in SECTIONS:
-        raise ConfigError(
-            f"{origin}: there is no section {section!r}. Did you mean {nearest(section, SECTIONS)!r}? "
-            f"The sections are {', '.join(SECTIONS)}."
-        )
+        near = nearest(section, SECTIONS, cutoff=NEAR)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise ConfigError(f"{origin}: there is no section {section!r}.{hint} The sections are {', '.join(SECTIONS)}.")
 
 
 def _check_field(cls: type[Any], setting: Setting) -> None:
@@ -141,10 +148,11 @@ def _check_field(cls: type[Any], setting: Setting) -> None:
     if setting.field in known:
         return
     elsewhere = [name for name, other in SECTIONS.items() if setting.field in other.__dataclass_fields__]
-    section, field = (elsewhere[0], setting.field) if elsewhere else (setting.section, nearest(setting.field, known))
-    raise ConfigError(
-        f"{setting.origin}: section {setting.section} has no field {setting.field!r}. Did you mean {section}.{field}?"
+    section, field = (
+        (elsewhere[0], setting.field) if elsewhere else (setting.section, nearest(setting.field, known, NEAR))
     )
+    hint = f"Did you mean {section}.{field}?" if field else f"It has {', '.join(known)}."
+    raise ConfigError(f"{setting.origin}: section {setting.section} has no field {setting.field!r}. {hint}")
 
 
 def _build(section: str, cls: type[Any], settings: Mapping[str, Setting]) -> Any:
@@ -169,7 +177,8 @@ def _coerce(hint: Any, setting: Setting) -> Any:
         if type(None) in options and setting.value.strip().lower() in ("", "null", "none"):
             return None
         with contextlib.suppress(yaml.YAMLError):
-            candidates.append(yaml.safe_load(setting.value))
+            read = yaml.safe_load(setting.value)
+            candidates = [read, *candidates] if isinstance(read, list) else [*candidates, read]
     for candidate in candidates:
         nested = next(
             (option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None
@@ -179,9 +188,18 @@ def _coerce(hint: Any, setting: Setting) -> Any:
         if isinstance(candidate, bool) and bool not in options:  # pydantic would make it 0 or 1
             continue
         with contextlib.suppress(ValidationError):
-            return TypeAdapter(hint).validate_python(candidate)
+            return _expanded(setting.field, TypeAdapter(hint).validate_python(candidate))
     name, allowed = f"{setting.section}.{setting.field}", " or ".join(map(_describe, options))
     raise ConfigError(f"{setting.origin}: {name} is {setting.value!r}; it must be {allowed}.", setting.field)
+
+
+def _expanded(field: str, value: Any) -> Any:
+    """A path, or a list of them, with ~ replaced by the home directory; other fields' values as they are."""
+    if not (field.endswith(("_path", "_dir")) or field in PATHS):
+        return value
+    if isinstance(value, str):
+        return os.path.expanduser(value)
+    return tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else value
 
 
 def _build_nested(cls: type[Any], values: dict[str, Any], parent: Setting) -> Any:

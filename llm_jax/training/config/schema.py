@@ -4,12 +4,18 @@
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from llm_jax.config import ModelConfig, require
+from llm_jax.config import LoraConfig, require
 from llm_jax.errors import ConfigError
+from llm_jax.training.config.durations import Duration
+from llm_jax.training.config.model_section import ModelSection
+from llm_jax.training.config.objectives import DistillationConfig, PreferenceConfig
 
-TaskName = Literal["lm", "regression"]
+TaskName = Literal["lm", "sft", "dpo", "distill", "regression"]
+LOGS = "logs"
+WINDOW = 1024  # tokens of a window, at most, of a model to start from, unless data.max_seq_len says it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +47,32 @@ class TrainingConfig:
     num_samples: int = 20000  # regression only
     seed: int = 0
 
+    # Lengths are "500 steps", "2.5M tokens" or "0.5 epochs".
+    length: str | None = None  # of the run: `epochs` of them
+    evaluate_every: str | None = None  # how often the validation loss is measured: each epoch
+
+    optimizer: Literal["adamw", "muon", "adafactor", "lion", "schedule_free"] = "adamw"
     lr: float = 1e-3  # at its peak, after the warm-up
     min_lr: float = 0.0  # where the cosine ends, and the floor of every schedule
-    scheduler_type: Literal["cosine", "step", "plateau"] = "cosine"
+    # step: lr is multiplied by lr_decay every step_epochs; wsd: constant, then down in the last `cooldown` of the run
+    scheduler_type: Literal["cosine", "linear", "constant", "wsd", "step", "plateau"] = "cosine"
+    warmup: str | None = None  # a length: warmup_epochs
     warmup_epochs: float = 1.0  # linear from 0; never more than half of the run
-    step_epochs: int = 10  # step: lr is multiplied by lr_decay every step_epochs
+    cooldown: float = 0.2
+    step_epochs: int = 10
     plateau_patience: int = 2  # plateau: … or after more than this many epochs without a better validation loss
     lr_decay: float = 0.1
 
     weight_decay: float = 0.01  # on matrices; never on biases and norms
     beta1: float = 0.9
-    beta2: float | None = None  # 0.95 for lm, 0.999 for regression
+    beta2: float | None = None  # 0.95 for decoders, 0.999 for regression
+    muon_momentum: float = 0.95
+    ema_decay: float | None = None  # what is validated and saved is an average of the parameters over the steps
     gradient_clip_val: float | None = 1.0  # global norm
+    z_loss: float = (
+        0.0  # times the squared logsumexp of the logits, added to the loss (arXiv:2204.02311); 1e-4 is usual
+    )
+    freeze: tuple[str, ...] = ()  # regular expressions: parameters in whose names one is found stay as they are
 
     run_validation: bool = True
     early_stopping_patience: int | None = None  # epochs in a row without improvement; None: never stop early
@@ -67,9 +87,13 @@ class TrainingConfig:
         require(0.0 < self.lr < float("inf"), self, "lr", "above 0")
         require(0.0 <= self.min_lr <= self.lr, self, "min_lr", f"0 to lr ({self.lr})")
         require(0.0 < self.lr_decay <= 1.0, self, "lr_decay", "above 0 and at most 1")
-        for name in ("warmup_epochs", "plateau_patience", "weight_decay", "early_stopping_min_delta"):
+        for name in ("warmup_epochs", "plateau_patience", "weight_decay", "z_loss", "early_stopping_min_delta"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
-        for name in ("beta1", "beta2"):
+        for name in ("length", "evaluate_every", "warmup"):
+            if getattr(self, name) is not None:
+                Duration.parse(getattr(self, name), name)
+        require(0.0 < self.cooldown <= 1.0, self, "cooldown", "above 0 and at most 1")
+        for name in ("beta1", "beta2", "muon_momentum", "ema_decay"):
             value = getattr(self, name)
             require(value is None or 0.0 <= value < 1.0, self, name, "at least 0 and below 1")
         clip, patience = self.gradient_clip_val, self.early_stopping_patience
@@ -77,7 +101,7 @@ class TrainingConfig:
         require(patience is None or patience >= 1, self, "early_stopping_patience", "at least 1, or null")
         require(patience is None or self.run_validation, self, "early_stopping_patience", "null without run_validation")
         schedulable = self.scheduler_type != "plateau" or self.run_validation
-        allowed = "cosine or step without run_validation: plateau watches the validation loss"
+        allowed = "another without run_validation: plateau watches the validation loss"
         require(schedulable, self, "scheduler_type", allowed)
 
 
@@ -106,6 +130,7 @@ class CheckpointConfig:
     resume_from_checkpoint: str | None = None  # "auto": checkpoint_dir, if it holds a run; or a run directory
     save_interval: int = 1  # epochs
     save_interval_steps: int | None = None  # optimiser steps, in addition
+    save_every: str | None = None  # a length ("500 steps", "10M tokens"), in place of save_interval
     keep_last_n: int = 5  # newest states
     keep_best_n: int = 0  # states of epochs with the best best_metric, in addition
     save_best: bool = True  # the model of the epoch with the best best_metric
@@ -116,6 +141,8 @@ class CheckpointConfig:
         for name in ("save_interval", "keep_last_n"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.keep_best_n >= 0, self, "keep_best_n", "at least 0")
+        if self.save_every is not None:
+            Duration.parse(self.save_every, "save_every")
         steps = self.save_interval_steps
         require(steps is None or steps >= 1, self, "save_interval_steps", "at least 1, or null")
 
@@ -126,10 +153,14 @@ class LoggingConfig:
 
     log_interval: int = 10  # optimiser steps
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_dir: str = "logs"
+    log_dir: str = LOGS  # of TensorBoard's files; logs: inside the run
+    sample_prompts: tuple[str, ...] = ()  # continued, or answered by what learns to answer, at every evaluation
+    sample_tokens: int = 60
+    wandb_project: str | None = None  # of Weights & Biases, where measurements go too
 
     def __post_init__(self) -> None:
-        require(self.log_interval >= 1, self, "log_interval", "at least 1")
+        for name in ("log_interval", "sample_tokens"):
+            require(getattr(self, name) >= 1, self, name, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,30 +180,50 @@ class DistributedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole training run. `vocab_size_given` false: model.vocab_size follows the tokenizer."""
+    """A whole training run.
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    Attributes:
+        model_given: fields of `model` that were set, if only to their defaults: vocab_size, which else follows the
+            tokenizer, and with model.init_from all of the architecture's, which else are that model's.
+    """
+
+    model: ModelSection = field(default_factory=ModelSection)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    vocab_size_given: bool = False
+    model_given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.window > self.model.max_seq_len:
-            raise ConfigError(
-                f"data.max_seq_len is {self.window}, but model.max_seq_len is {self.model.max_seq_len}: "
-                f"make the windows shorter or set model.max_seq_len to {self.window}."
-            )
-        if self.data.overlap >= self.window:
-            raise ConfigError(
-                f"data.overlap is {self.data.overlap}; it must be below the window of {self.window} tokens "
-                "(data.max_seq_len), or windows would never move on."
-            )
+        if self.model.init_from is None:
+            self.window_within(self.model.max_seq_len)
 
     @property
-    def window(self) -> int:
-        """Tokens that the model sees at once in training."""
-        return self.data.max_seq_len or self.model.max_seq_len
+    def log_dir(self) -> Path:
+        """logging.log_dir, inside the run unless it is set."""
+        inside = self.logging.log_dir == LOGS
+        return Path(self.checkpoint.checkpoint_dir) / LOGS if inside else Path(self.logging.log_dir)
+
+    def window_within(self, max_seq_len: int) -> int:
+        """Tokens that a model of this context sees at once in training.
+
+        Raises:
+            ConfigError: data.max_seq_len is longer than that, or data.overlap no shorter than the window.
+        """
+        window = self.data.max_seq_len or (max_seq_len if self.model.init_from is None else min(max_seq_len, WINDOW))
+        if window > max_seq_len:
+            raise ConfigError(
+                f"data.max_seq_len is {window}, but model.max_seq_len is {max_seq_len}: "
+                f"make the windows shorter or set model.max_seq_len to {window}."
+            )
+        if self.data.overlap >= window:
+            raise ConfigError(
+                f"data.overlap is {self.data.overlap}; it must be below the window of {window} tokens "
+                "(data.max_seq_len), or windows would never move on."
+            )
+        return window

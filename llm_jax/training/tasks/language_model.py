@@ -1,36 +1,20 @@
 """Next-token prediction on text."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import jax.numpy as jnp
-from jax import Array
-
-from llm_jax.checkpoint import save_model
-from llm_jax.config import ModelConfig
-from llm_jax.data import Batch, TokenWindows, read_documents, split_documents, tokenize, unigram_entropy, windows
+from llm_jax.data import read_documents, split_documents, tokenize, unigram_entropy, windows
 from llm_jax.errors import ConfigError
-from llm_jax.model import Model, Params, forward_hidden, init_params
-from llm_jax.tokenizers import Tokenizer, load_tokenizer
 from llm_jax.training.config import TrainConfig
-from llm_jax.training.step import LossSums
-from llm_jax.training.tasks.losses import next_token_loss
-from llm_jax.training.tasks.tokenizer import make_tokenizer
+from llm_jax.training.tasks.decoder_task import DecoderTask
+from llm_jax.training.tasks.start import Start, open_start
+from llm_jax.training.tasks.tokenizer import find_tokenizer, make_tokenizer
 
 
-@dataclass(frozen=True)
-class LanguageModelTask:
-    """A decoder and its text. Every parameter is trainable."""
-
-    config: ModelConfig
-    tokenizer: Tokenizer
-    train: TokenWindows
-    validation: TokenWindows | None
-    entropy: float
-    unit: str = "tokens"
-    beta2: float = 0.95
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelTask(DecoderTask):
+    """A decoder and its text."""
 
     @classmethod
     def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:
@@ -38,13 +22,15 @@ class LanguageModelTask:
 
         Raises:
             ConfigError: no text is named, or model.vocab_size is too small for the tokenizer.
+            CheckpointError: there is no model at model.init_from.
             DataError: the text is missing or too short.
             TokenizerError: the tokenizer is missing or damaged.
         """
         train, held_out = _read(config)
-        tokenizer = load_tokenizer(resumed) if resumed else make_tokenizer(config.data, train, held_out)
-        model = _fit_vocabulary(config, tokenizer)
-        tokens, T = tokenize(tokenizer, train), config.window
+        stored = open_start(config.model)
+        tokenizer = find_tokenizer(config, stored, resumed) or make_tokenizer(config.data, train, held_out)
+        start = Start.build(config, stored, tokenizer)
+        tokens, T = tokenize(tokenizer, train), config.window_within(start.config.max_seq_len)
         validation = None
         if held_out:
             # A held-out text shorter than T is one shorter window.
@@ -53,36 +39,12 @@ class LanguageModelTask:
                 stream, max(1, min(T, len(stream) - 1)), overlap=0, pad=tokenizer.pad_token_id, name="held-out"
             )
         return cls(
-            config=model,
-            tokenizer=tokenizer,
+            start=start,
             train=windows(tokens, T, overlap=config.data.overlap, pad=tokenizer.pad_token_id, name="training"),
             validation=validation,
-            entropy=unigram_entropy(tokens),
+            floor=("unigram entropy of the corpus", unigram_entropy(tokens)),
+            settings=config.training,
         )
-
-    @property
-    def architecture(self) -> dict[str, object]:
-        return self.config.to_dict()
-
-    @property
-    def baseline(self) -> tuple[str, float]:
-        return "unigram entropy of the corpus", self.entropy
-
-    def init_trainable(self, seed: int) -> Params:
-        return init_params(self.config, seed)
-
-    def init_frozen(self, seed: int) -> Params:
-        return {}
-
-    def loss(
-        self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
-    ) -> LossSums:
-        params = frozen | trainable
-        hidden_BTD, _ = forward_hidden(self.config, params, batch["inputs"], dtype=dtype, dropout_key=dropout_key)
-        return *next_token_loss(self.config, params, hidden_BTD, batch["targets"], batch["weights"]), {}
-
-    def save(self, directory: Path, params: Params) -> None:
-        save_model(directory, Model(self.config, params), self.tokenizer)
 
 
 def _read(config: TrainConfig) -> tuple[list[str], list[str]]:
@@ -99,14 +61,3 @@ def _read(config: TrainConfig) -> tuple[list[str], list[str]]:
     if data.val_dataset_path is not None:
         return documents, read_documents(data.val_dataset_path)
     return split_documents(documents, data.val_fraction)
-
-
-def _fit_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
-    if not config.vocab_size_given:
-        return dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
-    if config.model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size is {config.model.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids. "
-            "Leave model.vocab_size out to take the tokenizer's, or raise it."
-        )
-    return config.model

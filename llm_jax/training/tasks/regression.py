@@ -19,7 +19,7 @@ from llm_jax.errors import CheckpointError
 from llm_jax.kernels import ACTIVATIONS
 from llm_jax.model import Params
 from llm_jax.training.config import TrainConfig
-from llm_jax.training.step import LossSums
+from llm_jax.training.step import LossSums, total_weight
 from llm_jax.training.tasks.losses import squared_error
 
 
@@ -83,6 +83,10 @@ class RegressionTask:
     def baseline(self) -> tuple[str, float]:
         return "variance of the noise", NOISE**2
 
+    @property
+    def fused_rows(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
     def init_trainable(self, seed: int) -> Params:
         return self.model.init(seed)
 
@@ -94,6 +98,15 @@ class RegressionTask:
     ) -> LossSums:
         predicted_BO = self.model(frozen | trainable, batch["inputs"], dtype)
         return *squared_error(predicted_BO, batch["targets"], batch["weights"]), {}
+
+    def weigh(self, batch: Batch) -> Array:
+        return total_weight(batch)
+
+    def model_of(self, trainable: Params, frozen: Params) -> None:
+        return None
+
+    def saved_params(self, trainable: Params, frozen: Params) -> Params:
+        return frozen | trainable
 
     def save(self, directory: Path, params: Params) -> None:
         """config.json and model.safetensors, whole or not at all."""

@@ -1,11 +1,14 @@
 """The interface between the loop and what it trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from llm_jax.data import Source
-from llm_jax.model import Params
+from jax import Array
+
+from llm_jax.data import Batch, Source
+from llm_jax.model import Model, Params
+from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import Loss
 
@@ -19,7 +22,9 @@ class Task(Protocol):
         baseline: (name, loss) of a model that learnt nothing, or of a perfect one; drawn into the loss plot.
         unit: what the loss is averaged over: "tokens" or "samples".
         beta2: AdamW's, unless set.
+        fused_rows: rows of the parts of parameters that are several matrices, by name.
         loss: of the trainable and the frozen parameters.
+        weigh: what the loss of all micro-batches of a step is averaged over.
     """
 
     @property
@@ -35,7 +40,11 @@ class Task(Protocol):
     @property
     def beta2(self) -> float: ...
     @property
+    def fused_rows(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
     def loss(self) -> Loss: ...
+
+    def weigh(self, batch: Batch) -> Array: ...
 
     def init_trainable(self, seed: int) -> Params:
         """The parameters that training changes, before the first step."""
@@ -45,8 +54,16 @@ class Task(Protocol):
         """The parameters that the loss reads and training does not change; {} where all are trainable."""
         ...
 
+    def model_of(self, trainable: Params, frozen: Params) -> tuple[Model, Tokenizer] | None:
+        """What writes text with these parameters; None where nothing does."""
+        ...
+
+    def saved_params(self, trainable: Params, frozen: Params) -> Params:
+        """Those that `save` writes."""
+        ...
+
     def save(self, directory: Path, params: Params) -> None:
-        """Write a directory that describes itself: all parameters, architecture, tokenizer."""
+        """Write a directory that describes itself: parameters, architecture, tokenizer."""
         ...
 
 

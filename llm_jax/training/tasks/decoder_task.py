@@ -1,0 +1,102 @@
+"""What the tasks that train a decoder have in common."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax import Array
+
+from llm_jax.config import ModelConfig
+from llm_jax.data import Batch, Source
+from llm_jax.model import Model, Params, forward_hidden
+from llm_jax.tokenizers import Tokenizer
+from llm_jax.training.config import TrainingConfig
+from llm_jax.training.step import LossSums, total_weight
+from llm_jax.training.tasks.losses import token_log_probs
+from llm_jax.training.tasks.start import Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTask:
+    """A decoder and its data: next-token prediction, where the batch's weights say what is learnt.
+
+    Attributes:
+        floor: name and value of the loss to compare with, see `Task.baseline`.
+        settings: of regularisers.
+    """
+
+    start: Start
+    train: Source
+    validation: Source | None
+    floor: tuple[str, float]
+    settings: TrainingConfig = field(default_factory=TrainingConfig)
+    unit: str = "tokens"
+    beta2: float = 0.95
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.start.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.start.tokenizer
+
+    @property
+    def architecture(self) -> dict[str, object]:
+        return self.config.to_dict()
+
+    @property
+    def baseline(self) -> tuple[str, float]:
+        return self.floor
+
+    @property
+    def fused_rows(self) -> dict[str, tuple[int, ...]]:
+        config = self.config
+        rows = (config.num_heads * config.head_size, *[config.kv_heads * config.head_size] * 2)
+        return {f"transformer_blocks.{i}.self_attn.qkv_proj.weight": rows for i in range(config.num_layers)}
+
+    def init_trainable(self, seed: int) -> Params:
+        return self.start.init_trainable(seed)
+
+    def init_frozen(self, seed: int) -> Params:
+        return self.start.init_frozen(seed)
+
+    def weigh(self, batch: Batch) -> Array:
+        return total_weight(batch)
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> LossSums:
+        params = self.start.params(trainable, frozen, dropout_key)
+        hidden_BTD = hidden_states(self.config, params, batch, dtype=dtype, dropout_key=dropout_key)
+        logp_BT, logsumexp_BT = token_log_probs(self.config, params, hidden_BTD, batch["targets"])
+        weights_BT = batch["weights"]
+        loss = -jnp.sum(logp_BT * weights_BT)
+        if dropout_key is not None and self.settings.z_loss:  # regularisers are for training alone
+            loss += self.settings.z_loss * jnp.sum(jnp.square(logsumexp_BT) * weights_BT)
+        return loss, weights_BT.sum(), {}
+
+    def model_of(self, trainable: Params, frozen: Params) -> tuple[Model, Tokenizer]:
+        return Model(self.config, self.start.merged(trainable, frozen)), self.tokenizer
+
+    def saved_params(self, trainable: Params, frozen: Params) -> Params:
+        return self.start.saved_params(trainable, frozen)
+
+    def save(self, directory: Path, params: Params) -> None:
+        self.start.save(directory, params)
+
+
+def hidden_states(
+    config: ModelConfig, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+) -> Array:
+    """The decoder's hidden states [B, T, D] of a batch, whose rows may be packed documents."""
+    hidden_BTD, _ = forward_hidden(
+        config,
+        params,
+        batch["inputs"],
+        positions_BT=batch.get("positions"),
+        segments_BT=batch.get("segments"),
+        dtype=dtype,
+        dropout_key=dropout_key,
+    )
+    return hidden_BTD

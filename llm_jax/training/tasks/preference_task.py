@@ -1,0 +1,92 @@
+"""Learning which of two answers is better: DPO, its length-normalised form, ORPO."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from llm_jax.data import Batch, PreferencePairs, TokenSequences, pair_rows
+from llm_jax.errors import DataError
+from llm_jax.model import Params
+from llm_jax.training.config import PreferenceConfig, TrainConfig
+from llm_jax.training.step import LossSums
+from llm_jax.training.tasks.answers import read, start_with_tokenizer
+from llm_jax.training.tasks.decoder_task import DecoderTask, hidden_states
+from llm_jax.training.tasks.losses import token_log_probs
+from llm_jax.training.tasks.preferences import Answers, direct_preference, odds_ratio_preference, pairs
+from llm_jax.training.tasks.start import Start
+
+REFERENCE = "reference."  # begins the names of the parameters of the model before training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceTask(DecoderTask):
+    """A decoder and pairs of answers.
+
+    The model before training is the one beside which an adapter is trained, without the adapter; where the model's own
+    parameters are trained, it is a second copy of those.
+    """
+
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    unit: str = "pairs"
+
+    @classmethod
+    def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:
+        """Raises as `SupervisedTask.build` does."""
+        start = start_with_tokenizer(config, resumed)
+        train, held_out = (_pairs(config, start, found) for found in read(config, start.tokenizer, "preferences"))
+        assert train is not None
+        return cls(
+            start=start,
+            train=train,
+            validation=held_out,
+            floor=("a guess between the two", math.log(2.0)),
+            preference=config.preference,
+            settings=config.training,
+        )
+
+    @property
+    def has_reference(self) -> bool:
+        return self.preference.loss != "orpo"
+
+    def init_frozen(self, seed: int) -> Params:
+        frozen = super().init_frozen(seed)
+        if not self.has_reference or self.start.adapter is not None:
+            return frozen
+        before = self.start.init_trainable(seed)  # copies: a step donates its own
+        return frozen | {REFERENCE + name: jnp.array(value) for name, value in before.items()}
+
+    def weigh(self, batch: Batch) -> Array:
+        tokens_BS = batch["weights"].sum(-1)
+        return pairs(tokens_BS.swapaxes(-1, -2).reshape(*tokens_BS.shape[:-2], -1)).sum()
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> LossSums:
+        rows = pair_rows(batch)
+        own = {name: value for name, value in frozen.items() if not name.startswith(REFERENCE)}
+        policy = self._answers(self.start.params(trainable, own, dropout_key), rows, dtype, dropout_key)
+        if not self.has_reference:
+            return odds_ratio_preference(policy, self.preference)
+        before = own | {name.removeprefix(REFERENCE): frozen[name] for name in frozen.keys() - own.keys()}
+        reference = self._answers(jax.lax.stop_gradient(before), rows, dtype, None)
+        return direct_preference(policy, reference, self.preference)
+
+    def _answers(self, params: Params, rows: Batch, dtype: jnp.dtype, dropout_key: Array | None) -> Answers:
+        hidden_BTD = hidden_states(self.config, params, rows, dtype=dtype, dropout_key=dropout_key)
+        logp_BT, _ = token_log_probs(self.config, params, hidden_BTD, rows["targets"])
+        return Answers.of(logp_BT, rows["weights"])
+
+
+def _pairs(config: TrainConfig, start: Start, sequences: TokenSequences | None) -> PreferencePairs | None:
+    if sequences is None:
+        return None
+    length = config.window_within(start.config.max_seq_len)
+    found = PreferencePairs(sequences, length, start.tokenizer.pad_token_id or 0)
+    if not len(found):
+        raise DataError(f"No pair has both answers within the first {length} tokens (data.max_seq_len). Raise it.")
+    return found

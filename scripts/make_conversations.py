@@ -1,0 +1,150 @@
+"""Write conversations of a small form to fine-tune on, or score a model's answers to held-out ones.
+
+    python scripts/make_conversations.py --count 250 --output build/orders.jsonl
+    python scripts/make_conversations.py --preferences --count 200 --output build/preferences.jsonl
+    python scripts/make_conversations.py --score runs/orders --count 50 --seed 1
+
+The user writes an order in a sentence of many shapes; the assistant answers with it as JSON, whose keys and their order
+are always the same. The same seed gives the same records.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+NAMES = (
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Karla",
+    "Leo",
+    "Mia",
+    "Noah",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Simon",
+    "Tina",
+    "Yusuf",
+)
+THINGS = (
+    "ball",
+    "book",
+    "boat",
+    "box",
+    "candle",
+    "chair",
+    "cup",
+    "drum",
+    "flute",
+    "hat",
+    "kite",
+    "lamp",
+    "mirror",
+    "pen",
+    "plate",
+    "rope",
+    "scarf",
+    "table",
+    "tent",
+    "wheel",
+)
+COLORS = ("black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "silver", "white", "yellow")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
+SENTENCES = (
+    "{name} would like {number} {color} {things} by {day}.",
+    "Please send {number} {color} {things} to {name} on {day}.",
+    "On {day} {name} needs {number} {things}, all of them {color}.",
+    "Can you bring {name} {number} {things} in {color} before {day}?",
+    "Hello, this is {name}. I want {number} {color} {things}. {day} is fine.",
+    "{number} {color} {things} for {name}, {day} please.",
+)
+
+
+def order(rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """A sentence, and what it says."""
+    count = rng.choice(list(NUMBERS))
+    said = {"name": rng.choice(NAMES), "count": count, "color": rng.choice(COLORS), "item": rng.choice(THINGS)}
+    said["day"] = rng.choice(DAYS)
+    number = rng.choice((str(count), NUMBERS[count]))
+    things = "boxes" if said["item"] == "box" else f"{said['item']}s"
+    sentence = rng.choice(SENTENCES).format(**said, number=number, things=things)
+    return sentence[0].upper() + sentence[1:], said
+
+
+def conversation(rng: random.Random) -> dict[str, Any]:
+    sentence, said = order(rng)
+    return {"messages": [_message("user", sentence), _message("assistant", json.dumps(said))]}
+
+
+def preference(rng: random.Random) -> dict[str, Any]:
+    """The same, with the answer that is asked for as the chosen one, and talk about the order as the rejected one."""
+    sentence, said = order(rng)
+    talk = f"Of course! {said['name']} will get the {said['item']}s on {said['day']}."
+    messages = {"chosen": json.dumps(said), "rejected": talk}
+    return {"prompt": [_message("user", sentence)]} | {
+        name: [_message("assistant", messages[name])] for name in messages
+    }
+
+
+def records(seed: int, count: int, *, preferences: bool = False) -> list[dict[str, Any]]:
+    """Distinct records."""
+    rng = random.Random(seed)
+    made: dict[str, dict[str, Any]] = {}
+    make = preference if preferences else conversation
+    while len(made) < count:
+        record = make(rng)
+        made.setdefault(json.dumps(record), record)
+    return list(made.values())
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def score(model: str, conversations: list[dict[str, Any]]) -> float:
+    """The share of conversations whose last message the model writes to the letter."""
+    from llm_jax.hub import load_with_tokenizer
+    from llm_jax.inference import Conversation, SamplingParams
+
+    loaded, tokenizer = load_with_tokenizer(model)
+    sampling = SamplingParams(temperature=0.0, max_new_tokens=80, stop_ids=loaded.generation.eos_ids)
+    talk, right = Conversation(loaded.model, tokenizer, sampling, dtype="auto"), 0
+    for record in conversations:
+        question, expected = (message["content"] for message in record["messages"])
+        talk.clear()
+        answer = "".join(piece.text for piece in talk.answer(question)).strip()
+        right += answer == expected
+    return right / len(conversations)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=250, help="default: %(default)s")
+    parser.add_argument("--preferences", action="store_true", help="pairs of answers, for --task dpo")
+    parser.add_argument("--output", type=Path, default=Path("build/orders.jsonl"), help="default: %(default)s")
+    parser.add_argument("--score", metavar="MODEL", help="score this model's answers to COUNT conversations instead")
+    options = parser.parse_args()
+    if options.score:
+        share = score(options.score, records(options.seed, options.count))
+        print(f"{share:.0%} of {options.count} answers are right")
+        return
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(record) for record in records(options.seed, options.count, preferences=options.preferences)]
+    options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{options.output}: {len(lines)} records")
+
+
+if __name__ == "__main__":
+    main()
