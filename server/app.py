@@ -5,6 +5,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
+from server.access.account import RATE_LIMIT_HEADERS
+from server.access.keys import Keys
 from server.http.authentication import Authentication
 from server.http.canonical_path import CanonicalPath
 from server.http.errors import EXCEPTION_HANDLERS
@@ -67,7 +69,12 @@ ROUTES = [
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
-    """The application over a lifecycle, which holds the models and says when they are ready."""
+    """The application over a lifecycle, which holds the models and says when they are ready.
+
+    Raises:
+        ConfigError: the file of API keys cannot be read.
+    """
+    keys = Keys(settings.api_keys, settings.api_key_file)
     app_metrics = Metrics(
         lifecycle.registry, model_name=settings.served_model_name, vllm_names=settings.metrics_prefix_vllm
     )
@@ -79,9 +86,9 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
             Middleware(CanonicalPath, routes=ROUTES),
             Middleware(RequestContext, metrics=app_metrics),
             *_cors(settings),
-            Middleware(Authentication, keys=settings.api_keys, open_paths=_open_paths(settings)),
+            Middleware(Authentication, keys=keys, open_paths=_open_paths(settings)),
             Middleware(Availability, lifecycle=lifecycle, open_paths=ALWAYS_ANSWERED),
-            Middleware(RequestBody, limit=settings.max_body_bytes),
+            Middleware(RequestBody, limit=settings.max_body_bytes, timeout=settings.read_timeout),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
@@ -89,9 +96,8 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
     app.state.settings = settings
     app.state.lifecycle = lifecycle
     app.state.metrics = app_metrics
-    app.state.openapi = openapi_document(
-        OPERATIONS, open_paths=_open_paths(settings), needs_key=bool(settings.api_keys)
-    )
+    app.state.keys = keys
+    app.state.openapi = openapi_document(OPERATIONS, open_paths=_open_paths(settings), needs_key=keys.is_needed)
     return app
 
 
@@ -105,7 +111,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             allow_private_network=True,
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Retry-After", "Retry-After-Ms", *RATE_LIMIT_HEADERS],
         )
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.access.account import ANYBODY, Account
 from server.http.errors import Unavailable
 from server.observers import Observer
 from server.registry import Registry
@@ -50,6 +51,17 @@ class Lifecycle:
         if self.phase == "loading":
             self.phase = "ready"
 
+    def check_engines(self) -> None:
+        """
+        Raises:
+            Unavailable: an engine computes nothing any more, or fails each time.
+        """
+        broken = [model.name for model in self.registry if not model.is_healthy]
+        if broken:
+            raise Unavailable(
+                f"The engine of {broken[0]!r} fails; the log says why. Restart the server.", code="engine_failed"
+            )
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Counts a request as in flight."""
@@ -77,7 +89,7 @@ class Lifecycle:
 
 
 def registry_of(request: Request) -> Registry:
-    """The models for this request.
+    """The models that a request may use.
 
     Raises:
         Unavailable: none is loaded yet, or the server is shutting down.
@@ -85,7 +97,8 @@ def registry_of(request: Request) -> Registry:
     lifecycle: Lifecycle = request.app.state.lifecycle
     if lifecycle.refusal:
         raise lifecycle.refusal
-    return lifecycle.registry
+    account: Account = request.scope.get("account", ANYBODY)
+    return lifecycle.registry.only(account.may_use)
 
 
 class Availability:

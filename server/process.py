@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -14,8 +16,9 @@ from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 
 from llm_jax.errors import ConfigError
+from server.access.keys import Keys
 from server.app import create_app
-from server.http.protocol import HttpProtocol
+from server.http.protocol import protocol
 from server.lifecycle import Lifecycle
 from server.loading import load_served_model
 from server.logs import configure_logging
@@ -29,10 +32,12 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the address cannot be listened on, or the device is not there.
+        ConfigError: the address cannot be listened on, the certificate or the file of API keys cannot be read, or the
+            device is not there.
         LLMError: the model cannot be loaded.
     """
     configure_logging(settings)
+    _check_tls(settings)
     disable_created_metrics()  # a second series for every counter, and useless
     listener = _listen(settings)
     lifecycle = Lifecycle()
@@ -56,7 +61,10 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> None:
         config = uvicorn.Config(
             app,
-            http=HttpProtocol,
+            http=protocol(settings.read_timeout),
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
+            ssl_keyfile_password=settings.tls_key_password,
             ws="none",
             log_config=None,
             access_log=False,
@@ -69,13 +77,15 @@ class Server(uvicorn.Server):
         self.failure: BaseException | None = None
         self._settings = settings
         self._lifecycle = lifecycle
-        self._url = _url(listener)
+        self._keys: Keys = app.state.keys
+        self._url = _url(listener, "http" if settings.tls_certificate is None else "https")
         self._signals = 0
         # A daemon, because loading cannot be interrupted and must not hold up an exit.
         self.loading = threading.Thread(target=self._load, name="llm-load", daemon=True)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         log.info("listening", url=self._url, model=self._settings.model or "the bundled demo model")
         self.loading.start()
         await super().serve(sockets)
@@ -88,6 +98,13 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._begin_drain)
         else:
             self.should_exit = self.force_exit = True
+
+    def _reload(self) -> None:
+        """Reads the file of API keys anew."""
+        try:
+            log.info("reloaded", accounts=self._keys.reload())
+        except ConfigError as error:
+            log.error("not reloaded", reason=str(error))
 
     def _begin_drain(self) -> None:
         log.info("draining", grace=self._settings.drain_grace)
@@ -106,13 +123,27 @@ class Server(uvicorn.Server):
             self.should_exit = True
             return
         self._loop.call_soon_threadsafe(self._lifecycle.become_ready, model)
-        key = "" if not self._settings.api_keys else " -H 'X-API-Key: …'"
+        key = "" if not self._keys.is_needed else " -H 'X-API-Key: …'"
         log.info(
             "ready",
             url=self._url,
             seconds=round(time.perf_counter() - begin, 2),
             try_it=f"""curl {self._url}/generate{key} -d '{{"prompt": "Once upon a time"}}'""",
         )
+
+
+def _check_tls(settings: Settings) -> None:
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None and key is not None:
+        raise ConfigError(f"--tls-key is {key!r} without --tls-certificate; give both, or neither.")
+    if certificate is not None:
+        try:
+            ssl.create_default_context().load_cert_chain(certificate, key, settings.tls_key_password)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"The certificate {certificate!r} with the key {key or certificate!r} cannot be used: {error}. "
+                "Both must be PEM, and belong together."
+            ) from None
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -125,7 +156,7 @@ def _listen(settings: Settings) -> socket.socket:
         ) from None
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

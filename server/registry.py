@@ -1,6 +1,6 @@
 """The models that a server has, by name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from server.http.errors import NotFound
@@ -14,6 +14,14 @@ class Registry:
 
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}
+        self._is_part = False
+
+    def only(self, is_allowed: Callable[[str], bool]) -> "Registry":
+        """Those of the models whose names are allowed."""
+        part = Registry()
+        part._models = {name: model for name, model in self._models.items() if is_allowed(name)}
+        part._is_part = len(part._models) < len(self._models)
+        return part
 
     def add(self, model: "ServedModel") -> None:
         self._models[model.name] = model
@@ -27,6 +35,12 @@ class Registry:
 
     @property
     def default(self) -> "ServedModel":
+        """
+        Raises:
+            NotFound: there is none.
+        """
+        if not self._models:
+            raise NotFound("There is no model here that this API key may use.", code="model_not_found")
         return next(iter(self))
 
     def get(self, name: str) -> "ServedModel":
@@ -36,7 +50,7 @@ class Registry:
             NotFound: there is none.
         """
         if name not in self._models:
-            known = ", ".join(map(repr, self.names))
+            known = ", ".join(map(repr, self.names)) or "none for this API key"
             raise NotFound(f"There is no model {name!r}; this server has {known}.", code="model_not_found")
         return self._models[name]
 
@@ -46,4 +60,5 @@ class Registry:
         Raises:
             NotFound: there are several models, and none of this name.
         """
-        return self.default if name is None or len(self._models) == 1 else self.get(name)
+        is_lone = len(self._models) == 1 and not self._is_part
+        return self.default if name is None or is_lone else self.get(name)

@@ -3,21 +3,27 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from jax.sharding import Mesh
 
 from llm_jax.checkpoint import LoadedModel
 from llm_jax.inference import Engine, EngineStats
 from llm_jax.tokenizers import Tokenizer
+from server.access.account import Account
+from server.access.allowance import Pace
 from server.chat.chat_request import ChatRequest
 from server.generation.embedding_work import EmbeddingWork
-from server.generation.generation import Deadlines, Generation
+from server.generation.engine_work import Deadlines, EngineWork, WorkContext
+from server.generation.generation import Generation
 from server.generation.preparation import Preparation, Prepared
-from server.http.errors import ApiError, InvalidRequest, QueueFull
+from server.http.errors import ApiError, InvalidRequest, TooManyRequests
 from server.observers import Observer
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
 from server.settings import Settings
+
+MOST_FAILURES = 3  # steps in a row: fewer may be due to a request
 
 
 class ServedModel:
@@ -66,7 +72,8 @@ class ServedModel:
             queue=settings.queue_timeout, first_token=settings.first_token_timeout, total=settings.request_timeout
         )
         self.embedding_size = loaded.model.config.hidden_size
-        self._work: set[Generation | EmbeddingWork] = set()
+        self._work: set[EngineWork] = set()
+        self._pace = Pace()
 
     def start(self) -> None:
         """Compiles what requests need and starts the engine's thread. Takes seconds."""
@@ -81,68 +88,104 @@ class ServedModel:
     def stats(self) -> EngineStats:
         return self._engine.stats
 
+    @property
+    def is_healthy(self) -> bool:
+        """Its engine computes what it is given."""
+        stats = self.stats
+        return not stats.is_dead and stats.failures < MOST_FAILURES
+
     async def complete(
-        self, prompts: Sequence[str | Sequence[int]], body: SamplingFields, *, tenant: str
+        self, prompts: Sequence[str | Sequence[int]], body: SamplingFields, *, account: Account
     ) -> Generation:
         """Begins to continue prompts, as text or ids.
 
         A body that sets no limit of tokens gets the default, or as many as the context still takes. The prefix
-        cache is shared within a tenant only.
+        cache is shared within an account only.
 
         Raises:
             InvalidRequest: a prompt or a setting is not one that this model can serve.
-            QueueFull: the queue cannot take that many now.
+            TooManyRequests: the queue, or the account's limits, cannot take that now.
         """
-        return self._generate(await asyncio.to_thread(self._preparation.complete, prompts, body, tenant))
+        account.check()
+        return self._generate(await asyncio.to_thread(self._preparation.complete, prompts, body, account), account)
 
-    async def chat(self, chat: ChatRequest, body: SamplingFields, *, tenant: str) -> Generation:
+    async def chat(self, chat: ChatRequest, body: SamplingFields, *, account: Account) -> Generation:
         """Begins to answer a conversation. Raises what `complete` does."""
-        return self._generate(await asyncio.to_thread(self._preparation.chat, chat, body, tenant))
+        account.check()
+        return self._generate(await asyncio.to_thread(self._preparation.chat, chat, body, account), account)
 
-    def _generate(self, prepared: Sequence[Prepared]) -> Generation:
+    def _generate(self, prepared: Sequence[Prepared], account: Account) -> Generation:
         """Begins to generate for all requests, or for none."""
-        self._check_capacity(len(prepared))
-        generation = Generation(self._engine, self._deadlines, self._observers, on_close=self._work.discard)
-        self._work.add(generation)
-        for request, text in prepared:
-            generation.submit(request, text)
+        tokens = sum(request.most_tokens for request, _ in prepared)
+        with ExitStack() as unless_begun:
+            generation = unless_begun.enter_context(Generation(self._admit(len(prepared), tokens, account)))
+            self._work.add(generation)
+            for request, text in prepared:
+                generation.submit(request, text)
+            unless_begun.pop_all()
         return generation
 
-    async def embed(self, texts: Sequence[str | Sequence[int]], body: EmbeddingBody, *, tenant: str) -> EmbeddingWork:
-        """Begins to embed texts, or ids.
-
-        Raises:
-            InvalidRequest: a text is not one that this model can embed.
-            QueueFull: the queue cannot take that many now.
-        """
+    async def embed(
+        self, texts: Sequence[str | Sequence[int]], body: EmbeddingBody, *, account: Account
+    ) -> EmbeddingWork:
+        """Begins to embed texts, or ids. Raises what `complete` does."""
+        account.check()
         prompts = await asyncio.to_thread(self._preparation.embeddings, texts, body)
         at_once = min(len(prompts), self.max_batch)
-        self._check_capacity(at_once)
-        work = EmbeddingWork(
-            self._engine,
-            self._deadlines,
-            self._observers,
-            prompts,
-            tenant=tenant,
-            at_once=at_once,
-            on_close=self._work.discard,
-        )
-        self._work.add(work)
+        with ExitStack() as unless_begun:
+            work = unless_begun.enter_context(
+                EmbeddingWork(self._admit(at_once, sum(map(len, prompts)), account), prompts)
+            )
+            self._work.add(work)
+            work.submit(at_once)
+            unless_begun.pop_all()
         return work
 
-    def _check_capacity(self, number: int) -> None:
-        """
+    def _admit(self, number: int, tokens: int, account: Account) -> WorkContext:
+        """Takes so many engine requests into the queue, and so many tokens off the account.
+
         Raises:
-            InvalidRequest: there are more requests than the queue can ever take.
-            QueueFull: it cannot take that many now.
+            InvalidRequest: there are more requests than the queue, or tokens than the account, can ever take.
+            TooManyRequests: it cannot take that many now.
+        """
+        self._check_capacity(number, account)
+        end = account.admit(tokens)
+
+        def on_close(work: EngineWork) -> None:
+            self._work.discard(work)
+            self._pace.mark()
+            end(work.prompt_tokens + work.completion_tokens)
+
+        return WorkContext(
+            engine=self._engine,
+            deadlines=self._deadlines,
+            observers=self._observers,
+            account=account,
+            on_close=on_close,
+        )
+
+    def _check_capacity(self, number: int, account: Account) -> None:
+        """An account may have as many requests waiting as there are places left (dynamic thresholds, Choudhury, Hahne
+        1998): there always is one for another account. Its first may in any case.
         """
         if number > self._capacity:
             raise InvalidRequest(f"{number} choices are more than the {self._capacity} that this server queues.")
         unfinished = sum(work.unfinished for work in self._work)
-        if unfinished + number > self._capacity:
-            for observer in self._observers:
-                observer.on_rejected("queue_full")
-            raise QueueFull(f"{unfinished} of {self._capacity} requests run or wait already; try again in a moment.")
+        left = self._capacity - unfinished - number
+        if left < 0:
+            raise TooManyRequests(
+                f"{unfinished} of {self._capacity} requests run or wait already",
+                code="queue_full",
+                seconds=self._pace.seconds,
+            )
+        waiting = sum(work.waiting for work in self._work if work.account is account)
+        if not account.is_only and waiting and waiting + number > left:
+            raise TooManyRequests(
+                f"{waiting} requests of this API key wait already, and the {left + number} places left are for others "
+                "too",
+                code="queue_share",
+                seconds=self._pace.seconds,
+            )
 
     def abort(self, error: ApiError) -> None:
         """Ends everything that is being generated."""

@@ -71,8 +71,15 @@ class Settings:
         None, "Network", "Origins whose pages may call the server, separated by commas, or *."
     )
 
+    tls_certificate: str | None = setting(None, "Network", "PEM file with the certificate chain; serves HTTPS.")
+    tls_key: str | None = setting(None, "Network", "PEM file with the certificate's private key.")
+    tls_key_password: str | None = setting(None, "Network", "Password of that key.", secret=True)
+
     api_key: str | None = setting(
         None, "Access", "Key that every request must bring; several are separated by commas.", secret=True
+    )
+    api_key_file: str | None = setting(
+        None, "Access", "TOML file of accounts: digests of their keys, and limits; read anew at SIGHUP."
     )
     open_health: bool = setting(True, "Access", "Answer /health without a key.")
     open_ready: bool = setting(True, "Access", "Answer /ready without a key.")
@@ -82,6 +89,9 @@ class Settings:
         128, "Limits", "Queue capacity: requests that may wait for a batch slot; more get a 429."
     )
     max_body_bytes: Annotated[int, Ge(1)] = setting(2**20, "Limits", "Largest request body; larger ones get a 413.")
+    read_timeout: Annotated[float, Gt(0)] = setting(
+        60.0, "Limits", "Longest time for the head of a request, and silence within its body."
+    )
     queue_timeout: Annotated[float, Gt(0)] = setting(60.0, "Limits", "Longest wait for a batch slot.")
     first_token_timeout: Annotated[float, Gt(0)] = setting(120.0, "Limits", "Longest wait for the first token.")
     request_timeout: Annotated[float, Gt(0)] = setting(600.0, "Limits", "Longest time that a request may take.")

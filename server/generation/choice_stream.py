@@ -1,4 +1,4 @@
-"""One choice on the engine: its tokens become deltas, and its observers are told of its events."""
+"""One choice on the engine: its tokens become deltas, and its observers are told of them."""
 
 import time
 from collections.abc import Sequence
@@ -12,18 +12,10 @@ from server.observers import Observer, RequestStats
 class ChoiceStream:
     """One engine request, from its submission to its last token."""
 
-    def __init__(self, prompt_tokens: int, text: ChoiceText, observers: Sequence[Observer]) -> None:
-        # The event loop's own clock may count in milliseconds.
-        self.stats = RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter())
+    def __init__(self, stats: RequestStats, text: ChoiceText, observers: Sequence[Observer]) -> None:
+        self.stats = stats
         self._text = text
         self._observers = observers
-
-    def admit(self, cached_tokens: int) -> None:
-        """The request has a batch slot, and that many tokens of its prompt need not be computed."""
-        self.stats.cached_tokens = cached_tokens
-        self.stats.admitted = time.perf_counter()
-        for observer in self._observers:
-            observer.on_admitted(self.stats)
 
     def receive(self, event: TokenEvent) -> Delta:
         """What can be sent after this token."""
@@ -40,7 +32,3 @@ class ChoiceStream:
         delta = self._text.push(event)
         self.stats.finish_reason = delta.finish_reason
         return delta
-
-    def end(self) -> None:
-        for observer in self._observers:
-            observer.on_ended(self.stats)

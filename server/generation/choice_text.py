@@ -112,6 +112,7 @@ class ChoiceText:
                 prefix=options.prefix,
                 offset=len(echo),
                 with_end=options.logs_end,
+                shown=options.shown,
             )
         return echo, prompt
 

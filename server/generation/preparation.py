@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.errors import LLMError, RequestError, TokenizerError
 from llm_jax.inference import ContextLengthExceeded, Request, SamplingParams, prepare_request
 from llm_jax.tokenizers import Tokenizer
+from server.access.account import Account
 from server.chat.chat_format import ChatFormat
 from server.chat.chat_request import ChatRequest
 from server.chat.forms import Forms
@@ -48,18 +50,20 @@ class Preparation:
         self._sampling_defaults = generation.sampling if settings.generation_config == "auto" else {}
         self._default_limit = max_len if settings.default_max_tokens == "context" else settings.default_max_tokens
 
-    def complete(self, prompts: Sequence[str | Sequence[int]], body: SamplingFields, tenant: str) -> list[Prepared]:
+    def complete(
+        self, prompts: Sequence[str | Sequence[int]], body: SamplingFields, account: Account
+    ) -> list[Prepared]:
         """The choices of each prompt, those of the first one first.
 
         Raises:
             InvalidRequest: a prompt or a setting is not one that this model can serve.
         """
-        return [choice for prompt in prompts for choice in self._prompt(prompt, body, tenant)]
+        return [choice for prompt in prompts for choice in self._prompt(prompt, body, account)]
 
-    def chat(self, chat: ChatRequest, body: SamplingFields, tenant: str) -> list[Prepared]:
+    def chat(self, chat: ChatRequest, body: SamplingFields, account: Account) -> list[Prepared]:
         """The choices of an answer. Raises what `complete` does."""
         form = self.chat_format
-        request = self._request(form.render(chat), body, tenant)
+        request = self._request(form.render(chat), body, account)
         text = TextOptions(
             stop=form.stop, prefix="" if chat.continue_final else form.prefix, echo=chat.echoed, shown=form.shown(chat)
         )
@@ -88,12 +92,12 @@ class Preparation:
             raise _refusal(error, "prompt", body) from None
         return prompts
 
-    def _prompt(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> list[Prepared]:
-        request = self._request(prompt, body, tenant)
+    def _prompt(self, prompt: str | Sequence[int], body: SamplingFields, account: Account) -> list[Prepared]:
+        request = self._request(prompt, body, account)
         echo = "" if not body.echoes else prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
         return self._choices(request, body, TextOptions(echo=echo, logs_end=True), None)
 
-    def _request(self, prompt: str | Sequence[int], body: SamplingFields, tenant: str) -> Request:
+    def _request(self, prompt: str | Sequence[int], body: SamplingFields, account: Account) -> Request:
         try:
             encode = self._tokenizer.encode_with_special_tokens if body.add_special_tokens else self._tokenizer.encode
             ids = encode(prompt) if isinstance(prompt, str) else prompt
@@ -120,14 +124,16 @@ class Preparation:
         except TokenizerError as error:
             raise _refusal(error, "prompt", body) from None
         self._check_stop_ids(body)
-        salt = f"{tenant}/{body.cache_key}"
-        return replace(request, salt=salt, tenant=tenant, priority=body.priority)
+        salt = json.dumps([account.name, body.cache_key])
+        return replace(request, salt=salt, tenant=account.name, priority=account.priority(body.priority))
 
     def _choices(
         self, request: Request, body: SamplingFields, text: TextOptions, chat: ChatRequest | None
     ) -> list[Prepared]:
+        special = {} if body.skip_special_tokens else self._tokenizer.hidden_tokens
         text = replace(
             text,
+            shown={**text.shown, **{index: written for written, index in special.items()}},
             stop=(*body.stop_strings, *text.stop),
             logs=body.alternatives is not None,
             logs_prompt=body.prompt_alternatives is not None,

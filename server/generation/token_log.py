@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_jax.inference import TokenEvent
@@ -35,6 +35,7 @@ class TokenLog:
         prefix: removed from the beginning of the text, where it has it.
         offset: characters before the first token.
         with_end: whether a stop id is logged too; it has no text.
+        shown: special tokens that are text, id to written form.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class TokenLog:
         prefix: str = "",
         offset: int = 0,
         with_end: bool = False,
+        shown: Mapping[int, str] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._written = shown or {}
         self._hidden = {index: token for token, index in tokenizer.hidden_tokens.items()}
         self._decoder = IncrementalDecoder(tokenizer, context)
         self._prefix = prefix
@@ -97,11 +100,12 @@ class TokenLog:
         return tuple(map(self._logged, released))
 
     def _add(self, index: int, logprob: float | None, top: Top, *, is_text: bool) -> None:
-        has_text = is_text and index not in self._hidden
-        data = self._tokenizer.token_bytes(index) if has_text else b""
+        written = self._written.get(index, "")
+        has_text = is_text and (bool(written) or index not in self._hidden)
+        data = (written.encode() or self._tokenizer.token_bytes(index)) if has_text else b""
         self._pending.append(_Token(index, logprob, top, data, self._length, self._length))
         if has_text:
-            self._settle(self._decoder.push(index))
+            self._settle(self._decoder.push(index) + written)
 
     def _settle(self, text: str) -> None:
         """Shares new text among the tokens that it can come from."""

@@ -1,43 +1,52 @@
-"""API keys."""
+"""Whose a request is: the account of its API key."""
 
-import hmac
-from collections.abc import Sequence
-from hashlib import blake2b
-
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.access.account import Account
+from server.access.keys import Keys
 from server.http.errors import Unauthorized
 
 
 class Authentication:
-    """Refuses requests without one of `keys`, in `X-API-Key` or as a bearer token, except to `open_paths`."""
+    """Refuses requests without a key, in `X-API-Key` or as a bearer token, except to `open_paths`.
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: frozenset[str]) -> None:
+    Answers say what is left of the limits of the key's account.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Keys, open_paths: frozenset[str]) -> None:
         self.app = app
-        self.keys = [key.encode() for key in keys]
+        self.keys = keys
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self.keys or scope["path"] in self.open_paths:
+        if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
         offered = _offered_keys(Headers(scope=scope))
-        # Every pair is compared, so that the time does not tell which key came close.
-        known = [offer for offer in offered for key in self.keys if hmac.compare_digest(offer, key)]
-        if known:
-            scope["tenant"] = blake2b(known[0], digest_size=8).hexdigest()
-            await self.app(scope, receive, send)
+        account = self.keys.find(offered)
+        if account is None:
+            problem = "The API key is not one of this server's" if offered else "This server needs an API key"
+            error = Unauthorized(f"{problem}; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
+            await error.response(scope)(scope, receive, send)
             return
-        problem = "The API key is not one of this server's" if offered else "This server needs an API key"
-        error = Unauthorized(f"{problem}; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
-        await error.response(scope)(scope, receive, send)
+        scope["account"] = account
+        if account.name:
+            scope["log_fields"]["account"] = account.name
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(account.headers())
+            await send(message)
+
+        await self.app(scope, receive, send_with_limits)
 
 
-def tenant_of(request: Request) -> str:
-    """The tenant that a request belongs to: a digest of its API key, empty where none is needed."""
-    return str(request.scope.get("tenant", ""))
+def account_of(request: Request) -> Account:
+    """The account that a request belongs to."""
+    account: Account = request.scope["account"]
+    return account
 
 
 def _offered_keys(headers: Headers) -> list[bytes]:

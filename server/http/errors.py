@@ -4,16 +4,19 @@ ApiError                 500  a bug of ours
 ├── InvalidRequest       400  the request cannot be served as it is asked (422 at /generate and /batch_generate)
 ├── Unauthorized         401  the key is missing or wrong
 ├── NotFound             404
+├── RequestTimeout       408  the body does not come
 ├── BodyTooLarge         413
 ├── UnsupportedCoding    415  the body is compressed in a way that is not known
 ├── BadHttp              400  what the HTTP parser refuses (414, 431 where the head is too long)
-├── QueueFull            429  too many requests wait already
+├── TooManyRequests      429  a limit of the API key, or of the queue
 ├── Unavailable          503  loading, draining, or waited too long for a batch slot
 └── DeadlineExceeded     504  the answer took too long
 """
 
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -23,8 +26,8 @@ from starlette.types import Scope
 ANTHROPIC_PATH = "/v1/messages"
 ANTHROPIC_TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 405: "invalid_request_error",
-    413: "request_too_large", 415: "invalid_request_error", 429: "rate_limit_error", 503: "overloaded_error",
-    504: "timeout_error",
+    408: "invalid_request_error", 413: "request_too_large", 415: "invalid_request_error", 429: "rate_limit_error",
+    503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
 
@@ -34,12 +37,13 @@ class ApiError(Exception):
     Attributes:
         param: the field of the request that is to blame, where one is.
         code: a short name of the case, for programs.
+        headers: those that the answer has beside its body.
     """
 
     status = 500
     type = "server_error"
     code: str | None = "internal_error"
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -64,13 +68,20 @@ class Unauthorized(ApiError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
-    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="llm"'}
+    headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="llm"'})
 
 
 class NotFound(ApiError):
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class RequestTimeout(ApiError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+    headers = MappingProxyType({"Connection": "close"})
 
 
 class BodyTooLarge(ApiError):
@@ -94,17 +105,27 @@ class BadHttp(ApiError):
         self.status = status
 
 
-class QueueFull(ApiError):
+class TooManyRequests(ApiError):
+    """The limit that was met is the code.
+
+    Args:
+        message: without its end, which says when to return.
+        seconds: when a request will be taken.
+    """
+
     status = 429
     type = "rate_limit_error"
-    code = "queue_full"
-    headers: ClassVar = {"Retry-After": "1"}
+
+    def __init__(self, message: str, *, code: str, seconds: float) -> None:
+        milliseconds = math.ceil(1000 * seconds)
+        super().__init__(f"{message}; try again in {milliseconds / 1000:g} seconds.", code=code)
+        self.headers = {"Retry-After": str(math.ceil(milliseconds / 1000)), "Retry-After-Ms": str(milliseconds)}
 
 
 class Unavailable(ApiError):
     status = 503
     code = "unavailable"
-    headers: ClassVar = {"Retry-After": "2"}
+    headers = MappingProxyType({"Retry-After": "2"})
 
 
 class DeadlineExceeded(ApiError):
@@ -114,6 +135,9 @@ class DeadlineExceeded(ApiError):
 
 def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    if isinstance(error, TooManyRequests):
+        for observer in request.app.state.lifecycle.observers:
+            observer.on_rejected(error.code)
     response = error.response(request.scope)
     if isinstance(error, InvalidRequest):
         response.status_code = getattr(request.scope.get("route"), "invalid_status", error.status)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import BodyTooLarge, InvalidRequest, UnsupportedCoding
+from server.http.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedCoding
 
 ZLIB_OR_GZIP = 47  # zlib's window bits for either, told apart by their beginnings
 
 
 class RequestBody:
-    """Decompresses bodies, and refuses those above `limit` bytes: at once where it is announced, else when passed."""
+    """Decompresses bodies, and refuses those above `limit` bytes: at once where it is announced, else when passed.
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+    Args:
+        timeout: seconds of silence after which a body that is not complete is given up.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit: int, timeout: float) -> None:
         self.app = app
         self.limit = limit
+        self.timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,11 +41,16 @@ class RequestBody:
             await error.response(scope)(scope, receive, send)
             return
         inflate = None if coding == "identity" else Inflation(self.limit)
-        received = 0
+        received, is_complete = 0, False
 
         async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_complete
+            try:
+                async with asyncio.timeout(None if is_complete else self.timeout):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout(f"Nothing of the request body came for {self.timeout:g} seconds.") from None
+            is_complete = not message.get("more_body", False)
             if inflate and message["type"] == "http.request":
                 body = inflate.push(message.get("body", b""), is_last=not message.get("more_body", False))
                 message = {**message, "body": body}

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from server.generation.logprobs import chat_logprobs, prompt_logprobs
 from server.generation.usage import StreamUsage
 from server.http.answers import Json, StreamFormat, collect, stream
-from server.http.authentication import tenant_of
+from server.http.authentication import account_of
 from server.lifecycle import registry_of
 from server.schemas.openai import ChatBody
 
@@ -26,7 +26,7 @@ async def chat_completions(request: Request) -> Response:
     """The next message of a conversation. OpenAI's chat completions."""
     body = await ChatBody.read(request)
     model = registry_of(request).resolve(body.model)
-    generation = await model.chat(body.chat(), body, tenant=tenant_of(request))
+    generation = await model.chat(body.chat(), body, account=account_of(request))
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model or model.name}
     request.scope["log_fields"].update(body.log_fields)
     if body.stream:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from server.generation.logprobs import completion_logprobs, prompt_logprobs
 from server.generation.usage import StreamUsage
 from server.http.answers import Json, StreamFormat, collect, stream
-from server.http.authentication import tenant_of
+from server.http.authentication import account_of
 from server.lifecycle import registry_of
 from server.schemas.openai import CompletionBody
 
@@ -26,7 +26,7 @@ async def completions(request: Request) -> Response:
     """The continuation of prompts. OpenAI's completions."""
     body = await CompletionBody.read(request)
     model = registry_of(request).resolve(body.model)
-    generation = await model.complete(body.prompts, body, tenant=tenant_of(request))
+    generation = await model.complete(body.prompts, body, account=account_of(request))
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.http.answers import collect
-from server.http.authentication import tenant_of
+from server.http.authentication import account_of
 from server.http.errors import InvalidRequest
 from server.lifecycle import registry_of
 from server.schemas.embeddings import EmbeddingBody
@@ -27,7 +27,7 @@ async def embeddings(request: Request) -> Response:
     _check_dimensions(body, model)
     if body.user:
         request.scope["log_fields"]["user"] = body.user
-    work = await model.embed(body.texts, body, tenant=tenant_of(request))
+    work = await model.embed(body.texts, body, account=account_of(request))
     vectors = [_unit(vector_D[: body.dimensions]) for vector_D in await collect(request, work)]
     encode = _base64 if body.encoding_format == "base64" else _floats
     entries = [

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.http.answers import Json, StreamFormat, collect, stream
-from server.http.authentication import tenant_of
+from server.http.authentication import account_of
 from server.lifecycle import registry_of
 from server.schemas.generate import BatchGenerateBody, GenerateBody, GenerateFields
 
@@ -49,7 +49,7 @@ class Pieces(StreamFormat):
 
 
 async def _begin(request: Request, prompts: list[str], body: GenerateFields) -> Generation:
-    return await registry_of(request).default.complete(prompts, body, tenant=tenant_of(request))
+    return await registry_of(request).default.complete(prompts, body, account=account_of(request))
 
 
 async def _results(request: Request, prompts: list[str], generation: Generation) -> list[Json]:
@@ -57,8 +57,8 @@ async def _results(request: Request, prompts: list[str], generation: Generation)
     return [
         {
             "generated_text": prompt + choice.text,
-            "token_count": stream.stats.generated_tokens,
+            "token_count": stats.generated_tokens,
             "finish_reason": choice.finish_reason,
         }
-        for prompt, choice, stream in zip(prompts, choices, generation.choices, strict=True)
+        for prompt, choice, stats in zip(prompts, choices, generation.stats, strict=True)
     ]

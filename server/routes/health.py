@@ -8,13 +8,16 @@ from server.lifecycle import registry_of
 
 
 async def health(request: Request) -> Response:
-    """The process lives and answers, loading and draining included."""
-    return JSONResponse({"status": "ok", "phase": request.app.state.lifecycle.phase})
+    """The process lives and its engines compute, loading and draining included; 503 where it must be restarted."""
+    lifecycle = request.app.state.lifecycle
+    lifecycle.check_engines()
+    return JSONResponse({"status": "ok", "phase": lifecycle.phase})
 
 
 async def ready(request: Request) -> Response:
     """The model is loaded and requests are taken; 503 otherwise."""
     registry_of(request)
+    request.app.state.lifecycle.check_engines()
     return JSONResponse({"status": "ready"})
 
 

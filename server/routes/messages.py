@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.http.answers import collect, stream
-from server.http.authentication import tenant_of
+from server.http.authentication import account_of
 from server.lifecycle import registry_of
 from server.routes.message_output import Message, MessageEvents
 from server.schemas.anthropic import CountTokensBody, MessagesBody
@@ -18,7 +18,7 @@ async def messages(request: Request) -> Response:
     """The next message of a conversation. Anthropic's messages."""
     body = await MessagesBody.read(request)
     model = registry_of(request).resolve(body.model)
-    generation = await model.chat(body.chat(), body, tenant=tenant_of(request))
+    generation = await model.chat(body.chat(), body, account=account_of(request))
     if body.metadata.user_id:
         request.scope["log_fields"]["user"] = body.metadata.user_id
     message = Message(body, body.model or model.name, generation)

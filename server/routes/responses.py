@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
 from server.http.answers import collect, stream
-from server.http.authentication import tenant_of
+from server.http.authentication import account_of
 from server.lifecycle import registry_of
 from server.routes.response_output import Response, ResponseEvents
 from server.schemas.responses import ResponseBody
@@ -19,7 +19,7 @@ async def responses(request: Request) -> HttpResponse:
     """The answer to a conversation, stored nowhere. OpenAI's responses."""
     body = await ResponseBody.read(request)
     model = registry_of(request).resolve(body.model)
-    generation = await model.chat(body.chat(), body, tenant=tenant_of(request))
+    generation = await model.chat(body.chat(), body, account=account_of(request))
     request.scope["log_fields"].update(body.log_fields)
     response = Response(body, body.model or model.name, int(time.time()))
     if body.stream:

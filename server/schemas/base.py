@@ -1,6 +1,5 @@
 """The rules that hold for every request body."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema, model_validator
@@ -12,18 +11,14 @@ from server.http.errors import InvalidRequest
 LONGEST_VALUE = 80  # characters of a wrong value that are shown to the client
 
 
-def _only(allowed: bool) -> Callable[[bool], bool]:
-    def check(value: bool) -> bool:
-        if value is not allowed:
-            raise PydanticCustomError("unsupported_value", f"only {str(allowed).lower()} is supported here")
-        return value
-
-    return check
+def _only_false(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("unsupported_value", "only false is supported here")
+    return value
 
 
-# Switches that are there, and stand still. (A Literal would take 0 and 1 for them.)
-Off = Annotated[bool, AfterValidator(_only(False)), WithJsonSchema({"type": "boolean", "const": False})]
-On = Annotated[bool, AfterValidator(_only(True)), WithJsonSchema({"type": "boolean", "const": True})]
+# A switch that is there, and stands still. (A Literal would take 0 for it.)
+Off = Annotated[bool, AfterValidator(_only_false), WithJsonSchema({"type": "boolean", "const": False})]
 
 
 class Body(BaseModel):

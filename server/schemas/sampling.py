@@ -5,13 +5,25 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from server.chat.chat_request import OutputFormat
-from server.schemas.base import Body, On, refusal
+from server.schemas.base import Body, refusal
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TOKEN_KEY = r"0|[1-9][0-9]{0,9}"
+Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[str, Bias],  # whose keys are checked below
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": f"^({TOKEN_KEY})$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        }
+    ),
+]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 MAX_CHOICES = 128  # OpenAI's bound on n
 
@@ -32,13 +44,13 @@ class SamplingFields(Body):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: list[TokenId] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 0
     ignore_eos: bool = False
-    skip_special_tokens: On = True
+    skip_special_tokens: bool = True
     add_special_tokens: bool = True
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
 
@@ -95,7 +107,7 @@ class SamplingFields(Body):
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         for key in self.logit_bias or ():
-            if not re.fullmatch(r"0|[1-9][0-9]{0,9}", key):
+            if not re.fullmatch(TOKEN_KEY, key):
                 raise refusal("logit_bias", key, 'a key must be a token id, such as "42"')
         return self
 

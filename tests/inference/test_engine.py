@@ -1,5 +1,6 @@
 """The engine: the same tokens whatever runs beside a request, and no slot ever lost."""
 
+import queue
 from dataclasses import replace
 
 import jax
@@ -178,6 +179,25 @@ def test_a_failing_step_tells_its_requests_and_the_engine_goes_on(model: Model) 
     assert (stats.running, stats.used_blocks, stats.cached_blocks) == (0, 0, 0)
     (events,) = finish_all(engine, [request(1, 5, 5)])
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [request(1, 5, 5)])[0])
+
+
+def test_an_engine_whose_thread_ends_tells_every_request_and_takes_no_more(model: Model) -> None:
+    """A listener that fails, also when it is told of a failure, leaves the engine without a way to go on."""
+    engine = Engine(model, max_batch=1)
+
+    def broken(event: object) -> None:
+        raise RuntimeError("listener failed")
+
+    heard: queue.Queue[object] = queue.Queue()
+    engine.submit(request(0, 5, 5), broken)
+    engine.submit(request(1, 5, 5), heard.put)
+    engine.submit(request(2, 5, 5), heard.put)
+    engine.start()
+    assert [str(heard.get(timeout=60)) for _ in range(2)] == ["listener failed"] * 2
+    with pytest.raises(RuntimeError, match="listener failed"):
+        engine.submit(request(3, 5, 5), heard.put)
+    assert engine.stats.is_dead
+    engine.close()
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,46 @@ def test_priority_goes_first_and_the_last_come_in_the_end() -> None:
     assert 1 < passed <= 1 + 2 * PRIORITY_TOKENS / 4050  # there are two tenants at a time
 
 
+def test_a_tenant_with_less_than_its_share_gets_a_slot_of_the_one_that_has_most() -> None:
+    scheduler = scheduler_of(6)
+    greedy = submit(scheduler, 20, tenant="greedy")
+    other = submit(scheduler, 1, tenant="other")
+    assert scheduler.admit() == [greedy[0], *other, *greedy[1:5]]
+    modest = submit(scheduler, 4, tenant="modest")
+    for number in (0, 1):  # six slots for three tenants
+        put_back = scheduler.over_share()
+        assert put_back is greedy[4 - number]
+        scheduler.put_back(put_back)
+        assert scheduler.admit() == [modest[number]]
+    assert scheduler.over_share() is None
+    assert scheduler.waiting[0] is greedy[3]  # at its turn
+    scheduler.end(modest[0])
+    assert scheduler.admit() == [modest[2]]  # it has less than its share again
+    for sequence in modest:
+        scheduler.end(sequence)
+    assert scheduler.admit() == greedy[3:5]  # what nobody else needs
+
+
+def test_no_slot_is_taken_for_a_request_of_worse_priority() -> None:
+    scheduler = scheduler_of(2)
+    submit(scheduler, 3, tenant="greedy")
+    scheduler.admit()
+    submit(scheduler, 1, tenant="modest", priority=1)
+    assert scheduler.over_share() is None
+    submit(scheduler, 1, tenant="modest")
+    assert scheduler.over_share() is not None
+
+
+def test_prompts_of_several_tenants_take_turns() -> None:
+    scheduler = scheduler_of(5)
+    greedy = submit(scheduler, 3, tenant="greedy")
+    modest = submit(scheduler, 2, tenant="modest")
+    scheduler.admit()
+    orders = [scheduler.prefilling() for _ in range(4)]
+    assert orders[0] == orders[2] == [greedy[0], modest[0], greedy[1], modest[1], greedy[2]]
+    assert orders[1] == orders[3] == [modest[0], greedy[0], modest[1], greedy[1], greedy[2]]
+
+
 def run_one(scheduler: Scheduler) -> SequenceState:
     """Admits one request and ends it."""
     [sequence] = scheduler.admit()

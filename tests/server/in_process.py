@@ -40,6 +40,13 @@ class App:
 
         return asyncio.run(answer())
 
+    def get(self, path: str) -> httpx.Response:
+        async def answer() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://server") as client:
+                return await client.get(path)
+
+        return asyncio.run(answer())
+
     def post(self, path: str, **body: Any) -> dict[str, Any]:
         """The answer, which must be one."""
         response = self.request(path, **body)

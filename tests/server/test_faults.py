@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jax
 import pytest
 
+from server.served_model import MOST_FAILURES
 from tests.server.in_process import SETTINGS, App, serving
 from tests.server.tiny import CONTEXT, RECITED, save_reciter
 
@@ -45,6 +47,21 @@ def test_a_stream_that_waits_gets_comments_and_its_first_error_as_an_event(narro
     assert comments
     assert all(comment.startswith(":") for comment in comments)
     assert json.loads(event.removeprefix("data: "))["error"]["code"] == "queue_timeout"
+
+
+def test_an_engine_that_fails_each_time_fails_its_requests_and_health(reciter: Path) -> None:
+    """As when the device has lost its memory: here the weights are gone."""
+    with serving(reciter) as app:
+        for array in jax.tree.leaves(app.model._engine._runner._model.params):
+            array.delete()
+        statuses = []
+        for _ in range(MOST_FAILURES):
+            statuses.append(app.get("/health").status_code)
+            error = app.request("/generate", prompt="Say").json()["error"]
+            assert (error["code"], error["type"]) == ("internal_error", "server_error")
+        assert statuses == [200] * MOST_FAILURES
+        assert [app.get(path).status_code for path in ("/health", "/ready")] == [503, 503]
+        assert app.get("/health").json()["error"]["code"] == "engine_failed"
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])

@@ -107,6 +107,20 @@ def test_stop_ids_and_special_tokens_and_text_stop(app: App, path: str) -> None:
     assert text(stop=f"{END}!", **likely, **limit) == ("", "length")  # a string that holds one is text
 
 
+def test_special_tokens_are_written_where_they_shall_not_be_skipped(app: App) -> None:
+    [end], [comma] = app.model.tokenizer.encode(END), app.model.tokenizer.encode(",")
+    body = {"prompt": "Say", "temperature": 0, "max_tokens": 3, "skip_special_tokens": False}
+    bias = {"logit_bias": {str(end): 100}}
+    [choice] = app.post(COMPLETIONS, **body, **bias, logprobs=0)["choices"]
+    assert choice["text"] == 3 * END
+    assert choice["logprobs"]["tokens"] == [END] * 3
+    assert choice["logprobs"]["text_offset"] == [0, len(END), 2 * len(END)]
+    stopped = app.post(COMPLETIONS, **{**body, "max_tokens": 9}, stop_token_ids=[comma])
+    assert text_of(stopped) == [" Hi😀"]  # the token that ends a text is none of it
+    events = app.stream(COMPLETIONS, **body, **bias)
+    assert "".join(event["choices"][0]["text"] for event in events) == 3 * END
+
+
 def test_min_tokens_keeps_ends_and_stop_strings_away(app: App) -> None:
     def completion(**fields: Any) -> tuple[str, int]:
         answer = app.post(COMPLETIONS, prompt="Say", temperature=0, **fields)

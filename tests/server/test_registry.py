@@ -143,6 +143,7 @@ def test_observers_are_told_of_each_event(reciter: Path, recorder: Recorder) -> 
     model = ServedModel("observed", *load_with_tokenizer(reciter), settings, observers=[recorder])
     model.start()
     app = application(model)
+    app.state.lifecycle.observers.append(recorder)  # of what does not reach a model
     ask(app, "POST", "/generate", prompt="Say", max_new_tokens=3, temperature=0)
     assert recorder.events == ["admitted", "first token", "token", "token", "ended"]
     request, same = recorder.requests

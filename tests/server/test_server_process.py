@@ -260,6 +260,12 @@ def test_it_will_not_start_on_a_port_that_is_taken() -> None:
         assert str(port) in refusal_to_start("--port", str(port))
 
 
+def test_it_will_not_start_without_its_certificate_or_its_accounts(tmp_path: Path) -> None:
+    assert "nowhere.pem" in refusal_to_start("--tls-certificate", str(tmp_path / "nowhere.pem"))
+    assert "--tls-certificate" in refusal_to_start("--tls-key", "key.pem")
+    assert "nowhere.toml" in refusal_to_start("--api-key-file", str(tmp_path / "nowhere.toml"))
+
+
 def test_it_will_not_start_with_a_setting_that_it_does_not_know() -> None:
     assert "LLM_SERVING_MODEL_PATH" in refusal_to_start(LLM_SERVING_MODELPATH="x")
 

@@ -131,7 +131,7 @@ class Engine:
         self._scheduler = Scheduler(pool, self.max_batch)
         self._stepper = Stepper(self._scheduler, self._runner, buckets(), use_cache=self.use_cache)
         self._thread: threading.Thread | None = None
-        self._closing = False
+        self._closing = self._is_dead = False
 
     def submit(self, request: Request, on_event: OnEvent, on_admit: Callable[[int], None] = lambda _: None) -> int:
         """Queues a request and returns its request id. Thread-safe.
@@ -142,6 +142,7 @@ class Engine:
 
         Raises:
             RequestError: see `Request.check`.
+            Exception: what ended the engine's thread.
         """
         self.validate(request)
         return self._scheduler.submit(SequenceState(request, on_event, on_admit))
@@ -227,6 +228,8 @@ class Engine:
             drafted=stepper.drafted,
             accepted=stepper.accepted,
             compilations=stepper.compilations,
+            failures=stepper.failures,
+            is_dead=self._is_dead,
         )
 
     def _run(self) -> None:
@@ -236,4 +239,9 @@ class Engine:
                 changed.wait_for(lambda: self._closing or self._stepper.has_work)
                 if self._closing:
                     return
-            self._stepper.step()
+            try:
+                self._stepper.step()
+            except Exception as error:  # the device's state could not be made anew: nothing will run any more
+                self._is_dead = True
+                self._scheduler.close(error)
+                return

@@ -4,13 +4,15 @@ What is admitted finishes, or is put back, the last in the order first, with its
 is that of arrival, of equal shares among tenants, and of priorities, all in one number: a request's turn. Turns are
 counted in tokens (fair queueing, Demers, Keshav, Shenker 1989): a tenant's next request comes after as many tokens as
 its last one may take, but never before the clock, which counts the tokens of an equal share by now. A step of priority
-counts PRIORITY_TOKENS. The clock goes on with each request that is admitted, so nothing waits for ever.
+counts PRIORITY_TOKENS. The clock goes on with each request that is admitted, so nothing waits for ever. Tenants have
+equal shares of the slots too (`shares`): where all are taken, one that has more than its share gives one up.
 """
 
 import bisect
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool, block_keys
 from llm_jax.inference.engine.prompt_lookup import PromptLookup
 from llm_jax.inference.engine.request import FinishReason, Request, TokenLogprob
+from llm_jax.inference.engine.shares import Shares
 
 PRIORITY_TOKENS = 1 << 17  # of others' work that a request of the next priority lets pass
 
@@ -109,9 +112,11 @@ class Scheduler:
         self.changed = threading.Condition()
         self.pool = pool
         self.preemptions = 0
+        self._shares = Shares(slots)
         self._by_id: dict[int, SequenceState] = {}
         self._next_id = 0
         self._clock = 0
+        self._closed: Exception | None = None
         self._next_turn: dict[str, int] = {}  # of each tenant
 
     @property
@@ -124,9 +129,11 @@ class Scheduler:
         return bool(self._by_id) or any(sequence is not None for sequence in self.slots)
 
     def submit(self, sequence: SequenceState) -> int:
-        """Puts a sequence into the queue; returns its request id."""
+        """Puts a sequence into the queue; returns its request id. Raises the error that the queue was closed with."""
         request = sequence.request
         with self.changed:
+            if self._closed is not None:
+                raise self._closed
             sequence.request_id = self._next_id
             self._next_id += 1
             self._by_id[sequence.request_id] = sequence
@@ -166,18 +173,30 @@ class Scheduler:
         with self.changed:
             self.vacate_ended()
             while self.waiting and None in self.slots:
-                sequence, slot = self.waiting[0], self.slots.index(None)
+                sequence, slot = self._shares.next(self.waiting, self.running), self.slots.index(None)
                 tokens = len(sequence.tokens)
                 # The last token must be computed anyway.
                 keys = [] if sequence.request.reads_prompt else sequence.keys(tokens - 1)
                 cached = self.pool.admit(slot, tokens, keys, reserve=len(self.running))
                 if cached is None:
                     break
-                self.slots[slot] = self.waiting.pop(0)
+                self.waiting.remove(sequence)
+                self.slots[slot] = sequence
                 sequence.slot, sequence.cached, sequence.named = slot, cached, cached // BLOCK_TOKENS
                 self._advance(sequence)
                 admitted.append(sequence)
         return admitted
+
+    def close(self, error: Exception) -> None:
+        """Ends every request with an error, and takes no more."""
+        with self.changed:
+            self._closed = error
+            sequences = [*self._by_id.values()]
+            for sequence in sequences:
+                self.end(sequence)
+        for sequence in sequences:
+            with suppress(Exception):  # the others are to be told too
+                sequence.on_event(error)
 
     def vacate_ended(self) -> bool:
         """Gives back the slots and blocks of what has ended; whether there were any."""
@@ -187,23 +206,28 @@ class Scheduler:
                 self._vacate(slot)
         return bool(ended)
 
-    def put_back_last(self) -> None:
-        """Takes slot and blocks of the sequence that is last in turn away, and puts it into the queue at its turn.
-
-        None of its tokens may be in flight.
-        """
+    def over_share(self) -> SequenceState | None:
+        """The sequence that must be put back, so that a tenant with less than its share of the slots gets one."""
         with self.changed:
-            if not self.running:
-                return
-            sequence = self.running[-1]
+            return self._shares.excess(self.waiting, self.running) if self.waiting and None not in self.slots else None
+
+    def put_back_last(self) -> None:
+        """Puts the sequence back that is last in turn. None of its tokens may be in flight."""
+        with self.changed:
+            if self.running:
+                self.put_back(self.running[-1])
+
+    def put_back(self, sequence: SequenceState) -> None:
+        """Takes slot and blocks of a sequence away, and puts it into the queue at its turn."""
+        with self.changed:
             self._vacate(sequence.slot)
             sequence.slot, sequence.cached, sequence.is_prefilled = -1, 0, False
             bisect.insort(self.waiting, sequence, key=_turn)
             self.preemptions += 1
 
     def prefilling(self) -> list[SequenceState]:
-        """The sequences whose text is not completely dispatched, in order."""
-        return [sequence for sequence in self.running if not sequence.is_prefilled]
+        """The sequences whose text is not completely dispatched, in the order in which the next step takes them."""
+        return self._shares.in_order(sequence for sequence in self.running if not sequence.is_prefilled)
 
     def decoding(self) -> list[SequenceState]:
         """The sequences whose next token the next step samples, in order."""

@@ -23,6 +23,8 @@ class EngineStats:
         prefix_queries, prefix_hits: prompt tokens of admitted requests, and how many of them were in the cache.
         drafted, accepted: draft tokens of speculative decoding, and how many of them were accepted.
         compilations: XLA compilations that a step waited for; none once all programs are there.
+        failures: steps that have failed since one was right.
+        is_dead: the engine's thread has ended, since its state could not be restored.
     """
 
     running: int
@@ -37,6 +39,8 @@ class EngineStats:
     drafted: int
     accepted: int
     compilations: int
+    failures: int
+    is_dead: bool
 
 
 def compilations(*, here: bool = False) -> int:

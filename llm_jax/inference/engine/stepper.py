@@ -63,7 +63,7 @@ class Stepper:
         use_cache: False computes each sequence anew for each token.
 
     Attributes:
-        prefix_queries, prefix_hits, drafted, accepted, compilations: counters, see `EngineStats`.
+        prefix_queries, prefix_hits, drafted, accepted, compilations, failures: see `EngineStats`.
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, buckets: Buckets, *, use_cache: bool) -> None:
@@ -75,7 +75,7 @@ class Stepper:
         self._in_flight: deque[_InFlight] = deque()  # oldest first
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llm-masks")
         self._collected_at = 0.0
-        self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = self.compilations = 0
+        self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = self.compilations = self.failures = 0
 
     @property
     def has_work(self) -> bool:
@@ -105,7 +105,11 @@ class Stepper:
         return self.has_work
 
     def _admit(self) -> None:
-        """Sets up a slot for each newly admitted request."""
+        """Sets up a slot for each newly admitted request, and makes room for one of a tenant with too few slots."""
+        if (last := self._scheduler.over_share()) is not None:
+            self._collect(remaining=0)
+            if not self._scheduler.vacate_ended():
+                self._scheduler.put_back(last)
         for sequence in self._scheduler.admit():
             request, generated = sequence.request, sequence.generated
             self._runner.assign_slot(sequence.slot, request, sequence.seed, generated)
@@ -215,6 +219,7 @@ class Stepper:
             oldest = self._in_flight.popleft()
             result = jax.tree.map(np.asarray, oldest.result)
             now = time.perf_counter()
+            self.failures = 0
             if compilations() == oldest.compilations:
                 seconds = now - max(self._collected_at, oldest.dispatched_at)
                 self._budget.record(oldest.forward_pass.shape, seconds, oldest.forward_pass.pairs)
@@ -280,6 +285,7 @@ class Stepper:
 
     def _fail(self, error: Exception) -> None:
         """Ends every running request and empties the device state: a failed step leaves donated arrays deleted."""
+        self.failures += 1
         self._in_flight.clear()
         self._runner.reset()
         for sequence in self._scheduler.running:
