@@ -54,11 +54,12 @@ class Load:
     requests: int  # of each client
     new_tokens: int
     vocab_size: int
+    prompt: int = PROMPT
 
     def prompts(self) -> list[list[list[int]]]:
         """For each client, the prompts of its requests: random ids, so that no cache helps."""
         rng = np.random.default_rng(self.clients)
-        shape = (self.clients, self.requests, PROMPT)
+        shape = (self.clients, self.requests, self.prompt)
         return [row.tolist() for row in rng.integers(10, self.vocab_size, shape)]
 
 
@@ -117,9 +118,10 @@ class Connection(asyncio.Protocol):
         self.finished.set_result(None)
 
 
-async def over_http(url: str, load: Load) -> list[Measured]:
+async def over_http(url: str, load: Load, key: str = "none") -> list[Measured]:
     address = urlsplit(url)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\n"
 
     def request(prompt: list[int]) -> bytes:
         options = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}

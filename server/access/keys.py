@@ -1,4 +1,4 @@
-"""API keys: which account a key belongs to. Only digests are kept, so that neither file nor memory gives a key away."""
+"""API keys: which account a key belongs to. Only digests are stored, so that neither file nor memory has a key."""
 
 import tomllib
 from collections.abc import Iterable

@@ -3,11 +3,12 @@
 import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -71,6 +72,20 @@ class Server:
             self.log.append(line)
             self._arriving.put(line)
         self._arriving.put(None)
+
+
+def exchange(server: Server, *pieces: bytes, half_close: bool = False) -> bytes:
+    """Everything that comes back until the server closes; one that refuses need not read all that is sent."""
+    address = httpx.URL(server.url)
+    received = b""
+    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection, suppress(OSError):
+        for piece in pieces:
+            connection.sendall(piece)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        while data := connection.recv(65536):
+            received += data
+    return received
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from server.access.digests import digest
-from tests.server.live import MAX_BATCH, Server, running
+from tests.server.live import MAX_BATCH, Server, exchange, running
 from tests.server.tiny import CONTEXT, RECITED
 
 QUEUE = 32
@@ -44,9 +44,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(reciter: Path, key_file: Path) -> Iterator[Server]:
-    with running(
-        model_path=reciter, api_key_file=key_file, max_queue=QUEUE, read_timeout=1, prefix_cache=640
-    ) as server:
+    with running(model_path=reciter, api_key_file=key_file, max_queue=QUEUE, prefix_cache=640) as server:
         yield server
 
 
@@ -61,7 +59,9 @@ def wait_until_idle(server: Server) -> None:
         server.metric(f"llm_num_requests_{state}", **{"X-API-Key": OPERATOR}) for state in ("running", "waiting")
     ):
         assert time.monotonic() < deadline
-    assert server.metric("llm_kv_cache_usage_perc", **{"X-API-Key": OPERATOR}) == 0  # kept prefixes are not counted
+    assert (
+        server.metric("llm_kv_cache_usage_perc", **{"X-API-Key": OPERATOR}) == 0
+    )  # prefixes that stay cached do not count
 
 
 def test_of_400_requests_that_are_abandoned_nothing_is_left(guarded: Server) -> None:
@@ -189,21 +189,6 @@ def test_an_accounts_limits_and_its_models(guarded: Server) -> None:
         assert [card["id"] for card in http.get("/v1/models").json()["data"]] == ["llm"]
 
 
-def exchange(server: Server, *pieces: bytes) -> bytes:
-    """What comes back for bytes as they are; a server that refuses need not read them all."""
-    address = httpx.URL(server.url)
-    received = b""
-    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
-        try:
-            for piece in pieces:
-                connection.sendall(piece)
-            while data := connection.recv(65536):
-                received += data
-        except OSError:
-            pass
-    return received
-
-
 def post(body: bytes, **headers: object) -> bytes:
     fields = {"Host": "server", "X-API-Key": OPERATOR, "Content-Length": len(body), "Connection": "close", **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
@@ -258,16 +243,6 @@ def test_a_body_of_100_mb_takes_no_memory(guarded: Server, chunked: bool) -> Non
     assert not fields or fields.startswith(b"HTTP/1.1 413")  # the connection may break before the answer is read
     assert process.memory_info().rss - before < GROWTH
     assert httpx.get(f"{guarded.url}/health").status_code == 200
-
-
-@pytest.mark.parametrize("sent", [b"POST /generate HTTP/1.1\r\nHost:", post(b"")[:-2], post(b"abc", Content_Length=9)])
-def test_a_request_that_does_not_go_on_is_given_up(guarded: Server, sent: bytes) -> None:
-    """After a second, as this server is set."""
-    assert exchange(guarded, sent).startswith(b"HTTP/1.1 408")
-
-
-def test_a_connection_without_a_request_is_closed(guarded: Server) -> None:
-    assert exchange(guarded) == b""
 
 
 def test_a_reader_that_does_not_read_holds_up_nobody(guarded: Server) -> None:

@@ -15,7 +15,7 @@ import jax
 import openai
 import pytest
 
-from tests.server.live import MAX_BATCH, START, Server, running
+from tests.server.live import MAX_BATCH, START, Server, exchange, running
 from tests.server.tiny import CONTEXT, RECITED
 
 ENDLESS: dict[str, Any] = {"prompt": "Say", "max_new_tokens": CONTEXT - 10, "logit_bias": {"0": -100}}
@@ -146,8 +146,22 @@ def test_a_client_that_leaves_frees_its_slots(
 @pytest.fixture(scope="module")
 def hasty(reciter: Path) -> Iterator[Server]:
     """A server whose deadlines are shorter than an answer."""
-    with running(model_path=reciter, request_timeout=0.25) as server:
+    with running(model_path=reciter, request_timeout=0.25, read_timeout=1) as server:
         yield server
+
+
+HEAD = b"POST /generate HTTP/1.1\r\nHost: server\r\nContent-Length: 9\r\n"
+
+
+@pytest.mark.parametrize("sent", [HEAD[:30], HEAD, HEAD + b"\r\n", HEAD + b"\r\n{"])
+def test_a_request_that_does_not_go_on_is_given_up(hasty: Server, sent: bytes) -> None:
+    fields, _, body = exchange(hasty, sent).partition(b"\r\n\r\n")
+    assert fields.startswith(b"HTTP/1.1 408")
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_connection_without_a_request_is_closed(hasty: Server) -> None:
+    assert exchange(hasty) == b""
 
 
 def test_a_deadline_for_the_whole_request(hasty: Server) -> None:

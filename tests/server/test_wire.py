@@ -2,14 +2,13 @@
 
 import gzip
 import json
-import socket
 import zlib
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.live import Server
+from tests.server.live import Server, exchange
 from tests.server.tiny import RECITED
 
 SAY: Any = {"prompt": "Say", "temperature": 0}
@@ -21,19 +20,6 @@ def head(target: str = "/generate", version: str = "1.1", body: bytes = BODY, **
     lines = [f"POST {target} HTTP/{version}", "Host: server", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
-
-
-def exchange(server: Server, *sent: bytes, half_close: bool = False) -> bytes:
-    """Everything that comes back until the server closes."""
-    address = httpx.URL(server.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
-        connection.sendall(b"".join(sent))
-        if half_close:
-            connection.shutdown(socket.SHUT_WR)
-        received = b""
-        while piece := connection.recv(65536):
-            received += piece
-    return received
 
 
 def test_an_offered_upgrade_is_declined_by_an_answer(server: Server) -> None:
