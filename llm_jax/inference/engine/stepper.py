@@ -105,7 +105,7 @@ class Stepper:
         return self.has_work
 
     def _admit(self) -> None:
-        """Sets up a slot for each newly admitted request; a tenant with too few slots gets one that another gives up."""
+        """Sets up a slot for each newly admitted request; a tenant with too few slots gets one of another."""
         if (last := self._scheduler.over_share()) is not None:
             self._collect(remaining=0)
             if not self._scheduler.vacate_ended():
