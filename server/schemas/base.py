@@ -80,7 +80,16 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise InvalidRequest(f"The request body is not JSON: {error}.", code="invalid_json") from None
     if not isinstance(values, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
-    return values
+    return {name: _with_integers(value) for name, value in values.items()}
+
+
+def _with_integers(value: Any) -> Any:
+    """A number without a fraction is an integer in JSON, also where it is written 1.0."""
+    if isinstance(value, list):
+        return [_with_integers(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _with_integers(part) for name, part in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def refusal(param: str, value: Any, reason: str) -> InvalidRequest:

@@ -18,7 +18,11 @@ class EmbeddingBody(Body):
 
     model: str | None = None
     input: Annotated[
-        str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)], NamesEntries
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)],
+        NamesEntries,
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None

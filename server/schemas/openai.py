@@ -164,7 +164,10 @@ class CompletionBody(OpenAIFields):
     unsupported: ClassVar = frozenset({"cache_salt", "prompt_embeds"} | UNSUPPORTED)
 
     prompt: Annotated[
-        str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
         NamesEntries,
     ]
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None

@@ -11,6 +11,7 @@ import schemathesis
 
 VOCABULARY = 256  # ids of bytes, which every tokenizer of the tests has
 COMPLETION = 50
+LONGEST, SEVERAL = 100, 8  # characters, entries
 TOKEN_FIELDS = {"prompt", "input", "tokens", "stop_token_ids"}
 LIMITS = {"max_tokens", "max_new_tokens", "max_completion_tokens", "max_output_tokens"}
 FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
@@ -23,7 +24,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def servable(body: dict[str, Any]) -> dict[str, Any]:
-    body = {name: _field(name, value) for name, value in body.items() if value is not None and name not in FORMS}
+    body = {name: _field(name, _short(value)) for name, value in body.items() if value is not None}
+    body = {name: value for name, value in body.items() if name not in FORMS}
     if "max_tokens" not in body and "min_tokens" in body:
         body["min_tokens"] = 0
     if "min_tokens" in body:
@@ -41,6 +43,14 @@ def servable(body: dict[str, Any]) -> dict[str, Any]:
         body["add_generation_prompt"] = False
     body.pop("chat_template_kwargs", None)
     return body
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:LONGEST]
+    if isinstance(value, list):
+        return [_short(part) for part in value[:SEVERAL]]
+    return {name: _short(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _field(name: str, value: Any) -> Any:

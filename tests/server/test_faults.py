@@ -189,3 +189,10 @@ def test_numbers_beyond_reason_are_refused_in_few_words(http: httpx.Client, fiel
     error = response.json()["error"]
     assert error["param"].startswith(field)
     assert len(error["message"]) < 250
+
+
+def test_a_number_without_a_fraction_is_an_integer(http: httpx.Client) -> None:
+    whole = http.post("/v1/completions", content='{"prompt": [83.0, 97, 1.21e2], "max_tokens": 3.0, "temperature": 0}')
+    assert whole.json()["choices"][0]["text"] == RECITED[:3]
+    fraction = http.post("/v1/completions", content='{"prompt": "Say", "max_tokens": 3.5}')
+    assert (fraction.status_code, fraction.json()["error"]["param"]) == (400, "max_tokens")
