@@ -59,7 +59,7 @@ def test_half_a_request_gets_none(server: Server) -> None:
 def test_a_target_in_absolute_form(server: Server) -> None:
     answer = exchange(server, head("http://server/generate", Connection="close"), BODY)
     assert answer.startswith(b"HTTP/1.1 200")
-    assert exchange(server, b"GET HTTP://Server HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(
+    assert exchange(server, b"GET HTTP://Server/nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(
         b"HTTP/1.1 404"
     )
 
