@@ -12,7 +12,7 @@ from llm_jax.model import Model, Params, forward_hidden
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import TrainingConfig
 from llm_jax.training.step import LossSums, total_weight
-from llm_jax.training.tasks.losses import token_log_probs
+from llm_jax.training.tasks.losses import next_token_loss, token_log_probs
 from llm_jax.training.tasks.start import Start
 
 
@@ -69,12 +69,12 @@ class DecoderTask:
     ) -> LossSums:
         params = self.start.params(trainable, frozen, dropout_key)
         hidden_BTD = hidden_states(self.config, params, batch, dtype=dtype, dropout_key=dropout_key)
-        logp_BT, logsumexp_BT = token_log_probs(self.config, params, hidden_BTD, batch["targets"])
-        weights_BT = batch["weights"]
-        loss = -jnp.sum(logp_BT * weights_BT)
-        if dropout_key is not None and self.settings.z_loss:  # regularisers are for training alone
-            loss += self.settings.z_loss * jnp.sum(jnp.square(logsumexp_BT) * weights_BT)
-        return loss, weights_BT.sum(), {}
+        targets_BT, weights_BT = batch["targets"], batch["weights"]
+        if dropout_key is None or not self.settings.z_loss:  # regularisers are for training alone
+            return *next_token_loss(self.config, params, hidden_BTD, targets_BT, weights_BT), {}
+        logp_BT, logsumexp_BT = token_log_probs(self.config, params, hidden_BTD, targets_BT)
+        loss_BT = self.settings.z_loss * jnp.square(logsumexp_BT) - logp_BT
+        return jnp.sum(loss_BT * weights_BT), weights_BT.sum(), {}
 
     def model_of(self, trainable: Params, frozen: Params) -> tuple[Model, Tokenizer]:
         return Model(self.config, self.start.merged(trainable, frozen)), self.tokenizer
