@@ -39,6 +39,8 @@ class Keys:
             ConfigError: see above.
         """
         entries = {} if self._path is None else _read(self._path)
+        if taken := entries.keys() & {account.name for account in self._own.values()}:
+            raise ConfigError(f"{self._path}: {min(taken)!r} names a key of the settings; choose another name.")
         by_digest, accounts = dict(self._own), {}
         for name, (digests, limits) in entries.items():
             account = self._accounts.get(name)

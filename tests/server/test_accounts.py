@@ -175,6 +175,12 @@ def test_what_is_wrong_in_the_file_is_named(tmp_path: Path, text: str, words: st
     assert "secret" not in str(caught.value)
 
 
+def test_no_account_takes_the_name_of_a_key_that_the_settings_have(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys.toml", f'["key 1"]\nsha256 = ["{digest("k")}"]')
+    with pytest.raises(ConfigError, match="choose another name"):
+        Keys(["own"], path)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         Keys(path=str(tmp_path / "none.toml"))
