@@ -58,6 +58,16 @@ test-page: install  ## run the tests of the chat page in Chromium: the system's,
 	which chromium chromium-browser google-chrome > /dev/null 2>&1 || $(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest tests/server/test_chat_page.py tests/server/test_page_routes.py
 
+.PHONY: check-deploy
+check-deploy: install  ## validate deploy/ against Kubernetes' schemas, and its queries with Prometheus (apt install prometheus)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock kubernetes-validate
+	$(BIN)/python -m pytest tests/test_deploy.py tests/server/test_dashboard.py
+	$(BIN)/python scripts/check_prometheus.py
+
+.PHONY: check-rolling
+check-rolling: install  ## restart three replicas in turn under load behind nginx (apt install nginx-light): no request may fail
+	$(BIN)/python scripts/check_rolling_restart.py
+
 .PHONY: real-models
 real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
 	$(BIN)/python scripts/fetch_real_models.py

@@ -7,6 +7,7 @@ for its vocabulary, a server that runs already is measured, of whatever make, su
 """
 
 import asyncio
+import itertools
 import json
 import signal
 import subprocess
@@ -15,8 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -55,6 +55,7 @@ class Load:
     new_tokens: int
     vocab_size: int
     prompt: int = PROMPT
+    models: Sequence[str] = ("llm",)  # clients take them in turn
 
     def prompts(self) -> list[list[list[int]]]:
         """For each client, the prompts of its requests: random ids, so that no cache helps."""
@@ -68,7 +69,7 @@ def summary(name: str, load: Load, requests: Sequence[Measured]) -> str:
     seconds = max(request.arrived[-1] for request in requests) - begin
     rate = sum(request.tokens for request in requests) / seconds
     first = np.percentile([request.first_token for request in requests], [50, 99]) * 1e3
-    gaps = [later - earlier for request in requests for earlier, later in pairwise(request.arrived)]
+    gaps = [later - earlier for request in requests for earlier, later in itertools.pairwise(request.arrived)]
     gap = np.percentile(gaps, [50, 99]) * 1e3
     return (
         f"{name:12} {load.clients:3} clients: {rate:7.1f} tokens/s, "
@@ -123,21 +124,21 @@ async def over_http(url: str, load: Load, key: str = "none") -> list[Measured]:
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
     head += f"Authorization: Bearer {key}\r\n"
 
-    def request(prompt: list[int]) -> bytes:
+    def request(prompt: list[int], model: str) -> bytes:
         options = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
-        body = {"prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0, "model": "llm", **options}
+        body = {"prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0, "model": model, **options}
         content = json.dumps(body).encode()
         return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
-    async def client(prompts: list[list[int]]) -> list[Measured]:
+    async def client(prompts: list[list[int]], model: str) -> list[Measured]:
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(Connection, address.hostname, address.port)
         try:
-            return [await connection.send(request(prompt)) for prompt in prompts]
+            return [await connection.send(request(prompt, model)) for prompt in prompts]
         finally:
             transport.close()
 
-    answers = await asyncio.gather(*map(client, load.prompts()))
+    answers = await asyncio.gather(*map(client, load.prompts(), itertools.cycle(load.models)))
     return [request for requests in answers for request in requests]
 
 
@@ -217,7 +218,7 @@ class Profile:
 
 def measure_server(url: str, loads: Sequence[Load], name: str, pid: int | None, *, profile: bool) -> None:
     for load in loads:
-        asyncio.run(over_http(url, Load(load.clients, WARMUP, load.new_tokens, load.vocab_size)))
+        asyncio.run(over_http(url, replace(load, requests=WARMUP)))
         before = processor_seconds(pid) if pid else (0.0, 0.0)
         line = summary(name, load, asyncio.run(over_http(url, load)))
         if pid:
@@ -249,7 +250,7 @@ def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> N
     engine.start()
     try:
         for load in loads:
-            on_engine(engine, Load(load.clients, WARMUP, load.new_tokens, load.vocab_size))
+            on_engine(engine, replace(load, requests=WARMUP))
             click.echo(summary("engine alone", load, on_engine(engine, load)))
     finally:
         engine.close()

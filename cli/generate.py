@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="Prompt file; - is standard input.",
 )
 @_options.model
+@click.option("--adapter", help="LoRA adapter of the model: a directory of PEFT's or a run, or a name on the Hub.")
 @_options.dtype
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Tokens to generate at most.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 always takes the likeliest token.")
@@ -47,6 +48,7 @@ def main(
     prompt: str | None,
     prompt_file: Path | None,
     model: str | None,
+    adapter: str | None,
     dtype: "ModelDtype",
     stop: tuple[str, ...],
     add_special_tokens: bool,
@@ -78,7 +80,7 @@ def main(
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")
-    loaded, tokenizer = load_with_tokenizer(model)
+    loaded, tokenizer = load_with_tokenizer(model, adapter=adapter)
     click.echo(f"Weights: {weight_types(cast_model(loaded.model, dtype)[0])}.", err=True)
     settings = SamplingParams(stop_ids=loaded.generation.eos_ids, **sampling)
     conversation = Conversation(loaded.model, tokenizer, settings, system=system, stop=stop, dtype=dtype)

@@ -32,10 +32,11 @@ class SettingOption(click.Option):
     def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
         flags = [flag_name(name) for name in setting_names(field)]
         is_switch = hint is bool
-        default = {"True": "on", "False": "off", "None": "unset"}.get(str(field.default), field.default)
+        default = {"True": "on", "False": "off", "None": "unset", "()": "unset"}.get(str(field.default), field.default)
         super().__init__(
             [f"{flag}/--no-{flag[2:]}" if is_switch else flag for flag in flags],
             default=None,
+            multiple=hint == tuple[str, ...],
             metavar=None if is_switch else _metavar(hint),
             help=f"{field.metadata['help']} [{variable_name(field.name)}; default {default}]",
         )
@@ -45,6 +46,8 @@ class SettingOption(click.Option):
 def _metavar(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):  # with None
         hint = get_args(hint)[0]
+    if hint == tuple[str, ...]:
+        return "TEXT"
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint))
     return {str: "TEXT", int: "NUMBER", float: "SECONDS"}[hint]

@@ -55,14 +55,22 @@ def from_pretrained(
     return load_model(path, base=_base(path), dtype=dtype, mesh=mesh)
 
 
-def load_with_tokenizer(name_or_path: str | Path | None, *, mesh: Mesh | None = None) -> tuple[LoadedModel, Tokenizer]:
+def load_with_tokenizer(
+    name_or_path: str | Path | None, *, adapter: str | Path | None = None, mesh: Mesh | None = None
+) -> tuple[LoadedModel, Tokenizer]:
     """`from_pretrained`, for text in and text out by an engine: the weights stay in their file until it packs them.
+
+    Args:
+        adapter: a directory of PEFT's, merged into the weights.
 
     Raises:
         CheckpointError: as `from_pretrained`, or the model has no tokenizer.
     """
     path = find(name_or_path)
-    loaded = load_model(path, base=_base(path), mesh=mesh, mapped=True)
+    if adapter is None:
+        loaded = load_model(path, base=_base(path), mesh=mesh, mapped=True)
+    else:
+        loaded = load_model(find(adapter), base=path, mesh=mesh, mapped=True)
     if loaded.tokenizer is None:
         raise CheckpointError(f"{loaded.path} has no tokenizer; put its tokenizer.json beside the weights.")
     return_freed_memory()  # building a tokenizer takes several times what it has at the end

@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from server.access.account import RATE_LIMIT_HEADERS
 from server.access.keys import Keys
+from server.adapters import Adapters
 from server.http.authentication import Authentication
 from server.http.canonical_path import CanonicalPath
 from server.http.errors import EXCEPTION_HANDLERS
@@ -16,6 +17,7 @@ from server.http.request_body import RequestBody
 from server.http.request_context import RequestContext
 from server.lifecycle import Availability, Lifecycle
 from server.metrics import Metrics
+from server.routes.adapters import ADMIN_PATHS, load_adapter, unload_adapter
 from server.routes.chat import chat_completions
 from server.routes.completions import completions
 from server.routes.documentation import docs, openapi
@@ -30,6 +32,7 @@ from server.routes.responses import responses
 from server.routes.tokenize import detokenize, tokenize
 from server.routes.unsupported import unsupported_routes
 from server.routes.version import version
+from server.schemas.adapters import LoadAdapterBody, UnloadAdapterBody
 from server.schemas.anthropic import CountTokensBody, MessagesBody
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.generate import BatchGenerateBody, GenerateBody
@@ -37,6 +40,7 @@ from server.schemas.openai import ChatBody, CompletionBody
 from server.schemas.responses import ResponseBody
 from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBody
 from server.settings import Settings
+from server.traces import Traces, otlp_exporter
 
 # While loading and draining too.
 ALWAYS_ANSWERED = PAGE_PATHS | {"/health", "/ready", "/metrics", "/version", "/openapi.json", "/docs"}
@@ -50,6 +54,8 @@ OPERATIONS = [
     Operation("/v1/embeddings", embeddings, EmbeddingBody, generates=True),
     Operation("/v1/models", list_models),
     Operation("/v1/models/{model:path}", retrieve_model),
+    Operation("/v1/load_lora_adapter", load_adapter, LoadAdapterBody),
+    Operation("/v1/unload_lora_adapter", unload_adapter, UnloadAdapterBody),
     Operation("/tokenize", tokenize, TokenizeBody, TokenizeChatBody),
     Operation("/detokenize", detokenize, DetokenizeBody),
     Operation("/generate", generate, GenerateBody, generates=True, invalid_status=422),
@@ -75,10 +81,10 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
         ConfigError: the file of API keys cannot be read.
     """
     keys = Keys(settings.api_keys, settings.api_key_file)
-    app_metrics = Metrics(
-        lifecycle.registry, model_name=settings.served_model_name, vllm_names=settings.metrics_prefix_vllm
-    )
+    app_metrics = Metrics(lifecycle.registry, vllm_names=settings.metrics_prefix_vllm)
     lifecycle.observers.append(app_metrics)
+    if settings.otlp_traces_endpoint:
+        lifecycle.observers.append(Traces(otlp_exporter(settings.otlp_traces_endpoint)))
     app = Starlette(
         routes=ROUTES,
         middleware=[
@@ -97,6 +103,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
     app.state.lifecycle = lifecycle
     app.state.metrics = app_metrics
     app.state.keys = keys
+    app.state.adapters = Adapters(lifecycle.registry, settings)
     app.state.openapi = openapi_document(OPERATIONS, open_paths=_open_paths(settings), needs_key=keys.is_needed)
     return app
 
@@ -117,13 +124,17 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _open_paths(settings: Settings) -> frozenset[str]:
-    """What is answered without a key."""
-    return PAGE_PATHS | frozenset(
-        path
-        for path, is_open in (
-            ("/health", settings.open_health),
-            ("/ready", settings.open_ready),
-            ("/metrics", settings.open_metrics),
+    """What is answered without a key, or with one of its own."""
+    return (
+        PAGE_PATHS
+        | ADMIN_PATHS
+        | frozenset(
+            path
+            for path, is_open in (
+                ("/health", settings.open_health),
+                ("/ready", settings.open_ready),
+                ("/metrics", settings.open_metrics),
+            )
+            if is_open
         )
-        if is_open
     )

@@ -80,11 +80,11 @@ class Lifecycle:
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
-            for model in self.registry:
+            for model in self.registry.bases:
                 model.abort(Unavailable(REFUSALS["draining"], code="draining"))
 
     async def close(self) -> None:
-        for model in self.registry:
+        for model in self.registry.bases:
             await asyncio.to_thread(model.close)
 
 

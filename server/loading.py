@@ -3,13 +3,15 @@
 JAX reads its environment when it is imported, so that everything which imports it is imported here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 
 from llm_jax import native
 from llm_jax.memory import return_freed_memory
+from server.adapters import read
+from server.model_paths import AdapterPath
 from server.observers import Observer
 from server.settings import Settings
 
@@ -19,31 +21,60 @@ if TYPE_CHECKING:
 log = structlog.get_logger("server")
 
 
-def load_served_model(settings: Settings, observers: Sequence[Observer]) -> "ServedModel":
-    """Loads the model, compiles what requests need and starts the engine's thread.
+def load_models(
+    settings: Settings, adapters: Mapping[str, AdapterPath], observers: Sequence[Observer]
+) -> "list[ServedModel]":
+    """Loads the models and their adapters, compiles what requests need and starts the engines' threads.
+
+    Returns:
+        The models in the order of the settings, then the adapters.
 
     Raises:
-        ConfigError: a device that is asked for is not there.
-        CheckpointError: there is no such model, or it has no tokenizer.
+        ConfigError: a device that is asked for is not there, or an adapter does not fit beside the others.
+        CheckpointError: there is no such model or adapter, it has no tokenizer, or they do not belong together.
     """
-    from llm_jax.hub import load_with_tokenizer
-    from llm_jax.model import tensor_parallel_mesh
     from llm_jax.parallel import use_device
-    from server.served_model import ServedModel
 
     device = use_device(settings.device)
     _log_kernels(device)
+    models: list[ServedModel] = []
+    for name, path in settings.models.items():
+        mine = {adapter: found.path for adapter, found in adapters.items() if found.model == name}
+        models[len(models) :] = _load_model(name, path, mine, settings, observers)
+    return sorted(models, key=lambda model: model.parent is not None)
+
+
+def _load_model(
+    name: str, path: str | None, adapters: Mapping[str, str], settings: Settings, observers: Sequence[Observer]
+) -> "list[ServedModel]":
+    """A model, and its adapters."""
+    from llm_jax.hub import load_with_tokenizer
+    from llm_jax.model import AdapterCapacity, tensor_parallel_mesh
+    from server.served_model import ServedModel
+
     mesh = tensor_parallel_mesh(settings.tensor_parallel) if settings.tensor_parallel > 1 else None
-    loaded, tokenizer = load_with_tokenizer(settings.model, mesh=mesh)
+    loaded, tokenizer = load_with_tokenizer(path, mesh=mesh)
     parameters = sum(parameter.size for parameter in loaded.model.params.values())
-    log.info("loaded", path=str(loaded.path), device=device, parameters=parameters)
-    model = ServedModel(settings.served_model_name, loaded, tokenizer, settings, observers=observers, mesh=mesh)
-    log.info("weights", types=model.weight_types)
-    log.info("kv_cache", tokens=model.kv_tokens, context=model.max_len, max_batch=model.max_batch)
+    log.info("loaded", model=name, path=str(loaded.path), parameters=parameters)
+    beside = {adapter: read(folder, loaded.model.config) for adapter, folder in adapters.items()}
+    capacity = None
+    if beside or settings.max_adapters or settings.adapter_dir:
+        capacity = AdapterCapacity.of(
+            loaded.model.config,
+            {adapter: found.adapter for adapter, (found, _) in beside.items()},
+            slots=settings.max_adapters,
+            rank=settings.max_adapter_rank,
+        )
+    model = ServedModel(name, loaded, tokenizer, settings, observers=observers, mesh=mesh, adapters=capacity)
+    log.info("weights", model=name, types=model.weight_types)
+    log.info("kv_cache", model=name, tokens=model.kv_tokens, context=model.max_len, max_batch=model.max_batch)
+    adapted = [model.with_adapter(adapter, *found) for adapter, found in beside.items()]
+    if capacity is not None:
+        log.info("adapters", model=name, names=[*beside], slots=capacity.slots, rank=capacity.rank)
     model.start()
     del loaded  # the engine has weights of its own
     return_freed_memory()
-    return model
+    return [model, *adapted]
 
 
 def _log_kernels(device: str) -> None:

@@ -17,10 +17,11 @@ from starlette.applications import Starlette
 
 from llm_jax.errors import ConfigError
 from server.access.keys import Keys
+from server.adapters import Adapters, find_adapters
 from server.app import create_app
 from server.http.protocol import protocol
 from server.lifecycle import Lifecycle
-from server.loading import load_served_model
+from server.loading import load_models
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -78,6 +79,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._lifecycle = lifecycle
         self._keys: Keys = app.state.keys
+        self._adapters: Adapters = app.state.adapters
         self._url = _url(listener, "http" if settings.tls_certificate is None else "https")
         self._signals = 0
         # A daemon, because loading cannot be interrupted and must not hold up an exit.
@@ -86,7 +88,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
-        log.info("listening", url=self._url, model=self._settings.model or "the bundled demo model")
+        log.info("listening", url=self._url, model=", ".join(self._settings.model) or "the bundled demo model")
         self.loading.start()
         await super().serve(sockets)
         await self._lifecycle.close()
@@ -100,11 +102,12 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
 
     def _reload(self) -> None:
-        """Reads the file of API keys anew."""
+        """Reads the file of API keys and the directory of adapters anew."""
         try:
             log.info("reloaded", accounts=self._keys.reload())
         except ConfigError as error:
             log.error("not reloaded", reason=str(error))
+        self._reloading = self._loop.create_task(self._adapters.refresh())
 
     def _begin_drain(self) -> None:
         log.info("draining", grace=self._settings.drain_grace)
@@ -117,12 +120,14 @@ class Server(uvicorn.Server):
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
-            model = load_served_model(self._settings, observers=self._lifecycle.observers)
+            found = find_adapters(self._settings)
+            models = load_models(self._settings, found, observers=self._lifecycle.observers)
         except BaseException as error:
             self.failure = error
             self.should_exit = True
             return
-        self._loop.call_soon_threadsafe(self._lifecycle.become_ready, model)
+        self._loop.call_soon_threadsafe(self._lifecycle.become_ready, *models)
+        self._loop.call_soon_threadsafe(self._adapters.remember, found)
         key = "" if not self._keys.is_needed else " -H 'X-API-Key: …'"
         log.info(
             "ready",

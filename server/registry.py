@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """The served models by name; the first one added is the default. Used on the event loop alone."""
+    """The served models and adapters by name; the first one added is the default. Used on the event loop alone."""
 
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}
@@ -25,6 +25,14 @@ class Registry:
 
     def add(self, model: "ServedModel") -> None:
         self._models[model.name] = model
+
+    def remove(self, name: str) -> None:
+        del self._models[name]
+
+    @property
+    def bases(self) -> "list[ServedModel]":
+        """Those that have an engine of their own: all but adapters."""
+        return [model for model in self if model.parent is None]
 
     def __iter__(self) -> "Iterator[ServedModel]":
         return iter(self._models.values())

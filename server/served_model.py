@@ -4,11 +4,16 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
+from dataclasses import replace
+from functools import partial
 
 from jax.sharding import Mesh
 
-from llm_jax.checkpoint import LoadedModel
+from llm_jax.checkpoint import LoadedAdapter, LoadedModel
+from llm_jax.errors import RequestError
 from llm_jax.inference import Engine, EngineStats
+from llm_jax.model import AdapterCapacity
 from llm_jax.tokenizers import Tokenizer
 from server.access.account import Account
 from server.access.allowance import Pace
@@ -17,7 +22,7 @@ from server.generation.embedding_work import EmbeddingWork
 from server.generation.engine_work import Deadlines, EngineWork, WorkContext
 from server.generation.generation import Generation
 from server.generation.preparation import Preparation, Prepared
-from server.http.errors import ApiError, InvalidRequest, TooManyRequests
+from server.http.errors import ApiError, InvalidRequest, NotFound, TooManyRequests
 from server.observers import Observer
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
@@ -33,6 +38,7 @@ class ServedModel:
         max_len: tokens that a request may have, prompt and completion together.
         max_batch, kv_tokens, weight_types: see `Engine`.
         ready_at: when `start` was done, in seconds since 1970.
+        parent: of an adapter, the name of its model, whose engine it shares.
     """
 
     def __init__(
@@ -44,8 +50,11 @@ class ServedModel:
         *,
         observers: Sequence[Observer] = (),
         mesh: Mesh | None = None,
+        adapters: AdapterCapacity | None = None,
     ) -> None:
         self.name = name
+        self.parent: str | None = None
+        self.config = loaded.model.config
         self.tokenizer = tokenizer
         self.ready_at = 0
         self._observers = observers
@@ -59,13 +68,15 @@ class ServedModel:
             prefix_tokens=settings.prefix_cache,
             speculate=settings.speculate,
             mesh=mesh,
+            adapters=adapters,
         )
         self.max_len, self.max_batch = self._engine.max_len, self._engine.max_batch
         self.kv_tokens, self.weight_types = self._engine.kv_tokens, self._engine.weight_types
         # Not `loaded` itself: its weights can be freed once the engine has packed its own.
-        self._preparation = Preparation(
-            loaded.model.config, loaded.generation, tokenizer, settings, max_len=self.max_len
+        self._prepare_with = partial(
+            Preparation, self.config, loaded.generation, settings=settings, max_len=self.max_len
         )
+        self._preparation = self._prepare_with(tokenizer)
         self.chat_format = self._preparation.chat_format
         self._capacity = self.max_batch + settings.max_queue  # requests that run or wait
         self._deadlines = Deadlines(
@@ -83,6 +94,31 @@ class ServedModel:
 
     def close(self) -> None:
         self._engine.close()
+
+    def with_adapter(self, name: str, loaded: LoadedAdapter, tokenizer: Tokenizer | None) -> "ServedModel":
+        """The same model with an adapter beside it, under the adapter's name; both share the engine and its queue.
+
+        Args:
+            tokenizer: the adapter's own, where it has one: its chat template is what the adapter was trained with.
+
+        Raises:
+            ConfigError: the adapter does not fit, or there is no slot for it.
+        """
+        self._engine.add_adapter(name, loaded.adapter, loaded.params)
+        adapted = copy(self)
+        adapted.name, adapted.parent, adapted.ready_at = name, self.name, int(time.time())
+        if tokenizer is not None:
+            adapted.tokenizer, adapted._preparation = tokenizer, self._prepare_with(tokenizer)
+            adapted.chat_format = adapted._preparation.chat_format
+        return adapted
+
+    def drop_adapter(self, name: str) -> None:
+        """Takes an adapter away from later requests; those that it has go on."""
+        self._engine.remove_adapter(name)
+
+    @property
+    def _adapter(self) -> str:
+        return "" if self.parent is None else self.name
 
     @property
     def stats(self) -> EngineStats:
@@ -120,8 +156,11 @@ class ServedModel:
         with ExitStack() as unless_begun:
             generation = unless_begun.enter_context(Generation(self._admit(len(prepared), tokens, account)))
             self._work.add(generation)
-            for request, text in prepared:
-                generation.submit(request, text)
+            try:
+                for request, text in prepared:
+                    generation.submit(replace(request, adapter=self._adapter), text)
+            except RequestError as error:  # the adapter has gone meanwhile
+                raise NotFound(str(error), code="model_not_found") from None
             unless_begun.pop_all()
         return generation
 
@@ -162,6 +201,8 @@ class ServedModel:
             observers=self._observers,
             account=account,
             on_close=on_close,
+            model=self.name,
+            adapter=self._adapter,
         )
 
     def _check_capacity(self, number: int, account: Account) -> None:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Interval
 
 from llm_jax.errors import ConfigError, nearest
 from llm_jax.memory import parse_memory
+from server.model_paths import AdapterPath, adapter_paths, model_paths
 
 PREFIX = "LLM_SERVING_"
 
@@ -25,13 +26,28 @@ def setting(default: Any, group: str, help: str, *, secret: bool = False, synony
 class Settings:
     """What a server is told at its start. Times are seconds; an empty variable counts as unset."""
 
-    model: str | None = setting(
-        None,
+    model: tuple[str, ...] = setting(
+        (),
         "Model",
-        "Model to serve: a directory, a run, a file, a name on the Hub. Unset: the bundled demo model.",
+        "Model to serve: a directory, a run, a file, a name on the Hub; several as NAME=PATH, the first by default. "
+        "Unset: the bundled demo model.",
         synonym="model_path",
     )
-    served_model_name: str = setting("llm", "Model", "Name of the model in /v1/models and in answers.")
+    served_model_name: str = setting("llm", "Model", "Name of a lone model in /v1/models and in answers.")
+    adapter: tuple[str, ...] = setting(
+        (),
+        "Model",
+        "LoRA adapter to serve beside its model: NAME=PATH, or NAME=PATH@MODEL; may be repeated.",
+    )
+    adapter_dir: str | None = setting(
+        None, "Model", "Directory whose subdirectories are adapters, each under its name; read again at SIGHUP."
+    )
+    max_adapters: Annotated[int, Ge(1)] | None = setting(
+        None, "Model", "Adapters of a model at a time. Unset: as many as there are at the start."
+    )
+    max_adapter_rank: Annotated[int, Ge(1)] | None = setting(
+        None, "Model", "Highest rank of an adapter. Unset: that of those at the start."
+    )
     device: Literal["auto", "cpu", "cuda", "gpu"] = setting("auto", "Model", "Where to compute.")
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = setting(
         "auto", "Model", "Weight dtype. auto: the file's own precision on a CPU, bfloat16 on a GPU."
@@ -81,6 +97,9 @@ class Settings:
     api_key_file: str | None = setting(
         None, "Access", "TOML file of accounts: digests of their keys, and limits; read anew at SIGHUP."
     )
+    admin_key: str | None = setting(
+        None, "Access", "Key of the routes that load and unload adapters; unset, they refuse everyone.", secret=True
+    )
     open_health: bool = setting(True, "Access", "Answer /health without a key.")
     open_ready: bool = setting(True, "Access", "Answer /ready without a key.")
     open_metrics: bool = setting(False, "Access", "Answer /metrics without a key.")
@@ -111,6 +130,22 @@ class Settings:
     metrics_prefix_vllm: bool = setting(
         False, "Observability", "Publish the metrics under vLLM's names too, for dashboards made for it."
     )
+
+    otlp_traces_endpoint: str | None = setting(
+        None,
+        "Observability",
+        "OpenTelemetry collector that gets traces, such as http://localhost:4318/v1/traces; needs the extra otel.",
+    )
+
+    @property
+    def models(self) -> dict[str, str | None]:
+        """The paths of the models to load, by name; None is the demo model."""
+        return model_paths(self.model, self.served_model_name)
+
+    @property
+    def adapters(self) -> dict[str, AdapterPath]:
+        """The adapters to load, by name."""
+        return adapter_paths(self.adapter, self.models)
 
     @property
     def api_keys(self) -> tuple[str, ...]:
@@ -144,26 +179,28 @@ def load_settings(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Setti
     """
     from pydantic import TypeAdapter, ValidationError
 
+    hints = get_type_hints(Settings)
     names = {name: field.name for field in dataclasses.fields(Settings) for name in setting_names(field)}
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for variable, text in environ.items():
         if not variable.startswith(PREFIX):
             continue
-        name, value = variable.removeprefix(PREFIX).lower(), text.strip()
+        name = variable.removeprefix(PREFIX).lower()
+        value: Any = text.strip()
         if name not in names:
             near = nearest(name, names, cutoff=0.5)
             hint = f"; the nearest one is {variable_name(near)}" if near else ""
             raise ConfigError(f"{variable} is not a setting{hint}. `llm-serve --help` lists them all.")
         name = names[name]
+        value = _several(value) if hints[name] == tuple[str, ...] else value
         if value and values.get(name, value) != value:
             raise ConfigError(f"{origin[name]} and {variable} are one setting and have different values; set only one.")
         if value:
             values[name], origin[name] = value, variable
     for name, value in flags.items():
-        if value is not None:
+        if value is not None and value != ():
             values[name], origin[name] = value, flag_name(name)
-    hints = get_type_hints(Settings)
     for name, value in values.items():
         if get_origin(hints[name]) is Literal:
             values[name] = next((c for c in get_args(hints[name]) if c.casefold() == value.casefold()), value)
@@ -179,7 +216,14 @@ def load_settings(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Setti
         raise ConfigError(f"{origin['kv_memory']}: {error}") from None
     if settings.api_key and not settings.api_keys:
         raise ConfigError(f"{origin['api_key']} holds no key, only commas; give one, or leave it unset to need none.")
+    _ = settings.adapters  # an error in a name is said now, and not when models have been loaded
     return settings
+
+
+def _several(text: str) -> tuple[str, ...]:
+    """The values of a variable: separated by commas where each has a name, else one."""
+    parts = _split(text)
+    return parts if all("=" in part for part in parts) else (text,)
 
 
 def _split(value: str | None) -> tuple[str, ...]:

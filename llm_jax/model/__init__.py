@@ -4,6 +4,7 @@ What needs Flax is imported at its first use, see `model.py`.
 """
 
 from llm_jax.kernels import NO_BLOCK, ChunkLayout
+from llm_jax.model.adapter_slots import AdapterCapacity, AdapterStack, adapter_rows
 from llm_jax.model.cache import (
     KVCache,
     block_bytes,
@@ -35,6 +36,8 @@ __all__ = [
     "MODEL_DTYPES",
     "NO_BLOCK",
     "Adapter",
+    "AdapterCapacity",
+    "AdapterStack",
     "ChunkLayout",
     "KVCache",
     "LoraModule",
@@ -45,6 +48,7 @@ __all__ = [
     "Params",
     "Rows",
     "adapted",
+    "adapter_rows",
     "allocate_cache",
     "block_bytes",
     "cache_devices",

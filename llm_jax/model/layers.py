@@ -62,6 +62,14 @@ class Linear(nnx.Module):
         if self.packed is not None and self.lora is None:
             parameters = None if norm is None else norm.parameters
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
+        if self.packed is not None and self.lora is not None and self.lora.is_stacked:
+            parameters = None if norm is None else norm.parameters
+            change = self.lora.change(normalised(x, norm))
+            if activation == "none":
+                change = change if residual is None else residual + change
+                return matmul(x, self.packed, bias, norm=parameters, residual=change)
+            y = ACTIVATIONS[activation](matmul(x, self.packed, bias, norm=parameters, residual=change))
+            return y if residual is None else residual + y
         x = normalised(x, norm)
         if self.observe is not None:
             self.observe(x)
@@ -92,18 +100,33 @@ class Linear(nnx.Module):
 
 
 class LowRankFactors(nnx.Module):
-    """What an adapter adds to a linear map, see `model/lora.py`: gain · (y + B (A dropout(x)))."""
+    """What an adapter adds to a linear map, see `model/lora.py`: gain · (y + B (A dropout(x))).
+
+    Of several adapters, see `model/adapter_slots.py`, each token has the columns of its own.
+    """
 
     def __init__(self) -> None:
         self.a, self.b, self.gain, self.key, self.rate = (parameter() for _ in range(5))  # what it lacks is None
+        self.slot, self.row = parameter(), parameter()
 
-    def __call__(self, x: Array, y: Array) -> Array:
-        """[..., I], [..., O] -> [..., O]"""
+    @property
+    def is_stacked(self) -> bool:
+        """Whether these are the factors of several adapters."""
+        return self.slot.get_value() is not None
+
+    def change(self, x: Array) -> Array:
+        """B (A dropout(x)): [..., I] -> [..., O]"""
         if self.key.get_value() is not None:
             retained = jax.random.bernoulli(self.key[...], 1.0 - self.rate[...], x.shape)
             x = jnp.where(retained, x / (1.0 - self.rate[...]).astype(x.dtype), 0)
         hidden = jnp.einsum("...i,qi->...q", x, self.a[...].astype(x.dtype))
-        y = y + jnp.einsum("...q,oq->...o", hidden, self.b[...].astype(x.dtype))
+        if self.is_stacked:
+            hidden = jnp.where(self.row[...][..., None] == self.slot[...], hidden, 0)
+        return jnp.einsum("...q,oq->...o", hidden, self.b[...].astype(x.dtype))
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        """[..., I], [..., O] -> [..., O]"""
+        y = y + self.change(x)
         return y if self.gain.get_value() is None else y * self.gain[...].astype(x.dtype)
 
 

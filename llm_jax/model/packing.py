@@ -52,13 +52,16 @@ class _Cast(NamedTuple):
     sources: Sequence[Array]
     dtype: ModelDtype
     mesh: Mesh | None
+    pair_gates: bool
     outcome: tuple[Model, jnp.dtype]
 
 
 _casts: dict[int, _Cast] = {}  # keyed by id(model); a finaliser removes the entry
 
 
-def cast_model(model: Model, dtype: ModelDtype, *, mesh: Mesh | None = None) -> tuple[Model, jnp.dtype]:
+def cast_model(
+    model: Model, dtype: ModelDtype, *, mesh: Mesh | None = None, pair_gates: bool = True
+) -> tuple[Model, jnp.dtype]:
     """The model as inference wants it, and the dtype to compute in.
 
     The last outcome is stored as long as the model lives, so that a second call with the same weights costs nothing. A
@@ -73,6 +76,7 @@ def cast_model(model: Model, dtype: ModelDtype, *, mesh: Mesh | None = None) -> 
         dtype: of the weights. int4 is Q4_1 of GGUF: scale and minimum in float16 for each 32. auto is, on a CPU, what
             each matrix has: blocks as a GGUF file has them, bfloat16, or float32; on a GPU bfloat16.
         mesh: spread it over these devices. Then only int8 is packed: XLA shards plain matrices alone.
+        pair_gates: see `pack_model`.
 
     Raises:
         ConfigError: `dtype` is none of MODEL_DTYPES, or cannot be had here.
@@ -82,15 +86,15 @@ def cast_model(model: Model, dtype: ModelDtype, *, mesh: Mesh | None = None) -> 
     if dtype == "int4" and mesh is not None:
         raise ConfigError("Weights in int4 cannot be spread over several devices; choose int8 or bfloat16.")
     if isinstance(model, MutableModel):
-        return _cast_anew(model, dtype, mesh)
+        return _cast_anew(model, dtype, mesh, pair_gates)
     sources, key = tuple(model.params.values()), id(model)
     known = _casts.get(key)
     if known is None:
         weakref.finalize(model, _casts.pop, key, None)
-    elif (known.dtype, known.mesh) == (dtype, mesh) and _are_same(known.sources, sources):
+    elif known[1:4] == (dtype, mesh, pair_gates) and _are_same(known.sources, sources):
         return known.outcome
-    outcome = _cast_anew(model, dtype, mesh)
-    _casts[key] = _Cast(sources, dtype, mesh, outcome)
+    outcome = _cast_anew(model, dtype, mesh, pair_gates)
+    _casts[key] = _Cast(sources, dtype, mesh, pair_gates, outcome)
     return outcome
 
 
@@ -98,7 +102,7 @@ def _are_same(some: Sequence[Array], others: Sequence[Array]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _cast_anew(model: Model, dtype: ModelDtype, mesh: Mesh | None) -> tuple[Model, jnp.dtype]:
+def _cast_anew(model: Model, dtype: ModelDtype, mesh: Mesh | None, pair_gates: bool) -> tuple[Model, jnp.dtype]:
     on_cpu = jax.default_backend() == "cpu"
     if dtype == "auto":
         dtype = _own_dtype(model) if on_cpu else "bfloat16"
@@ -124,7 +128,7 @@ def _cast_anew(model: Model, dtype: ModelDtype, mesh: Mesh | None) -> tuple[Mode
     with ThreadPoolExecutor(1) as pool:  # the system takes as long to provide memory for the table as packing takes
         table = pool.submit(cast, model.params[EMBEDDING])
         if packed:
-            model = pack_model(model, dtype, level=None if mesh is None else Level.XLA)
+            model = pack_model(model, dtype, level=None if mesh is None else Level.XLA, pair_gates=pair_gates)
     params = {name: cast(value) for name, value in model.params.items() if name != EMBEDDING}
     params[EMBEDDING] = table.result()
     if mesh is not None:
@@ -161,7 +165,7 @@ def weight_types(model: Model) -> str:
     return ", ".join(sorted(filter(counts.get, counts), key=lambda name: -counts[name]))
 
 
-def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None) -> Model:
+def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None, pair_gates: bool = True) -> Model:
     """The same model with every linear map packed; experts and routers stay as they are.
 
     A gate is packed into fc1, and `gate_proj.weight` is left with no rows. A tied head becomes one of its own,
@@ -171,6 +175,7 @@ def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None) -
     Args:
         dtype: of the weights; auto packs blocks as they are.
         level: which kernels read them; the best of this machine unless given.
+        pair_gates: False leaves a gate a matrix of its own, as a model needs it that has adapters beside it.
     """
     params: dict[str, Any] = dict(model.params)
     config = model.config
@@ -188,7 +193,9 @@ def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None) -
         if config.has_experts(i) and config.shared_expert_size is None:
             continue
         names += [mlp + "fc1.weight", mlp + "fc2.weight"]
-        if config.use_glu:
+        if config.use_glu and not pair_gates:
+            names.append(mlp + "gate_proj.weight")
+        elif config.use_glu:
             gates[mlp + "fc1.weight"] = mlp + "gate_proj.weight"
 
     for name in names:  # one by one: each uses all cores

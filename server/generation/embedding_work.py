@@ -55,6 +55,11 @@ class EmbeddingWork(EngineWork):
         self._submit(
             len(ids),
             lambda hand_over: self._engine.embed(
-                ids, hand_over, hand_over, tenant=self.account.name, priority=self.account.priority(0)
+                ids,
+                hand_over,
+                hand_over,
+                tenant=self.account.name,
+                priority=self.account.priority(0),
+                adapter=self._adapter,
             ),
         )

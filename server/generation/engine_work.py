@@ -35,6 +35,7 @@ class WorkContext:
 
     Attributes:
         on_close: called with the work when it is left.
+        model: its name, or that of the adapter; adapter: the name that the engine knows it by, empty for the model.
     """
 
     engine: Engine
@@ -42,6 +43,8 @@ class WorkContext:
     observers: Sequence[Observer]
     account: Account
     on_close: Callable[["EngineWork"], None]
+    model: str
+    adapter: str = ""
 
 
 class EngineWork(ABC):
@@ -59,6 +62,7 @@ class EngineWork(ABC):
         self._deadlines = context.deadlines
         self._observers = context.observers
         self._on_close = context.on_close
+        self._model, self._adapter = context.model, context.adapter
         self._running: dict[int, int] = {}  # index -> request id of the engine
         self._handed_over: deque[tuple[int, Any]] = deque()  # by the engine's thread
         self._is_woken = False
@@ -111,7 +115,8 @@ class EngineWork(ABC):
         """Adds an engine request: `submit` gives it to the engine, and the engine a function to hand events to."""
         index = len(self.stats)
         # The event loop's own clock may count in milliseconds.
-        self.stats.append(RequestStats(prompt_tokens=prompt_tokens, arrived=time.perf_counter()))
+        stats = RequestStats(model=self._model, prompt_tokens=prompt_tokens, arrived=time.perf_counter())
+        self.stats.append(stats)
 
         def hand_over(event: Any) -> None:  # in the engine's thread
             self._handed_over.append((index, event))

@@ -24,7 +24,7 @@ class Authentication:
         if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
-        offered = _offered_keys(Headers(scope=scope))
+        offered = offered_keys(Headers(scope=scope))
         account = self.keys.find(offered)
         if account is None:
             problem = "The API key is not one of this server's" if offered else "This server needs an API key"
@@ -49,7 +49,8 @@ def account_of(request: Request) -> Account:
     return account
 
 
-def _offered_keys(headers: Headers) -> list[bytes]:
+def offered_keys(headers: Headers) -> list[bytes]:
+    """The keys that a request bears."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     offered = [headers.get("x-api-key", ""), token.strip() if scheme.casefold() == "bearer" else ""]
     return [key.encode("latin-1") for key in offered if key]

@@ -40,6 +40,8 @@ EXAMPLES: Json = {
     "/v1/messages": {"messages": HELLO, "max_tokens": 20},
     "/v1/messages/count_tokens": {"messages": HELLO},
     "/v1/embeddings": {"input": ["A dog", "A cat"]},
+    "/v1/load_lora_adapter": {"lora_name": "poet", "lora_path": "/adapters/poet"},
+    "/v1/unload_lora_adapter": {"lora_name": "poet"},
     "/tokenize": {"prompt": "Once upon a time"},
     "/detokenize": {"tokens": [1, 2, 3]},
     "/generate": {"prompt": "Once upon a time", "max_new_tokens": 20},

@@ -10,9 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError
 from server.metrics import Metrics
+from server.observers import TraceContext, trace_context
 
 log = structlog.get_logger("server.access")
 SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+TRACE = ("traceparent", "tracestate")  # W3C's
 QUIET = {"/health", "/ready", "/metrics"}  # asked every few seconds; logged at DEBUG
 
 
@@ -28,7 +30,9 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
-        offered = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        trace_context.set(TraceContext(scope["path"], {name: headers[name] for name in TRACE if name in headers}))
+        offered = headers.get("x-request-id", "")
         request_id = offered if SANE_ID.fullmatch(offered) else uuid.uuid4().hex
         scope["log_fields"] = {}
         status = 0

@@ -24,11 +24,12 @@ async def retrieve_model(request: Request) -> Response:
 
 
 def _card(model: ServedModel) -> dict[str, Any]:
-    """OpenAI's fields, and the context length under the name that other servers give it."""
-    return {
+    """OpenAI's fields, and the context length and an adapter's model under the names that other servers give them."""
+    card = {
         "id": model.name,
         "object": "model",
         "created": model.ready_at,
         "owned_by": "llm",
         "max_model_len": model.max_len,
     }
+    return card if model.parent is None else {**card, "parent": model.parent}

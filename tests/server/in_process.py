@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from llm_jax.hub import load_with_tokenizer
 from server.app import create_app
 from server.lifecycle import Lifecycle
+from server.observers import Observer
 from server.served_model import ServedModel
 from server.settings import Settings
 
@@ -70,8 +71,8 @@ class App:
 
 
 @contextmanager
-def serving(path: Path, settings: Settings = SETTINGS) -> Iterator[App]:
-    model = ServedModel("llm", *load_with_tokenizer(path), settings, observers=[])
+def serving(path: Path, settings: Settings = SETTINGS, observers: Sequence[Observer] = ()) -> Iterator[App]:
+    model = ServedModel("llm", *load_with_tokenizer(path), settings, observers=observers)
     model.start()
     lifecycle = Lifecycle()
     app = create_app(settings, lifecycle)

@@ -1,6 +1,7 @@
 """Several models behind one application: a request goes to the model that it names."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -120,22 +121,20 @@ def test_every_model_is_listed_and_can_be_looked_up(models: dict[str, ServedMode
     assert ask(app, "GET", "/v1/models/third").status_code == 404
 
 
-def test_metrics_add_up_the_engines(models: dict[str, ServedModel]) -> None:
-    def fakes(*pairs: tuple[ServedModel, int]) -> list[Any]:
-        return [
-            Fake(replace(model.stats, running=running, blocks=64, used_blocks=16 * running, compilations=running))
-            for model, running in pairs
-        ]
+def test_metrics_say_which_model_they_are_of(models: dict[str, ServedModel]) -> None:
+    app = application(*models.values())
 
-    class Fake:
-        def __init__(self, stats: Any) -> None:
-            self.name, self.stats = f"{id(stats)}", stats
+    def queries(name: str) -> float:
+        text = ask(app, "GET", "/metrics").text
+        [value] = re.findall(rf'\nllm_prefix_cache_queries_total{{model_name="{name}"}} (\S+)\n', text)
+        return float(value)
 
-    first, second = models.values()
-    text = ask(application(*fakes((first, 1), (second, 3))), "GET", "/metrics").text
-    assert "\nllm_num_requests_running 4.0\n" in text
-    assert "\nllm_kv_cache_usage_perc 0.5\n" in text
-    assert "\nllm_compilations_total 4.0\n" in text
+    before = {name: queries(name) for name in models}
+    ask(app, "POST", "/v1/completions", model="second", prompt="Say", temperature=0, max_tokens=3)
+    assert {name: queries(name) - before[name] for name in models} == {"first": 0, "second": 3}
+    text = ask(app, "GET", "/metrics").text
+    assert '\nllm_generation_tokens_total{model_name="first"} 0.0\n' in text, "from the start"
+    assert re.search(r'\nllm_cache_config_info{block_size="64",model_name="second",num_gpu_blocks="\d+"} 1.0\n', text)
 
 
 def test_observers_are_told_of_each_event(reciter: Path, recorder: Recorder) -> None:

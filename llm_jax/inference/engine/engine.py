@@ -4,12 +4,15 @@
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 from jax.sharding import Mesh
 
+from llm_jax.errors import ConfigError
+from llm_jax.inference.engine.adapters import AdapterTable
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool
 from llm_jax.inference.engine.memory import array_blocks, check_length, longest_sequence, pool_blocks
 from llm_jax.inference.engine.request import OnEmbedding, OnEvent, Request, SamplingParams
@@ -19,7 +22,19 @@ from llm_jax.inference.engine.stats import EngineStats
 from llm_jax.inference.engine.step_plan import CHUNKS, DRAFT_TOKENS, MIN_PREFILL, Buckets
 from llm_jax.inference.engine.stepper import Stepper
 from llm_jax.kernels import Level, WeightDtype, has_native_attention
-from llm_jax.model import Model, ModelDtype, cache_devices, cast_model, kernel_level, layer_windows, weight_types
+from llm_jax.model import (
+    Adapter,
+    AdapterCapacity,
+    AdapterStack,
+    Model,
+    ModelDtype,
+    cache_devices,
+    cast_model,
+    kernel_level,
+    layer_windows,
+    weight_types,
+)
+from llm_jax.parallel import replicated
 
 MAX_BATCH, MAX_BATCH_WITHOUT_KERNELS = 64, 8  # of XLA on a CPU, whose memory is all taken at once
 
@@ -53,6 +68,7 @@ class Engine:
         prefix_tokens: tokens that stay cached when no request uses them, for prompts that begin alike; 0 is none.
         speculate: prompt lookup decoding: verify draft tokens where a request's text repeats. The tokens stay the same.
         mesh: spread weights and caches over these devices (`tensor_parallel_mesh`).
+        adapters: what adapters there may be (`add_adapter`); None takes none, and costs nothing.
 
     Attributes:
         block_tokens: tokens of a block. Whole blocks of a prompt are reused, the rest is computed.
@@ -80,8 +96,10 @@ class Engine:
         prefix_tokens: int = 0,
         speculate: bool = True,
         mesh: Mesh | None = None,
+        adapters: AdapterCapacity | None = None,
     ) -> None:
-        model, compute_dtype = cast_model(model, dtype, mesh=mesh)
+        pair_gates = adapters is None or not adapters.changes_gates
+        model, compute_dtype = cast_model(model, dtype, mesh=mesh, pair_gates=pair_gates)
         self.config = config = model.config
         self.use_cache = use_cache and config.is_causal
         level = kernel_level(model)
@@ -102,6 +120,12 @@ class Engine:
                 and has_native_attention(config.head_size, level),
             )
 
+        stack: AdapterStack | None = None
+        self._adapters: AdapterTable | None = None
+        if adapters is not None:
+            sharding = None if mesh is None else replicated(mesh)
+            stack = AdapterStack(config, adapters, compute_dtype, sharding)
+            self._adapters = AdapterTable(adapters, stack)
         keep = prefix_tokens // BLOCK_TOKENS if self.use_cache else 0
         blocks = pool_blocks(
             config,
@@ -127,6 +151,7 @@ class Engine:
             level=level,
             cache_dtype=cache_dtype,
             mesh=mesh,
+            adapters=stack,
         )
         self._scheduler = Scheduler(pool, self.max_batch)
         self._stepper = Stepper(self._scheduler, self._runner, buckets(), use_cache=self.use_cache)
@@ -141,11 +166,10 @@ class Engine:
         steps.
 
         Raises:
-            RequestError: see `Request.check`.
+            RequestError: see `Request.check`, or there is no such adapter.
             Exception: what ended the engine's thread.
         """
-        self.validate(request)
-        return self._scheduler.submit(SequenceState(request, on_event, on_admit))
+        return self._submit(request, on_event, on_admit)
 
     def embed(
         self,
@@ -155,6 +179,7 @@ class Engine:
         *,
         tenant: str = "",
         priority: int = 0,
+        adapter: str = "",
     ) -> int:
         """Queues a text to be embedded, and returns its request id. Thread-safe.
 
@@ -162,7 +187,7 @@ class Engine:
         exception that ended the request; see `submit` for the rest.
 
         Raises:
-            RequestError: see `Request.check`.
+            RequestError: see `Request.check`, or there is no such adapter.
         """
         request = Request(
             prompt_ids=tuple(prompt_ids),
@@ -171,9 +196,49 @@ class Engine:
             tenant=tenant,
             priority=priority,
             is_embedding=True,
+            adapter=adapter,
         )
+        return self._submit(request, on_result, on_admit)
+
+    def _submit(self, request: Request, on_event: Callable[[Any], None], on_admit: Callable[[int], None]) -> int:
         self.validate(request)
-        return self._scheduler.submit(SequenceState(request, on_result, on_admit))
+        if not request.adapter:
+            return self._scheduler.submit(SequenceState(request, on_event, on_admit))
+        table = self._adapter_table()
+        slot = table.hold(request.adapter)
+        on_end = partial(table.release, slot)
+        return self._scheduler.submit(SequenceState(request, on_event, on_admit, adapter=slot, on_end=on_end))
+
+    def add_adapter(self, name: str, adapter: Adapter, params: Mapping[str, Any]) -> None:
+        """Serves an adapter under a name, to the requests that bear it from now on. Thread-safe; compiles nothing.
+
+        One that has the name already is replaced; requests that run stay with theirs.
+
+        Args:
+            params: its parameters, named as `Adapter.shapes` names them.
+
+        Raises:
+            ConfigError: it does not fit the engine's capacity, or all slots are in use.
+        """
+        self._adapter_table().add(name, adapter, params)
+
+    def remove_adapter(self, name: str) -> None:
+        """Takes an adapter from later requests; those that run, or wait, end with it. Thread-safe.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        self._adapter_table().remove(name)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that requests may bear."""
+        return [] if self._adapters is None else self._adapters.names
+
+    def _adapter_table(self) -> AdapterTable:
+        if self._adapters is None:
+            raise ConfigError("This engine takes no adapters; make it with a capacity for some.")
+        return self._adapters
 
     def validate(self, request: Request) -> None:
         """Raises RequestError if this engine cannot run the request."""
@@ -230,6 +295,10 @@ class Engine:
             compilations=stepper.compilations,
             failures=stepper.failures,
             is_dead=self._is_dead,
+            block_tokens=BLOCK_TOKENS,
+            adapter_slots=0 if self._adapters is None else self._adapters.slots,
+            running_adapters=_adapters_of(scheduler.running),
+            waiting_adapters=_adapters_of(list(scheduler.waiting)),
         )
 
     def _run(self) -> None:
@@ -245,3 +314,7 @@ class Engine:
                 self._is_dead = True
                 self._scheduler.close(error)
                 return
+
+
+def _adapters_of(sequences: Sequence[SequenceState]) -> tuple[str, ...]:
+    return tuple(sorted({sequence.request.adapter for sequence in sequences} - {""}))

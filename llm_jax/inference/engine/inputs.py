@@ -23,17 +23,26 @@ class ModelInputs:
         layout: which of the R sequences each token belongs to, and where it goes in the cache.
         sampled_PR: int32 indices into the B · T hidden states: for each sequence the last token that is no draft, then
             the draft tokens.
+        adapter_R: int32, the slot of each sequence's adapter, -1 without one; None where the model has no adapters.
     """
 
     token_BT: Array
     slot_R: Array
     layout: ChunkLayout
     sampled_PR: Array
+    adapter_R: Array | None = None
 
     @classmethod
-    def of(cls, forward_pass: ForwardPass, tables: Sequence[np.ndarray], columns: int) -> "ModelInputs":
+    def of(
+        cls,
+        forward_pass: ForwardPass,
+        tables: Sequence[np.ndarray],
+        columns: int,
+        adapter_B: np.ndarray | None = None,
+    ) -> "ModelInputs":
         """Args:
         tables: the blocks of all slots, for each group of layers [slots, Y]. columns: how many of the Y.
+        adapter_B: the adapters of all slots.
         """
         B, T, R, U, _ = forward_pass.shape
         is_ragged = B < R
@@ -53,7 +62,8 @@ class ModelInputs:
         blocks: list[Any] = [table[slot_R, :columns] for table in tables]
         sampled_PR: Any = np.minimum(last_R + np.arange(1 + U, dtype=np.int32)[:, None], B * T - 1)
         layout = ChunkLayout(cached_R, new_R, tuple(blocks), starts)
-        return cls(token_M.reshape(B, T), slot_R, layout, sampled_PR)
+        adapter_R: Any = None if adapter_B is None else adapter_B[slot_R]
+        return cls(token_M.reshape(B, T), slot_R, layout, sampled_PR, adapter_R)
 
 
 @jax.tree_util.register_dataclass

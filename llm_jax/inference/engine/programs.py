@@ -17,7 +17,7 @@ from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
 from llm_jax.inference.engine.sampling import SampledTokens, sample, token_logprobs
 from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import LAST_TOKEN
-from llm_jax.model import KVCache, Params, forward_hidden, merge
+from llm_jax.model import KVCache, Params, adapter_rows, forward_hidden, merge
 from llm_jax.parallel import replicate
 from llm_jax.programs import program
 
@@ -71,6 +71,8 @@ def forward_chunks(
     token_BT = inputs.token_BT
     last_token_BT = last_token_B[inputs.slot_R][layout.sequences(token_BT.shape)]
     token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_BT, token_BT)
+    if inputs.adapter_R is not None:
+        params = adapter_rows(params, inputs.adapter_R[layout.sequences(token_BT.shape)])
     hidden_BTD, cache_after = forward_hidden(config, params, token_BT, cache=cache, layout=layout, dtype=dtype)
     assert cache_after is not None
     hidden_MD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])

@@ -136,6 +136,7 @@ class Request:
         tenant: on whose behalf; requests of different tenants get equal shares of the engine.
         priority: less is earlier, see `scheduler`; 0 unless given.
         is_embedding: nothing is generated; see `Engine.embed`.
+        adapter: the name of one of the engine's adapters, see `Engine.add_adapter`; empty is the model alone.
     """
 
     prompt_ids: tuple[int, ...]
@@ -145,6 +146,7 @@ class Request:
     tenant: str = ""
     priority: int = 0
     is_embedding: bool = False
+    adapter: str = ""
 
     @property
     def most_tokens(self) -> int:

@@ -22,7 +22,7 @@ from llm_jax.inference.engine.request import Request, SamplingParams, TokenLogpr
 from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import Buckets, ForwardPass, PassShape
 from llm_jax.kernels import Level, WeightDtype
-from llm_jax.model import KVCache, Model, allocate_cache, head_params
+from llm_jax.model import AdapterStack, KVCache, Model, allocate_cache, head_params
 from llm_jax.parallel import replicated
 
 _SCORED = 64  # prompt tokens whose log-probabilities are computed at a time: logits of more would fill caches
@@ -46,6 +46,7 @@ class Runner:
         dtype: compute dtype. cache_dtype: dtype of cached keys and values.
         level: which kernels read and write the cache.
         mesh: the devices that all arrays are spread over; None on one device.
+        adapters: those that serve beside the model.
     """
 
     def __init__(
@@ -59,8 +60,11 @@ class Runner:
         cache_dtype: WeightDtype,
         level: Level,
         mesh: Mesh | None = None,
+        adapters: AdapterStack | None = None,
     ) -> None:
         self._model = model
+        self._adapters = adapters
+        self._adapter_B = None if adapters is None else np.full(buckets.max_batch, -1, np.int32)
         self._head = head_params(model.config, model.params)
         self._buckets = buckets
         self._tables = tables
@@ -92,8 +96,10 @@ class Runner:
     def close(self) -> None:
         self._programs.close()
 
-    def assign_slot(self, slot: int, request: Request, seed: int, generated: Sequence[int]) -> None:
-        """Sets up a slot's sampling for a request that has generated some tokens."""
+    def assign_slot(self, slot: int, request: Request, seed: int, generated: Sequence[int], adapter: int = -1) -> None:
+        """Sets up a slot's sampling for a request that has generated some tokens; `adapter`: the slot of its own."""
+        if self._adapter_B is not None:
+            self._adapter_B[slot] = adapter
         vocab_size = self._model.config.vocab_size
         new = SamplingState.of(request.sampling, request.prompt_ids, seed, vocab_size, generated)
         self._state = self._programs.run(self._assign_call(slot, new))
@@ -167,8 +173,9 @@ class Runner:
 
     def _forward_call(self, forward_pass: ForwardPass) -> Call:
         columns = -(-forward_pass.shape.context // BLOCK_TOKENS)
-        inputs = ModelInputs.of(forward_pass, self._tables, columns)
-        args = self._model.params, self._cache, self._state.last_token_B, inputs
+        inputs = ModelInputs.of(forward_pass, self._tables, columns, self._adapter_B)
+        params = self._model.params if self._adapters is None else self._model.params | self._adapters.params
+        args = params, self._cache, self._state.last_token_B, inputs
         options = {"dtype": self._dtype, "mesh": self._mesh}
         return Call(forward_pass.shape, forward_chunks, (self._model.config,), args, options)
 

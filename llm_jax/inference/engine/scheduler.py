@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_jax.inference.engine.adapters import AdapterSlot
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS, BlockPool, block_keys
 from llm_jax.inference.engine.prompt_lookup import PromptLookup
 from llm_jax.inference.engine.request import FinishReason, Request, TokenLogprob
@@ -32,6 +33,8 @@ class SequenceState:
 
     Attributes:
         on_admit: called with the number of prompt tokens that were in the cache already.
+        adapter: what the engine has of the request's adapter; None without one.
+        on_end: called once, when it has ended.
         turn: its place in the order, the least is first.
         slot: its batch slot, -1 while it waits.
         tokens: the prompt and the collected tokens of the completion.
@@ -46,6 +49,8 @@ class SequenceState:
     request: Request
     on_event: Callable[[Any], None]  # OnEvent; of an embedding OnEmbedding
     on_admit: Callable[[int], None]
+    adapter: AdapterSlot | None = None
+    on_end: Callable[[], None] = lambda: None
     request_id: int = -1
     turn: tuple[int, int] = (0, 0)
     slot: int = -1
@@ -81,7 +86,8 @@ class SequenceState:
 
     def keys(self, tokens: int) -> list[bytes]:
         """Keys of the whole blocks of its first `tokens` tokens."""
-        self.block_keys += block_keys(self.tokens[:tokens], self.block_keys, self.request.salt)
+        salt = self.request.salt if self.adapter is None else f"{self.request.salt}/adapter/{self.adapter.salt}"
+        self.block_keys += block_keys(self.tokens[:tokens], self.block_keys, salt)
         return self.block_keys
 
     def append(self, token: int) -> FinishReason | None:
@@ -162,7 +168,8 @@ class Scheduler:
             if sequence.slot < 0:
                 self.waiting.remove(sequence)
             self.changed.notify_all()
-            return True
+        sequence.on_end()
+        return True
 
     def admit(self) -> list[SequenceState]:
         """Gives slots and blocks to the first of the queue, as long as there are both; returns these sequences.

@@ -16,12 +16,13 @@ class EngineStats:
     Attributes:
         running, waiting: requests in a batch slot, and in the queue.
         slots: batch slots, the most requests that can run at a time.
-        blocks: of the KV cache, in all groups of layers.
+        blocks: of the KV cache, in all groups of layers; each has `block_tokens`.
         used_blocks, cached_blocks: those of running requests, each counted once; and those that stay for prompts that
             begin alike, of which the least recently used makes room.
         preemptions: how often a running request was put back into the queue, to be computed again.
         prefix_queries, prefix_hits: prompt tokens of admitted requests, and how many of them were in the cache.
         drafted, accepted: draft tokens of speculative decoding, and how many of them were accepted.
+        adapter_slots: how many adapters there can be; running_adapters, waiting_adapters: those that requests have.
         compilations: XLA compilations that a step waited for; none once all programs are there.
         failures: steps that have failed since one was right.
         is_dead: the engine's thread has ended, since its state could not be restored.
@@ -41,6 +42,10 @@ class EngineStats:
     compilations: int
     failures: int
     is_dead: bool
+    block_tokens: int
+    adapter_slots: int = 0
+    running_adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()
 
 
 def compilations(*, here: bool = False) -> int:

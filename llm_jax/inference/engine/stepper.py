@@ -112,7 +112,8 @@ class Stepper:
                 self._scheduler.put_back(last)
         for sequence in self._scheduler.admit():
             request, generated = sequence.request, sequence.generated
-            self._runner.assign_slot(sequence.slot, request, sequence.seed, generated)
+            adapter = -1 if sequence.adapter is None else sequence.adapter.index
+            self._runner.assign_slot(sequence.slot, request, sequence.seed, generated, adapter)
             sequence.sampled = len(generated)
             if not generated:  # otherwise it was put back
                 self.prefix_queries += len(request.prompt_ids)

@@ -1,0 +1,89 @@
+"""What LoRA adapters cost a server: clients over several of them and their model, beside the same load without any.
+
+    python -m benchmarks.adapters MODEL [--clients 16] [--rank 8] [--targets q_proj,v_proj] [-- FLAG …]
+
+The adapters are random: their values change no figure.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import click
+import jax
+import numpy as np
+
+from benchmarks.load import WARMUP, Load, Measured, over_http, summary
+from benchmarks.serving import Served
+from llm_jax.checkpoint import new_adapter, write_adapter
+from llm_jax.config import LoraConfig
+from llm_jax.hub import find, load_with_tokenizer
+from llm_jax.model import init_lora
+
+
+def write_adapters(model: str, folder: Path, count: int, rank: int, targets: str) -> dict[str, Path]:
+    """Random adapters of a model, by name."""
+    config = load_with_tokenizer(model)[0].model.config
+    lora = LoraConfig(rank=rank, targets=targets if targets == "all-linear" else tuple(targets.split(",")))
+    adapter = new_adapter(lora, config, find(model))
+    paths = {f"adapter-{n}": folder / str(n) for n in range(count)}
+    for n, path in enumerate(paths.values()):
+        params = init_lora(adapter, {}, seed=n)
+        noise = np.random.default_rng(n)
+        params |= {m.b: jax.numpy.asarray(noise.normal(0, 0.01, params[m.b].shape), "float32") for m in adapter.modules}
+        write_adapter(path, adapter, params, lora, config)
+    return paths
+
+
+def measure(name: str, url: str, load: Load) -> float:
+    """Tokens per second."""
+    asyncio.run(over_http(url, Load(load.clients, WARMUP, load.new_tokens, load.vocab_size, load.models)))
+    requests: list[Measured] = asyncio.run(over_http(url, load))
+    click.echo(summary(name, load, requests))
+    seconds = max(r.arrived[-1] for r in requests) - min(r.sent for r in requests)
+    return sum(r.tokens for r in requests) / seconds
+
+
+@click.command(help=__doc__)
+@click.argument("model")
+@click.argument("flags", nargs=-1)
+@click.option("--clients", default=16, show_default=True)
+@click.option("--requests", default=4, show_default=True, help="Requests of each client.")
+@click.option("--new-tokens", default=64, show_default=True, help="Tokens of each answer.")
+@click.option("--adapters", default=3, show_default=True, help="How many.")
+@click.option("--rank", default=8, show_default=True)
+@click.option("--targets", default="q_proj,v_proj", show_default=True, help="Linear maps, or all-linear.")
+@click.option("--rounds", default=2, show_default=True, help="Rounds, of which the best counts.")
+def main(
+    model: str,
+    flags: tuple[str, ...],
+    clients: int,
+    requests: int,
+    new_tokens: int,
+    adapters: int,
+    rank: int,
+    targets: str,
+    rounds: int,
+) -> None:
+    vocab = load_with_tokenizer(model)[0].model.config.vocab_size
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_adapters(model, Path(folder), adapters, rank, targets)
+        given = [flag for name, path in paths.items() for flag in ("--adapter", f"{name}={path}")]
+        alone = Served(model, Path.cwd(), flags)
+        beside = Served(model, Path.cwd(), (*flags, *given))
+        try:
+            load = Load(clients, requests, new_tokens, vocab)
+            mixed = Load(clients, requests, new_tokens, vocab, ("llm", *paths))
+            without = max(measure("without any", alone.url, load) for _ in range(rounds))
+            unused = max(measure("not used", beside.url, load) for _ in range(rounds))
+            with_them = max(measure("mixed", beside.url, mixed) for _ in range(rounds))
+        finally:
+            alone.close()
+            beside.close()
+    click.echo(
+        f"mixed: {100 * with_them / without:.1f} % of the rate without any; not used: {100 * unused / without:.1f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()

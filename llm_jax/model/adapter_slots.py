@@ -1,0 +1,144 @@
+"""Adapters that serve side by side: their low-rank factors stacked, so that each token gets those of its own.
+
+A linear map has one pair of factors, in which each slot has columns of its own: y + B (m · A x), where the mask m of a
+token is one in the columns of its adapter's slot. That is two small products for any mixture of adapters, and none of
+their shapes depends on which adapters there are.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from llm_jax.config import ModelConfig
+from llm_jax.errors import ConfigError
+from llm_jax.model.lora import Adapter
+from llm_jax.model.model import FACTOR, Params
+from llm_jax.model.shapes import param_shapes
+
+SLOTS, ROWS = ".lora.slot", ".lora.row"
+LINEAR = re.compile(r"(.*\.(self_attn\.(qkv|out)_proj|mlp\.(shared_expert\.)?(fc1|fc2|gate_proj)))\.weight")
+FUSED = "self_attn.qkv_proj"  # beside it there may be three modules, with ranks of their own
+
+
+@dataclass(frozen=True)
+class AdapterCapacity:
+    """Slots for adapters of one model.
+
+    Attributes:
+        slots: how many adapters there may be at a time.
+        rank: the highest of any module of them.
+        linears: the linear maps that may have factors beside them.
+    """
+
+    slots: int
+    rank: int
+    linears: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, adapters: Mapping[str, Adapter], *, slots: int | None = None, rank: int | None = None
+    ) -> "AdapterCapacity":
+        """What these adapters need, and at least so much. Without any, every linear map but the head.
+
+        Raises:
+            ConfigError: an adapter changes what none may that serves beside others, or has a higher rank than `rank`.
+        """
+        modules = [module for adapter in adapters.values() for module in adapter.modules]
+        linears = {rows.linear for module in modules for rows in module.outputs}
+        if not adapters:
+            linears = {match[1] for name in param_shapes(config) if (match := LINEAR.fullmatch(name))}
+        highest = max((module.rank for module in modules), default=1)
+        capacity = cls(max(slots or 1, len(adapters)), rank or highest, tuple(sorted(linears)))
+        for name, adapter in adapters.items():
+            capacity.check(name, adapter)
+        return capacity
+
+    def check(self, name: str, adapter: Adapter) -> None:
+        """
+        Raises:
+            ConfigError: an adapter does not fit.
+        """
+        for module in adapter.modules:
+            merge = "merge it into its model instead, with llm-convert --adapter"
+            if module.dora:
+                raise ConfigError(f"Adapter {name} is of DoRA, which cannot serve beside others; {merge}.")
+            if any(rows.linear == "lm_head" for rows in module.outputs):
+                raise ConfigError(f"Adapter {name} changes the output head, which no adapter served can; {merge}.")
+            if module.rank > self.rank:
+                raise ConfigError(
+                    f"Adapter {name} has the rank {module.rank}, and there is space for {self.rank}; "
+                    "set max_adapter_rank."
+                )
+            missing = next((rows.linear for rows in module.outputs if rows.linear not in self.linears), None)
+            if missing is not None:
+                raise ConfigError(
+                    f"Adapter {name} changes {missing}, and none of the adapters that the engine was made with does; "
+                    "start it with this one too."
+                )
+
+    @property
+    def changes_gates(self) -> bool:
+        """Whether the first maps of feed-forward blocks are among them, which then are not packed with their gates."""
+        return any(linear.endswith((".fc1", ".gate_proj")) for linear in self.linears)
+
+    def columns(self, linear: str) -> int:
+        """Columns of each slot."""
+        return self.rank * (3 if linear.endswith(FUSED) else 1)
+
+
+class AdapterStack:
+    """The factors of all slots, as parameters beside those of the model.
+
+    Attributes:
+        params: for `forward_hidden`, with `adapter_rows`; replaced as a whole: a step goes on with those it has.
+    """
+
+    def __init__(self, config: ModelConfig, capacity: AdapterCapacity, dtype: Any, sharding: Any = None) -> None:
+        self._capacity, self._dtype, self._sharding = capacity, dtype, sharding
+        self._a: dict[str, np.ndarray] = {}  # never written to: a device may compute with the same memory
+        self._b: dict[str, np.ndarray] = {}
+        shapes = param_shapes(config)
+        params: Params = {}
+        for linear in capacity.linears:
+            O, I = shapes[f"{linear}.weight"].shape
+            Q = capacity.slots * capacity.columns(linear)
+            self._a[linear], self._b[linear] = np.zeros((Q, I), dtype), np.zeros((O, Q), dtype)
+            slot_Q = np.repeat(np.arange(capacity.slots, dtype=np.int32), capacity.columns(linear))
+            params[linear + SLOTS] = self._put(slot_Q)
+        self.params = params | self._factors(capacity.linears)
+
+    def write(self, slot: int, adapter: Adapter, lora: Mapping[str, Any]) -> None:
+        """Puts an adapter into a slot, in place of what was there."""
+        capacity = self._capacity
+        start = {linear: slot * capacity.columns(linear) for linear in capacity.linears}
+        at = dict(start)
+        for linear in capacity.linears:
+            self._a[linear], self._b[linear] = self._a[linear].copy(), self._b[linear].copy()
+            columns = slice(start[linear], start[linear] + capacity.columns(linear))
+            self._a[linear][columns], self._b[linear][:, columns] = 0, 0
+        for module in adapter.modules:
+            a_QI, b_OQ = np.asarray(lora[module.a]), np.asarray(lora[module.b], np.float32) * module.scale
+            for (linear, first, size), part in module.parts():
+                columns = slice(at[linear], at[linear] + module.rank)
+                self._a[linear][columns] = a_QI
+                self._b[linear][first : first + size, columns] = b_OQ[part]
+                at[linear] += module.rank
+        self.params = self.params | self._factors(capacity.linears)
+
+    def _factors(self, linears: tuple[str, ...]) -> Params:
+        factors = {linear + FACTOR: self._put(self._a[linear]) for linear in linears}
+        return factors | {f"{linear}.lora.b": self._put(self._b[linear]) for linear in linears}
+
+    def _put(self, array: np.ndarray) -> Array:
+        return jax.device_put(array, self._sharding)
+
+
+def adapter_rows(params: Params, slot_BT: Array) -> Params:
+    """The parameters with the slot of each token's adapter; -1 is none."""
+    rows = {name.removesuffix(SLOTS) + ROWS: slot_BT for name in params if name.endswith(SLOTS)}
+    return params | rows
