@@ -18,6 +18,8 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from server.served_model import ServedModel
 
+SPARE = 2  # slots for adapters that may come, beside those that there are at the start
+
 log = structlog.get_logger("server")
 
 
@@ -58,11 +60,14 @@ def _load_model(
     log.info("loaded", model=name, path=str(loaded.path), parameters=parameters)
     beside = {adapter: read(folder, loaded.model.config) for adapter, folder in adapters.items()}
     capacity = None
-    if beside or settings.max_adapters or settings.adapter_dir:
+    may_come = settings.admin_key is not None or (
+        settings.adapter_dir is not None and name == next(iter(settings.models))
+    )
+    if beside or settings.max_adapters or may_come:
         capacity = AdapterCapacity.of(
             loaded.model.config,
             {adapter: found.adapter for adapter, (found, _) in beside.items()},
-            slots=settings.max_adapters,
+            slots=settings.max_adapters or (SPARE + len(beside) if may_come else None),
             rank=settings.max_adapter_rank,
         )
     model = ServedModel(name, loaded, tokenizer, settings, observers=observers, mesh=mesh, adapters=capacity)

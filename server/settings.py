@@ -43,10 +43,12 @@ class Settings:
         None, "Model", "Directory whose subdirectories are adapters, each under its name; read again at SIGHUP."
     )
     max_adapters: Annotated[int, Ge(1)] | None = setting(
-        None, "Model", "Adapters of a model at a time. Unset: as many as there are at the start."
+        None,
+        "Model",
+        "Adapters of a model at a time. Unset: those of the start, and two more where others may come.",
     )
     max_adapter_rank: Annotated[int, Ge(1)] | None = setting(
-        None, "Model", "Highest rank of an adapter. Unset: that of those at the start."
+        None, "Model", "Highest rank of an adapter. Unset: that of those at the start, or 16."
     )
     device: Literal["auto", "cpu", "cuda", "gpu"] = setting("auto", "Model", "Where to compute.")
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = setting(

@@ -22,6 +22,7 @@ from llm_jax.model.shapes import param_shapes
 
 SLOTS, ROWS = ".lora.slot", ".lora.row"
 LINEAR = re.compile(r"(.*\.(self_attn\.(qkv|out)_proj|mlp\.(shared_expert\.)?(fc1|fc2|gate_proj)))\.weight")
+RANK = 16  # where nothing says which
 FUSED = "self_attn.qkv_proj"  # beside it there may be three modules, with ranks of their own
 
 
@@ -43,7 +44,7 @@ class AdapterCapacity:
     def of(
         cls, config: ModelConfig, adapters: Mapping[str, Adapter], *, slots: int | None = None, rank: int | None = None
     ) -> "AdapterCapacity":
-        """What these adapters need, and at least so much. Without any, every linear map but the head.
+        """What these adapters need, and at least so many slots. Without any, every linear map but the head.
 
         Raises:
             ConfigError: an adapter changes what none may that serves beside others, or has a higher rank than `rank`.
@@ -52,7 +53,7 @@ class AdapterCapacity:
         linears = {rows.linear for module in modules for rows in module.outputs}
         if not adapters:
             linears = {match[1] for name in param_shapes(config) if (match := LINEAR.fullmatch(name))}
-        highest = max((module.rank for module in modules), default=1)
+        highest = max((module.rank for module in modules), default=RANK)
         capacity = cls(max(slots or 1, len(adapters)), rank or highest, tuple(sorted(linears)))
         for name, adapter in adapters.items():
             capacity.check(name, adapter)

@@ -17,7 +17,7 @@ from tests.checkpoint.families_of_transformers import make, save
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 NEW = 12
-PROMPTS = [tuple(np.random.default_rng(n).integers(0, 61, n).tolist()) for n in (5, 17, 90, 3)]
+PROMPTS = [tuple(np.random.default_rng(n).integers(0, 61, n).tolist()) for n in (5, 90)]
 # Separate q, k and v with a gate and ranks that differ; fused q, k and v with an activation behind the map.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "llama": [
@@ -95,7 +95,7 @@ def test_every_answer_is_that_of_its_model_or_adapter_alone(served: Served) -> N
 
 def test_prompts_of_different_adapters_share_no_cached_blocks(llama: Served) -> None:
     engine = llama.engine("a0", "a1")
-    prompt = PROMPTS[2]  # longer than a block
+    prompt = PROMPTS[1]  # longer than a block
     for name in ("a0", "", "a1"):
         assert answers(engine, [ask(name, prompt)]) == [llama.expected[name, prompt]]
         assert engine.stats.prefix_hits == 0

@@ -53,6 +53,7 @@ class App:
             adapter_dir=str(folder / "adapters"),
             api_key="user",
             admin_key="operator",
+            max_adapters=3,
             max_batch=4,
             kv_memory="20MB",
             speculate=False,
@@ -140,13 +141,10 @@ def test_an_operator_unloads_an_adapter_whose_requests_end_as_they_began_and_loa
         loaded = await client.post("/v1/load_lora_adapter", json=load, headers=ADMIN)
         assert loaded.json() == {"status": "loaded", "lora_name": "one"}
         assert text(await ask(client, "one", PROMPTS[0])) == app.texts["one", PROMPTS[0]]
-        for wrong in (
-            {"lora_path": "/nowhere"},
-            {"lora_name": "first"},
-            {"base_model_name": "second", "lora_name": "x"},
-        ):
+        wrongs = ({"lora_path": "/nowhere"}, 400), ({"lora_name": "first"}, 400), ({"base_model_name": "x"}, 404)
+        for wrong, status in wrongs:
             refusal = await client.post("/v1/load_lora_adapter", json=load | wrong, headers=ADMIN)
-            assert refusal.status_code == 400, wrong
+            assert refusal.status_code == status, wrong
         refusal = await client.post("/v1/load_lora_adapter", json=load | {"lora_name": "x"}, headers=ADMIN)
         assert "all 3 are in use, by one, three, two" in refusal.json()["error"]["message"]
 
