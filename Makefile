@@ -72,6 +72,10 @@ check-rolling: install  ## restart three replicas in turn under load behind ngin
 real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
 	$(BIN)/python scripts/fetch_real_models.py
 
+.PHONY: check-recipes
+check-recipes: install  ## run recipes of configs/ as they are, and check what they reach (about half an hour)
+	$(BIN)/python scripts/check_recipes.py
+
 .PHONY: lint
 lint: install  ## ruff, mypy, and the layers of the packages
 	$(BIN)/ruff check .

@@ -102,7 +102,7 @@ def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> Non
         click.echo("Add --resume to the same command to go on.")
         raise SystemExit(128 + result.signum)
     _summarize(result)
-    if task != "regression":
+    if task in ("lm", "distill"):
         _show_sample(result)
 
 

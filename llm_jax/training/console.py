@@ -54,6 +54,10 @@ class RunConsole:
     def _step(self, record: dict[str, Any]) -> None:
         epoch = f"{record['epoch']}/{self._run['epochs']}"
         speed = f"{record['per_second']:,.0f} {self._run['unit']}/s"
+        if "mfu" in record:
+            speed += f"  MFU {record['mfu']:.0%}"
+        if "peak_memory" in record:
+            speed += f"  {record['peak_memory'] / 1e9:.1f} GB"
         if self._bar is not None:
             loss = _number(record["loss"])
             self._bar.update(self._task, completed=record["step"], epoch=epoch, loss=loss, speed=speed)

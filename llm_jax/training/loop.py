@@ -1,9 +1,8 @@
 """The loop over steps and epochs: learning rate, validation, metrics. It is the same for every task."""
 
 import math
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,24 +17,9 @@ from llm_jax.training.progress import Progress
 from llm_jax.training.saving import Saver
 from llm_jax.training.schedules import Timetable, learning_rate
 from llm_jax.training.signals import StopRequest
+from llm_jax.training.speed import Speed
 from llm_jax.training.step import StepMetrics, TrainState, TrainStep
 from llm_jax.training.validation import Validation
-
-
-class _Speed:
-    """Tokens or samples per second of the steps alone: validating and saving are left out."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._weight, self._start = 0.0, time.perf_counter()
-
-    def add(self, weight: float) -> None:
-        self._weight += weight
-
-    def per_second(self) -> float:
-        return self._weight / (time.perf_counter() - self._start)
 
 
 @dataclass(kw_only=True)
@@ -63,7 +47,7 @@ class Loop:
     state: TrainState
     progress: Progress
     samples: Callable[[TrainState, Params], Iterable[tuple[str, str]]]
-    _speed: _Speed = field(default_factory=_Speed, init=False)
+    speed: Speed
 
     @property
     def total_steps(self) -> int:
@@ -90,7 +74,7 @@ class Loop:
         # A signal may have ended the run before its last evaluation.
         if (self._evaluation_is_due() and self._settle()) or self.finished:
             return
-        self._speed.restart()
+        self.speed.restart()
         number, unread = self.progress.step, None
         for batch in self.batches.steps(number, self.total_steps):
             lr = self._learning_rate(number)
@@ -103,7 +87,7 @@ class Loop:
                 unread = None
                 if self._settle():
                     return
-                self._speed.restart()
+                self.speed.restart()
 
     def _settle(self) -> bool:
         """Evaluate where it is due, and save what is due. True where no step follows."""
@@ -125,7 +109,7 @@ class Loop:
         loss, grad_norm, weight, applied, failed, aux = numbers
         lr = self._learning_rate(self.progress.step)
         self.progress = self.progress.failed() if failed else self.progress.stepped(loss, weight)
-        self._speed.add(weight)
+        self.speed.add(weight)
         step = self.progress.step
         if self.progress.failures > self.config.training.max_skipped_steps:
             what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient norm", grad_norm)
@@ -135,13 +119,12 @@ class Loop:
             )
         if failed or step % self.config.logging.log_interval == 0 or self.times.evaluates_after(step):
             epoch = -(-step // self.times.per_epoch)
-            per_second = round(self._speed.per_second(), 1)
             # JSON has no infinity, and a skipped float16 step has no finite norm.
             measured = {"loss": loss, "grad_norm": grad_norm if applied else math.nan, **aux}
             measured = {name: value if math.isfinite(value) else None for name, value in measured.items()}
-            record = {"step": step, "epoch": epoch, "lr": lr, "per_second": per_second, **measured}
+            record = {"step": step, "epoch": epoch, "lr": lr, **self.speed.measured(), **measured}
             self.write({"event": "step", **record, "skipped": self.progress.skipped})
-            self._speed.restart()
+            self.speed.restart()
 
     def _evaluate(self) -> bool:
         """Validate and report; True where checkpoint.best_metric is the best so far. A signal leaves it undone."""

@@ -28,6 +28,7 @@ from llm_jax.training.run_directory import RunDirectory, run_to_resume
 from llm_jax.training.saving import Saver
 from llm_jax.training.schedules import Timetable
 from llm_jax.training.signals import StopRequest, stop_on_signals
+from llm_jax.training.speed import Speed, peak_flops
 from llm_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
 from llm_jax.training.tasks import TASKS, Task, TaskBuilder
 from llm_jax.training.validation import Validation
@@ -121,12 +122,8 @@ def _build_loop(
     if task.validation is not None:
         size = min(config.training.batch_size, len(task.validation))
         validation = Validation(make_eval_step(task.loss, dtype=dtype), Batches(source=task.validation, size=size))
-    times = Timetable.of(
-        config.training,
-        config.checkpoint,
-        per_epoch=batches.per_epoch,
-        tokens_per_step=batches.size * math.prod(task.train[0]["weights"].shape),
-    )
+    tokens = batches.size * math.prod(task.train[0]["weights"].shape)
+    times = Timetable.of(config.training, config.checkpoint, per_epoch=batches.per_epoch, tokens_per_step=tokens)
     saver = Saver(
         task=task,
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
@@ -168,6 +165,7 @@ def _build_loop(
         state=state,
         progress=progress,
         samples=samples,
+        speed=Speed(task.flops * tokens, peak_flops(dtype) if task.flops else 1.0),
     )
 
 
@@ -236,4 +234,4 @@ def _announce(loop: Loop, task: Task) -> None:
 
 
 def _count(params: Params) -> int:
-    return sum(value.size for value in params.values())
+    return sum(math.prod(value.shape) for value in params.values())

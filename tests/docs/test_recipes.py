@@ -44,6 +44,7 @@ def test_a_recipe_runs(recipe: Path, tiny: Path, tmp_path: Path) -> None:
     settings = {
         "data.dataset_path": tiny / data, "checkpoint.checkpoint_dir": tmp_path / "run", "training.length": "2 steps",
         "training.batch_size": 2, "training.warmup": "1 step", "logging.log_level": "ERROR",
+        "training.run_validation": "false", "training.early_stopping_patience": "null",
     }  # fmt: skip
     if given.model.init_from is not None:
         settings["model.init_from"] = tiny / "model"
@@ -62,6 +63,6 @@ def test_a_recipe_runs(recipe: Path, tiny: Path, tmp_path: Path) -> None:
     ]
     result = train(task, load_train_config(recipe, environ={}, overrides=overrides))
     assert result.progress.step == 2
-    assert result.progress.best.finite is not None
+    assert (result.run.last / "tokenizer.json").exists()
     heading = recipe.read_text(encoding="utf-8").split("\n\n")[0].lower()
     assert "minutes" in heading or "gpu" in heading, "its cost is not stated"

@@ -52,5 +52,10 @@ def test_a_pipe_gets_plain_lines(norm):
     assert "\x1b" not in text
 
 
+def test_the_share_of_the_peak_rate_and_memory_are_shown():
+    text = shown(RUN, {**STEP, "mfu": 0.314, "peak_memory": 1.5e9}, terminal=False)
+    assert "4,321 tokens/s  MFU 31%  1.5 GB" in text
+
+
 def test_the_log_level_quiets_it():
     assert shown(RUN, STEP, EPOCH, terminal=True, log_level="WARNING") == ""

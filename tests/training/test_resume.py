@@ -52,7 +52,7 @@ def everything_saved(directory):
     arrays = json.loads((checkpointer.path(checkpointer.steps()[-1]) / "manifest.json").read_text())["arrays"]
     weights = {name: (Path(directory) / name / "model.safetensors").read_bytes() for name in ("best", "last")}
     timeless = [
-        {name: value for name, value in record.items() if name != "per_second"}
+        {name: value for name, value in record.items() if name not in ("per_second", "mfu", "peak_memory")}
         for record in read_metrics(Path(directory) / "metrics.jsonl")
         if record["event"] != "run"
     ]

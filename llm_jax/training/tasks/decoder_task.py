@@ -1,5 +1,6 @@
 """What the tasks that train a decoder have in common."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.data import Batch, Source
-from llm_jax.model import Model, Params, forward_hidden
+from llm_jax.model import Model, Params, forward_hidden, param_shapes
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import TrainingConfig
 from llm_jax.training.step import LossSums, total_weight
@@ -48,6 +49,19 @@ class DecoderTask:
     @property
     def baseline(self) -> tuple[str, float]:
         return self.floor
+
+    @property
+    def flops(self) -> float:
+        """Forward, and backward to the inputs of each matrix and, where it is trained, to the matrix itself."""
+        frozen = self.start.frozen if self.start.adapter is None else None
+        total = 0.0
+        for name, value in param_shapes(self.config).items():
+            is_head = self.config.tie_embeddings and "token_embeddings" in name
+            if len(value.shape) < 2 or ("embed" in name and not is_head):
+                continue
+            used = self.config.top_k / self.config.num_experts if ".experts." in name else 1.0
+            total += 2 * math.prod(value.shape) * used * (2 if frozen is None or name in frozen else 3)
+        return total
 
     @property
     def fused_rows(self) -> dict[str, tuple[int, ...]]:

@@ -60,6 +60,7 @@ class RegressionTask:
     validation: NoisyLine | None
     unit: str = "samples"
     beta2: float = 0.999
+    flops: float = 0.0
 
     @classmethod
     def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:

@@ -22,6 +22,7 @@ class Task(Protocol):
         baseline: (name, loss) of a model that learnt nothing, or of a perfect one; drawn into the loss plot.
         unit: what the loss is averaged over: "tokens" or "samples".
         beta2: AdamW's, unless set.
+        flops: floating-point operations in matrix products for a token of a step; 0 where they are not counted.
         fused_rows: rows of the parts of parameters that are several matrices, by name.
         loss: of the trainable and the frozen parameters.
         weigh: what the loss of all micro-batches of a step is averaged over.
@@ -39,6 +40,8 @@ class Task(Protocol):
     def unit(self) -> str: ...
     @property
     def beta2(self) -> float: ...
+    @property
+    def flops(self) -> float: ...
     @property
     def fused_rows(self) -> Mapping[str, tuple[int, ...]]: ...
     @property
