@@ -68,6 +68,12 @@ check-deploy: install  ## validate deploy/ against Kubernetes' schemas, and its 
 check-rolling: install  ## restart three replicas in turn under load behind nginx (apt install nginx-light): no request may fail
 	$(BIN)/python scripts/check_rolling_restart.py
 
+.PHONY: test-lm-eval
+test-lm-eval: install  ## compare lm-evaluation-harness in process, through the server, and on transformers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
+	  --editable '.[$(EXTRAS),lm-eval]' 'lm-eval[api,hf]'
+	$(BIN)/python -m pytest tests/evaluation/test_harness.py
+
 .PHONY: real-models
 real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
 	$(BIN)/python scripts/fetch_real_models.py
@@ -99,6 +105,10 @@ bench: install  ## compare this engine with transformers and llama.cpp on this m
 .PHONY: bench-files
 bench-files: install  ## compare this engine with llama.cpp on GGUF files (BENCH="FILE.gguf …"; by default random ones)
 	$(BIN)/python -m benchmarks.files $(BENCH)
+
+.PHONY: bench-data
+bench-data: install  ## tokenise a corpus made on the fly beside the tokenizers library, and train on it (BENCH="--size 1000")
+	$(BIN)/python -m benchmarks.data $(BENCH)
 
 .PHONY: wheels
 wheels:  ## build what a release publishes into dist: the source, and a wheel with the native kernels per architecture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> Non
     from llm_jax.training import train
 
     use_device(device)
-    result = train(task, config, writer=_write)
+    result = train(task, config, writer=_write, examiner=partial(_examine, config) if config.logging.tasks else None)
     if result.signum is not None:
         name, step = signal.Signals(result.signum).name, result.progress.step
         click.echo(f"Stopped by {name} after step {step} of {result.total_steps}; saved in {result.run.path}.")
@@ -118,6 +119,15 @@ def _summarize(result: TrainingResult) -> None:
             perplexity = f", perplexity {math.exp(min(loss, 700)):.2f}" if result.is_text else ""
             click.echo(f"{label} validation loss {loss:.4f}{perplexity}")
     click.echo(f"{result.baseline_name} {result.baseline:.4f}")
+
+
+def _examine(config: TrainConfig, model: Model, tokenizer: Tokenizer) -> dict[str, float]:
+    """The metrics of a model in training on logging.tasks, as task/metric."""
+    from llm_jax.evaluation import evaluate_tasks
+
+    settings = config.logging
+    found = evaluate_tasks(model, tokenizer, settings.tasks, path=settings.tasks_path, limit=settings.tasks_limit)
+    return {f"{task}/{metric}": value for task, metrics in found.items() for metric, value in metrics.items()}
 
 
 def _write(model: Model, tokenizer: Tokenizer, prompt: str, answers: bool, tokens: int) -> str:

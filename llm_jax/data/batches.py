@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from llm_jax.data.mixture import Mixture
 from llm_jax.data.types import Batch, Example, Source
 
 
@@ -13,7 +15,8 @@ class Batches:
     """Batches of a source: step s of every run with the same seed is the same batch, whatever came before.
 
     The position of a run in its data is therefore one number. Each epoch visits every example once, in an order of
-    its own; the last batch of an epoch is padded with zeros, whose weights of zero exclude them from the loss.
+    its own; the last batch of an epoch is padded with zeros, whose weights of zero exclude them from the loss. Of a
+    `Mixture` an epoch is as many batches, in which its sources have their proportions.
 
     Attributes:
         size: examples per batch.
@@ -37,12 +40,23 @@ class Batches:
         """The batches of steps start … stop - 1; steps count on through the epochs."""
         import grain
 
-        dataset = grain.MapDataset.source(self.source)
-        if self.seed is not None:
-            dataset = dataset.shuffle(seed=self.seed)  # anew in each epoch
-        dataset = dataset.batch(self.size, drop_remainder=False, batch_fn=self._stack).repeat()
+        if isinstance(self.source, Mixture):
+            # No two sources of one size in one order: each has a seed of its own.
+            sources = [
+                self._shuffled(grain.MapDataset.source(source), number).repeat()
+                for number, source in enumerate(self.source.sources)
+            ]
+            examples = grain.MapDataset.mix(sources, self.source.weights)
+            dataset = examples.batch(self.size, drop_remainder=False, batch_fn=self._stack)
+        else:
+            examples = self._shuffled(grain.MapDataset.source(self.source))
+            dataset = examples.batch(self.size, drop_remainder=False, batch_fn=self._stack).repeat()
         options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=self.workers * self.prefetch)
         return iter(dataset[start:stop].to_iter_dataset(options))
+
+    def _shuffled(self, dataset: Any, number: int = 0) -> Any:
+        """In another order in each epoch."""
+        return dataset if self.seed is None else dataset.shuffle(seed=(self.seed + number) % 2**32)
 
     def _stack(self, examples: Sequence[Example]) -> Batch:
         batch = {name: np.zeros((self.size, *value.shape), value.dtype) for name, value in examples[0].items()}

@@ -1,8 +1,10 @@
 """Records -> token ids, and which of them a model learns to predict."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import islice, takewhile
+
+import numpy as np
 
 from llm_jax.data.messages import Conversation, FieldError
 from llm_jax.data.records import Answered, Completion, Form, Preference, Record
@@ -30,8 +32,8 @@ class Encoded:
         size: characters of its text.
     """
 
-    ids: list[int]
-    learnt: list[int] | None
+    ids: Sequence[int] | np.ndarray
+    learnt: Sequence[int] | None
     size: int
 
 
@@ -57,8 +59,8 @@ def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoded
         slices = [_slices(text) for text in some]
         encoded = iter(tokenizer.encode_batch([piece for pieces in slices for piece in pieces]))
         for text, pieces in zip(some, slices, strict=True):
-            ids = list(chain.from_iterable(islice(encoded, len(pieces))))
-            yield Encoded([*first, *ids, *last], None, len(text))
+            ids = np.concatenate([np.asarray(part, np.int32) for part in (first, *islice(encoded, len(pieces)), last)])
+            yield Encoded(ids, None, len(text))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

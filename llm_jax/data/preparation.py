@@ -84,6 +84,16 @@ def prepare(
     return TokenSequences(shards)
 
 
+def dataset_digest(paths: str | Path | Iterable[str | Path], *, cache: str | Path | None = None) -> str:
+    """What the files of a dataset hold, and in which order: the same for the same content alone."""
+    cache = cache_directory() if cache is None else Path(cache).expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    digests = FileDigests(cache)
+    found = [digests.of(file.path) for file in find_files(paths)]
+    digests.save()
+    return blake2b("".join(found).encode(), digest_size=16).hexdigest()
+
+
 def _groups(files: list[DataFile]) -> Iterator[list[DataFile]]:
     """Neighbouring files that share a shard: many small ones, or one large one."""
     group: list[DataFile] = []

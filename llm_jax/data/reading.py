@@ -1,18 +1,19 @@
 """Files -> records, one at a time. A file is cut into parts, which different processes can read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from llm_jax.data.files import DataFile
+from llm_jax.data.files import DataFile, find_files
 from llm_jax.data.lines import Located, read_array, read_documents, read_objects
-from llm_jax.data.messages import FieldError
-from llm_jax.data.records import SHAPES, Form, Record, read_record
+from llm_jax.data.messages import Conversation, FieldError
+from llm_jax.data.records import SHAPES, Completion, Form, Record, read_record
 from llm_jax.data.tables import read_rows, table_bounds
 from llm_jax.errors import DataError
 
-PART = 1 << 24  # bytes of a part
+PART = 1 << 22  # bytes of a part
 COLUMNS = {name for shapes in SHAPES.values() for shape in shapes for name in shape} | {"tools", "system"}
 
 
@@ -56,6 +57,24 @@ def parse(part: Part, where: Callable[[], str], fields: dict[str, Any], form: Fo
         return read_record(fields, form)
     except FieldError as error:
         raise DataError(f"{part.file.path}, {where()}: {error}") from None
+
+
+def read_texts(paths: str | Path | Iterable[str | Path]) -> Iterator[str]:
+    """The text of every record of a dataset, one at a time: what a tokenizer is made from.
+
+    Raises:
+        DataError: a path names nothing, or a record is not as it should be.
+    """
+    for file in find_files(paths):
+        for part in cut_into_parts(file):
+            for record in read_records(part, "text"):
+                match record:
+                    case str():
+                        yield record
+                    case Completion(prompt, completion):
+                        yield prompt + completion
+                    case Conversation(messages):
+                        yield "\n".join(message["content"] for message in messages)
 
 
 def read_fields(part: Part) -> Iterator[Located]:

@@ -117,7 +117,7 @@ class TokenSequences:
         """For each sequence the first token that is learnt from another before it, int64; its length of none."""
         return np.concatenate([_first_labels(shard) for shard in self.shards])
 
-    @property
+    @cached_property
     def stream(self) -> "TokenStream":
         """All tokens in a row."""
         return TokenStream([shard.tokens for shard in self.shards])

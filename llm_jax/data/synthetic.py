@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm_jax.data.sequences import digest_of
 from llm_jax.data.types import Example
 
 NOISE = 0.1
@@ -29,6 +30,10 @@ class NoisyLine:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest_of(self.x, self.y)
 
     def __getitem__(self, index: int) -> Example:
         """inputs float32 [1], targets float32 [1], weights float32 []."""

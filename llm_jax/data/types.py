@@ -9,7 +9,14 @@ Batch = dict[str, Any]  # examples stacked to [B, …]: NumPy arrays from `Batch
 
 
 class Source(Protocol):
-    """Random access to examples."""
+    """Random access to examples.
+
+    Attributes:
+        fingerprint: the same for the same examples alone.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llm_jax.tokenizers.base import ChatTemplate, Tokenizer
     from llm_jax.tokenizers.bpe import BPETokenizer
     from llm_jax.tokenizers.character import CharacterTokenizer
-    from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, answer_bounds, render_chat
+    from llm_jax.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, answer_bounds, chat_template_source, render_chat
     from llm_jax.tokenizers.files import TokenizerFiles
     from llm_jax.tokenizers.huggingface import HFTokenizer
     from llm_jax.tokenizers.identity import fingerprint
@@ -32,6 +32,7 @@ __all__ = [
     "TokenizerFiles",
     "answer_bounds",
     "call_syntax",
+    "chat_template_source",
     "describe_tools",
     "encode_answers",
     "find_answers",
@@ -53,6 +54,7 @@ _MODULES = {
     "TokenizerFiles": "files",
     "load_tokenizer": "load",
     "answer_bounds": "chat",
+    "chat_template_source": "chat",
     "call_syntax": "tool_calls",
     "describe_tools": "tool_calls",
     "encode_answers": "answers",

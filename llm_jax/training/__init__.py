@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llm_jax.training.optimizer import adamw
     from llm_jax.training.run import TrainingResult, train
     from llm_jax.training.step import Loss, LossSums, TrainState, initial_state, make_train_step
-    from llm_jax.training.tasks import Task, next_token_loss
+    from llm_jax.training.tasks import TASKS, Task, next_token_loss
 
 # Imported when they are asked for: a mistake in a configuration is to be reported before jax is imported.
 _LATE = {
@@ -37,12 +37,14 @@ _LATE = {
     "TrainState": "step",
     "initial_state": "step",
     "make_train_step": "step",
+    "TASKS": "tasks",
     "Task": "tasks",
     "next_token_loss": "tasks",
 }
 
 __all__ = [
     "SECTIONS",
+    "TASKS",
     "CheckpointConfig",
     "DataConfig",
     "DistillationConfig",

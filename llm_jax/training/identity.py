@@ -13,7 +13,8 @@ from llm_jax.training.config import SECTIONS, TrainConfig
 # Settings that decide which examples a step sees, and what is computed from them. All others may change.
 FIXED: dict[str, Callable[[str], bool]] = {
     "model": lambda name: name != "gradient_checkpointing",
-    "data": lambda name: not name.endswith("_path"),  # files may move; their tokens are compared
+    # Files may move: their tokens are compared.
+    "data": lambda name: not name.endswith(("_path", "_dir")) and name != "validation",
     "training": {"batch_size", "num_samples", "seed", "run_validation"}.__contains__,
     "optimization": {"use_amp", "amp_dtype", "gradient_accumulation_steps"}.__contains__,
 }

@@ -1,7 +1,7 @@
 """The loop over steps and epochs: learning rate, validation, metrics. It is the same for every task."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,12 @@ class Loop:
     Attributes:
         step: the jitted optimiser step.
         batches: each is all micro-batches of a step.
+        validations: on further held-out examples, by name.
         frozen: parameters that the loss reads and no step changes.
         state: the arrays that every step replaces.
         progress: the plain numbers that are saved with the state.
         samples: prompts, and what the model writes after them.
+        scores: further measurements of the model, by name.
     """
 
     config: TrainConfig
@@ -40,6 +42,7 @@ class Loop:
     times: Timetable
     batches: Batches
     validation: Validation | None
+    validations: Mapping[str, Validation]
     saver: Saver
     sinks: list[Sink]
     stop: StopRequest
@@ -47,6 +50,7 @@ class Loop:
     state: TrainState
     progress: Progress
     samples: Callable[[TrainState, Params], Iterable[tuple[str, str]]]
+    scores: Callable[[TrainState, Params], Mapping[str, float]]
     speed: Speed
 
     @property
@@ -131,8 +135,8 @@ class Loop:
         step, loss = self.progress.step, None
         epoch, train_loss = self.times.epochs(step), self.progress.train_loss
         record: Record = {"epoch": epoch, "step": step, "train_loss": train_loss, "validation_loss": None}
+        trainable = evaluated_params(self.state.optimizer, self.state.trainable)
         if self.validation is not None:
-            trainable = evaluated_params(self.state.optimizer, self.state.trainable)
             found = self.validation(trainable, self.frozen, stopped=self._stopped)
             if found is None:
                 return False
@@ -140,6 +144,12 @@ class Loop:
             if not math.isfinite(loss):
                 raise self._diverged(f"The validation loss became {loss} at step {step}")
             record |= {"validation_loss": loss, **{f"validation_{name}": value for name, value in aux.items()}}
+        for name, validation in self.validations.items():
+            found = validation(trainable, self.frozen, stopped=self._stopped)
+            if found is None:
+                return False
+            record[f"validation_loss_{name}"] = found[0] if math.isfinite(found[0]) else None
+        record |= self.scores(self.state, self.frozen)
         score = self.saver.score(record)
         self.progress = self.progress.measured(self.config.training, loss, score)
         self.write({"event": "epoch", **record, "best_validation_loss": self.progress.best.finite})

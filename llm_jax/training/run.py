@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
 
-from llm_jax.data import Batches
+from llm_jax.data import Batches, Source
 from llm_jax.errors import ConfigError
 from llm_jax.model import Model, Params
 from llm_jax.tokenizers import Tokenizer
@@ -36,6 +36,7 @@ from llm_jax.training.versions import versions
 
 ANSWERING: tuple[TaskName, ...] = ("sft", "dpo")  # tasks whose models answer a prompt, and do not go on with it
 Samples = Callable[[TrainState, Params], Iterable[tuple[str, str]]]
+Scores = Callable[[TrainState, Params], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,17 @@ class TrainingResult:
 
 # Writes text with a model: (model, tokenizer, prompt, whether to answer it as a message, tokens) -> text.
 Writer = Callable[[Model, Tokenizer, str, bool, int], str]
+# Measures a model: its metrics by name.
+Examiner = Callable[[Model, Tokenizer], Mapping[str, float]]
 
 
-def train(task_name: TaskName | TaskBuilder, config: TrainConfig, *, writer: Writer | None = None) -> TrainingResult:
+def train(
+    task_name: TaskName | TaskBuilder,
+    config: TrainConfig,
+    *,
+    writer: Writer | None = None,
+    examiner: Examiner | None = None,
+) -> TrainingResult:
     """Train as configured; models, metrics and state are written to checkpoint.checkpoint_dir.
 
     >>> from tempfile import mkdtemp
@@ -77,6 +86,7 @@ def train(task_name: TaskName | TaskBuilder, config: TrainConfig, *, writer: Wri
     Args:
         task_name: one of TASKS, or what makes a task of another kind.
         writer: of the samples that logging.sample_prompts asks for.
+        examiner: measures the model at every evaluation, besides its loss.
 
     Raises:
         ConfigError, DataError, TokenizerError, CheckpointError: something is missing or contradicts something else.
@@ -99,7 +109,7 @@ def train(task_name: TaskName | TaskBuilder, config: TrainConfig, *, writer: Wri
             stack.enter_context(jax.disable_jit())
         stack.enter_context(RunDirectory(Path(config.checkpoint.checkpoint_dir)).lock())
         samples = partial(_samples, task, task_name in ANSWERING, config.logging, writer)
-        loop = _build_loop(task, config, resumed, console, stop, stack, samples)
+        loop = _build_loop(task, config, resumed, console, stop, stack, samples, partial(_scores, task, examiner))
         _announce(loop, task)
         loop.run()
     name, baseline = task.baseline
@@ -114,14 +124,16 @@ def _build_loop(
     stop: StopRequest,
     stack: contextlib.ExitStack,
     samples: Samples,
+    scores: Scores,
 ) -> Loop:
     """The loop of a fresh or a resumed run, with its directory prepared and its sinks open until `stack` ends."""
     seed, dtype = config.training.seed, compute_dtype(config.optimization)
     optimizer = make_optimizer(config.training, beta2=task.beta2, fused=task.fused_rows)
-    batches, validation = _training_batches(task, config), None
-    if task.validation is not None:
-        size = min(config.training.batch_size, len(task.validation))
-        validation = Validation(make_eval_step(task.loss, dtype=dtype), Batches(source=task.validation, size=size))
+    batches, evaluate = _training_batches(task, config), make_eval_step(task.loss, dtype=dtype)
+    validation, *others = (
+        None if source is None else Validation(evaluate, _in_order(source, config))
+        for source in (task.validation, *task.validations.values())
+    )
     tokens = batches.size * math.prod(task.train[0]["weights"].shape)
     times = Timetable.of(config.training, config.checkpoint, per_epoch=batches.per_epoch, tokens_per_step=tokens)
     saver = Saver(
@@ -129,7 +141,13 @@ def _build_loop(
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
         config=config.checkpoint,
         identity=Identity(
-            config, {**task.architecture, "dtype": str(dtype), "the number of steps per epoch": batches.per_epoch}
+            config,
+            {
+                **task.architecture,
+                "dtype": str(dtype),
+                "the number of steps per epoch": batches.per_epoch,
+                "the fingerprint of the training data": task.train.fingerprint,
+            },
         ),
         interval=times.saving,
         report=partial(console.say, level="WARNING"),
@@ -158,6 +176,7 @@ def _build_loop(
         times=times,
         batches=batches,
         validation=validation,
+        validations=dict(zip(task.validations, filter(None, others), strict=True)),
         saver=saver,
         sinks=sinks,
         stop=stop,
@@ -165,6 +184,7 @@ def _build_loop(
         state=state,
         progress=progress,
         samples=samples,
+        scores=scores,
         speed=Speed(task.flops * tokens, peak_flops(dtype) if task.flops else 1.0),
     )
 
@@ -181,6 +201,12 @@ def _samples(
             yield prompt, writer(*found, prompt, answers, config.sample_tokens)
 
 
+def _scores(task: Task, examiner: Examiner | None, state: TrainState, frozen: Params) -> Mapping[str, float]:
+    """What the examiner finds out about the model as it is now."""
+    found = None if examiner is None else task.model_of(evaluated_params(state.optimizer, state.trainable), frozen)
+    return {} if examiner is None or found is None else examiner(*found)
+
+
 def _training_batches(task: Task, config: TrainConfig) -> Batches:
     """Batches of all micro-batches of a step; fewer examples than that are one batch, padded to equal micro-batches."""
     count, optimization = config.optimization.gradient_accumulation_steps, config.optimization
@@ -191,6 +217,10 @@ def _training_batches(task: Task, config: TrainConfig) -> Batches:
         workers=optimization.num_workers,
         prefetch=optimization.prefetch_factor,
     )
+
+
+def _in_order(source: Source, config: TrainConfig) -> Batches:
+    return Batches(source=source, size=min(config.training.batch_size, len(source)))
 
 
 def _open_sinks(

@@ -7,7 +7,7 @@ import pytest
 
 from llm_jax import __version__
 
-COMMANDS = ["train", "serve", "generate", "evaluate", "convert", "api_key"]
+COMMANDS = ["train", "prepare", "serve", "generate", "evaluate", "convert", "api_key"]
 HEAVY = {
     "flax",
     "grain",

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from llm_jax.data import Batches, NoisyLine
+from llm_jax.data import Batches, Mixture, NoisyLine
 
 
 class Numbers:
+    fingerprint, offset = "numbers", 0
+
     def __init__(self, count):
         self.count = count
 
@@ -14,7 +16,7 @@ class Numbers:
         return self.count
 
     def __getitem__(self, index):
-        return {"inputs": np.array([index + 1], np.int32), "weights": np.ones((), np.float32)}
+        return {"inputs": np.array([self.offset + index + 1], np.int32), "weights": np.ones((), np.float32)}
 
 
 def order(batches, start, stop):
@@ -54,6 +56,25 @@ def test_the_seed_decides():
 
 def test_without_a_seed_the_order_is_the_source():
     assert flat(order(Batches(source=Numbers(6), size=3), 0, 2)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_mixture_has_its_proportions_from_any_step_on(workers):
+    """Whatever the sizes: 10 examples are drawn three times as often as 40 others, again and again."""
+    mixture = Mixture([Numbers(10), Numbers(40)], [3.0, 1.0])
+    mixture.sources[1].offset = 100
+    batches = Batches(source=mixture, size=8, seed=7, workers=workers)
+    assert (len(mixture), batches.per_epoch) == (50, 7)
+    whole = order(batches, 0, 20)
+    few = [value for value in flat(whole) if value <= 10]
+    many = [value for value in flat(whole) if value > 100]
+    assert (len(few), len(many)) == (120, 40)
+    assert sorted(many) == list(range(101, 141)), "each once before one comes again"
+    assert all(sorted(few[i : i + 10]) == list(range(1, 11)) for i in range(0, 120, 10))
+    assert few[:10] != few[10:20], "in an order of its own each time"
+    for start in (1, 6, 7, 13):
+        assert order(batches, start, 20) == whole[start:]
+    assert [mixture[i]["inputs"][0] for i in (0, 9, 10, 49)] == [1, 10, 101, 140]
 
 
 def test_the_noisy_line_has_the_documented_noise():

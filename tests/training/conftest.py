@@ -40,7 +40,11 @@ def flags(corpus, tmp_path):
     """`section.field=value` settings of a run that takes a second or two; more can be added."""
 
     def settings(*more: str, directory: str = "run") -> list[str]:
-        places = [f"data.dataset_path={corpus}", f"logging.log_dir={tmp_path / 'logs'}"]
+        places = [
+            f"data.dataset_path={corpus}",
+            f"data.cache_dir={tmp_path / 'cache'}",
+            f"logging.log_dir={tmp_path / 'logs'}",
+        ]
         return [*TINY, *places, f"checkpoint.checkpoint_dir={tmp_path / directory}", *more]
 
     return settings

@@ -178,7 +178,7 @@ def _coerce(hint: Any, setting: Setting) -> Any:
             return None
         with contextlib.suppress(yaml.YAMLError):
             read = yaml.safe_load(setting.value)
-            candidates = [read, *candidates] if isinstance(read, list) else [*candidates, read]
+            candidates = [read, *candidates] if isinstance(read, list | dict) else [*candidates, read]
     for candidate in candidates:
         nested = next(
             (option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None
@@ -199,6 +199,8 @@ def _expanded(field: str, value: Any) -> Any:
         return value
     if isinstance(value, str):
         return os.path.expanduser(value)
+    if isinstance(value, dict):
+        return {os.path.expanduser(name): weight for name, weight in value.items()}
     return tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else value
 
 
@@ -221,7 +223,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is Literal:
         return "one of " + ", ".join(typing.get_args(option))
-    if typing.get_origin(option) is tuple:
-        return "a list"
+    if typing.get_origin(option) in (tuple, dict):
+        return "a list" if typing.get_origin(option) is tuple else "a mapping"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return names.get(option, "a section of its own")

@@ -25,9 +25,16 @@ class DataConfig:
     tokenizer_type: Literal["simple", "bpe", "hf"] = "simple"  # simple: one token per character
     tokenizer_path: str | None = None  # a saved tokenizer; hf also takes a Hub name. None: made from the training text
     vocab_size: int = 1024  # of a BPE tokenizer trained here
-    dataset_path: str | None = None  # a text file, or a directory of *.txt
-    val_dataset_path: str | None = None  # None: the last val_fraction of the documents
+    # Files, directories, globs: .txt, .jsonl, .json (also .gz, .zst), .parquet, .arrow. A list of them is one dataset,
+    # a mapping from path to weight a mixture, of which each gives that proportion of the examples.
+    dataset_path: str | tuple[str, ...] | dict[str, float] | None = None
+    val_dataset_path: str | tuple[str, ...] | None = None  # None: the last val_fraction of the training data
     val_fraction: float = 0.1
+    validation: dict[str, str] = field(default_factory=dict)  # further datasets to measure the loss on, by name
+    cache_dir: str | None = None  # where tokens are stored; the user's cache folder
+    # stream: windows of one stream of all texts, of which each sees those before; documents: texts are packed into rows
+    # and see themselves alone; none: each has a row of its own. None: documents, but stream without an end-of-text id
+    packing: Literal["stream", "documents", "none"] | None = None
     max_seq_len: int | None = None  # tokens per training window; model.max_seq_len
     overlap: int = 0  # tokens that a window shares with the one before it
 
@@ -36,6 +43,10 @@ class DataConfig:
         require(0.0 < self.val_fraction < 1.0, self, "val_fraction", "above 0 and below 1")
         require(self.max_seq_len is None or self.max_seq_len >= 1, self, "max_seq_len", "at least 1, or unset")
         require(self.overlap >= 0, self, "overlap", "at least 0")
+        in_stream = self.packing in (None, "stream")
+        require(in_stream or not self.overlap, self, "overlap", "0 unless data.packing is stream")
+        weights = self.dataset_path.values() if isinstance(self.dataset_path, dict) else ()
+        require(all(weight > 0 for weight in weights), self, "dataset_path", "a mapping to weights above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +167,9 @@ class LoggingConfig:
     log_dir: str = LOGS  # of TensorBoard's files; logs: inside the run
     sample_prompts: tuple[str, ...] = ()  # continued, or answered by what learns to answer, at every evaluation
     sample_tokens: int = 60
+    tasks: tuple[str, ...] = ()  # of lm-evaluation-harness, measured at every evaluation
+    tasks_path: str | None = None  # a directory with tasks of one's own
+    tasks_limit: int | None = None  # the most questions of each
     wandb_project: str | None = None  # of Weights & Biases, where measurements go too
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """What the tasks that train a decoder have in common."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class DecoderTask:
     train: Source
     validation: Source | None
     floor: tuple[str, float]
+    validations: Mapping[str, Source] = field(default_factory=dict)
     settings: TrainingConfig = field(default_factory=TrainingConfig)
     unit: str = "tokens"
     beta2: float = 0.95

@@ -19,9 +19,10 @@ from llm_jax.hub import open_pretrained
 from llm_jax.model import Params, head_params, merge
 from llm_jax.training.config import DistillationConfig, TrainConfig
 from llm_jax.training.step import LossSums
-from llm_jax.training.tasks.answers import read, rows, start_with_tokenizer
+from llm_jax.training.tasks.answers import start_with_tokenizer
 from llm_jax.training.tasks.decoder_task import DecoderTask, hidden_states
 from llm_jax.training.tasks.losses import token_log_probs
+from llm_jax.training.tasks.text_data import open_text_data
 
 TEACHER = "teacher."  # begins the names of its parameters
 CHUNK = 128  # positions whose distributions are in memory at once
@@ -42,15 +43,12 @@ class DistillationTask(DecoderTask):
         teacher = open_pretrained(config.distillation.teacher)
         start = start_with_tokenizer(config, resumed)
         _check_vocabularies(start.config, start.tokenizer.vocab_size, teacher)
-        train, held_out = (
-            rows(config, start, sequences, name)
-            for sequences, name in zip(read(config, start.tokenizer, "answers"), ("training", "held-out"), strict=True)
-        )
-        assert train is not None
+        data = open_text_data(config, start.tokenizer, "answers", config.window_within(start.config.max_seq_len))
         return cls(
             start=start,
-            train=train,
-            validation=held_out,
+            train=data.train,
+            validation=data.validation,
+            validations=data.validations,
             floor=("a uniform guess", math.log(start.config.vocab_size)),
             settings=config.training,
             teacher=teacher,

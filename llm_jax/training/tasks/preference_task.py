@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from llm_jax.data import Batch, PreferencePairs, TokenSequences, pair_rows
-from llm_jax.errors import DataError
+from llm_jax.data import Batch, pair_rows
 from llm_jax.model import Params
 from llm_jax.training.config import PreferenceConfig, TrainConfig
 from llm_jax.training.step import LossSums
-from llm_jax.training.tasks.answers import read, start_with_tokenizer
+from llm_jax.training.tasks.answers import start_with_tokenizer
 from llm_jax.training.tasks.decoder_task import DecoderTask, hidden_states
 from llm_jax.training.tasks.losses import token_log_probs
 from llm_jax.training.tasks.preferences import Answers, direct_preference, odds_ratio_preference, pairs
-from llm_jax.training.tasks.start import Start
+from llm_jax.training.tasks.text_data import open_text_data
 
 REFERENCE = "reference."  # begins the names of the parameters of the model before training
 
@@ -38,12 +37,12 @@ class PreferenceTask(DecoderTask):
     def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:
         """Raises as `SupervisedTask.build` does."""
         start = start_with_tokenizer(config, resumed)
-        train, held_out = (_pairs(config, start, found) for found in read(config, start.tokenizer, "preferences"))
-        assert train is not None
+        data = open_text_data(config, start.tokenizer, "preferences", config.window_within(start.config.max_seq_len))
         return cls(
             start=start,
-            train=train,
-            validation=held_out,
+            train=data.train,
+            validation=data.validation,
+            validations=data.validations,
             floor=("a guess between the two", math.log(2.0)),
             preference=config.preference,
             settings=config.training,
@@ -80,13 +79,3 @@ class PreferenceTask(DecoderTask):
         hidden_BTD = hidden_states(self.config, params, rows, dtype=dtype, dropout_key=dropout_key)
         logp_BT, _ = token_log_probs(self.config, params, hidden_BTD, rows["targets"])
         return Answers.of(logp_BT, rows["weights"])
-
-
-def _pairs(config: TrainConfig, start: Start, sequences: TokenSequences | None) -> PreferencePairs | None:
-    if sequences is None:
-        return None
-    length = config.window_within(start.config.max_seq_len)
-    found = PreferencePairs(sequences, length, start.tokenizer.pad_token_id or 0)
-    if not len(found):
-        raise DataError(f"No pair has both answers within the first {length} tokens (data.max_seq_len). Raise it.")
-    return found

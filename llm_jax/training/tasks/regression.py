@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,7 +15,7 @@ from jax import Array
 from safetensors.numpy import load_file, save_file
 
 from llm_jax.atomic import atomic_directory
-from llm_jax.data import NOISE, Batch, NoisyLine
+from llm_jax.data import NOISE, Batch, NoisyLine, Source
 from llm_jax.errors import CheckpointError
 from llm_jax.kernels import ACTIVATIONS
 from llm_jax.model import Params
@@ -75,6 +76,10 @@ class RegressionTask:
             train=NoisyLine(samples.x[:cut], samples.y[:cut]),
             validation=NoisyLine(samples.x[cut:], samples.y[cut:]) if held_out else None,
         )
+
+    @property
+    def validations(self) -> Mapping[str, Source]:
+        return {}
 
     @property
     def architecture(self) -> dict[str, object]:

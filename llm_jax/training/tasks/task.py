@@ -18,6 +18,7 @@ class Task(Protocol):
 
     Attributes:
         train, validation: examples; validation is None without held-out ones.
+        validations: further held-out examples by name, which decide nothing.
         architecture: plain values that must be equal for a run to be resumed.
         baseline: (name, loss) of a model that learnt nothing, or of a perfect one; drawn into the loss plot.
         unit: what the loss is averaged over: "tokens" or "samples".
@@ -32,6 +33,8 @@ class Task(Protocol):
     def train(self) -> Source: ...
     @property
     def validation(self) -> Source | None: ...
+    @property
+    def validations(self) -> Mapping[str, Source]: ...
     @property
     def architecture(self) -> dict[str, object]: ...
     @property
