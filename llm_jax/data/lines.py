@@ -14,7 +14,7 @@ from llm_jax.errors import DataError
 
 NEWLINE = b"\n"
 _BLOCK = 1 << 20
-LONGEST = 1 << 24  # bytes of a document or a line of text, which is cut beyond that
+LONGEST = 1 << 23  # bytes of a document or a line of text, which is cut beyond that
 
 Located = tuple[Callable[[], str], dict[str, Any]]  # where they are, and the fields by name
 

@@ -13,7 +13,7 @@ from llm_jax.data.records import SHAPES, Completion, Form, Record, read_record
 from llm_jax.data.tables import read_rows, table_bounds
 from llm_jax.errors import DataError
 
-PART = 1 << 22  # bytes of a part
+PART = 1 << 21  # bytes of a part
 COLUMNS = {name for shapes in SHAPES.values() for shape in shapes for name in shape} | {"tools", "system"}
 
 
