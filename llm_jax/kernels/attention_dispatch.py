@@ -3,6 +3,9 @@
 Two functions: attention of tokens over each other, and of new tokens over a cache.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -10,6 +13,10 @@ from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.attention_inputs import AttentionSettings, ChunkLayout
 from llm_jax.kernels.cpu import best_level
 from llm_jax.native import Level
+
+# Tokens of a block; as many or fewer attend in the plain form. A CPU keeps a block's scores in its cache: T 1024 takes
+# a third of the plain form's time, forward and backward. A GPU needs large products.
+CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS = 128, 1024
 
 
 def attention(
@@ -20,26 +27,34 @@ def attention(
     *,
     rotary: tuple[Array, Array] | None = None,
     sinks_N: Array | None = None,
+    segment_BT: Array | None = None,
     allowed: Array | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
     """Attention of tokens over each other, [B, T, N, H] in qkv's dtype; differentiable.
+
+    Of more tokens than a block in blocks: memory is then linear in T, in the backward pass too.
 
     Args:
         qkv_BTJH: the fused projection's heads: N of queries, then K = `kv_heads` of keys, then K of values.
         position_BT: int32.
         rotary: cosines and sines [B, T, h] float32 of the positions; None leaves q and k as they are.
         sinks_N: scores that join each head's softmax and have no value.
+        segment_BT: int; tokens attend within their own segment.
         allowed: bool, broadcastable to [B, 1, T, S]: pairs that may attend, beside causality and window.
         dropout_key: a PRNG key drops attention weights.
     """
-    return xla.attention(
+    block_tokens = CPU_BLOCK_TOKENS if jax.default_backend() == "cpu" else GPU_BLOCK_TOKENS
+    is_short = qkv_BTJH.shape[1] <= block_tokens
+    attend = xla.attention if is_short else partial(xla.blocked_attention, block_tokens=block_tokens)
+    return attend(
         qkv_BTJH,
         kv_heads,
         position_BT,
         settings,
         rotary=rotary,
         sinks_N=sinks_N,
+        segment_BT=segment_BT,
         allowed=allowed,
         dropout_key=dropout_key,
     )

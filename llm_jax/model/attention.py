@@ -22,11 +22,13 @@ class AttentionInputs:
     Attributes:
         position_BT: int32 positions of the tokens.
         allowed: bool, broadcastable to [B, 1, T, S]; None allows all pairs.
+        segment_BT: int; tokens attend within their own segment. None with a cache.
         layout: where the tokens go in the cache; None without one.
     """
 
     position_BT: Array
     allowed: Array | None = None
+    segment_BT: Array | None = None
     layout: ChunkLayout | None = None
 
 
@@ -73,6 +75,7 @@ class SelfAttention(nnx.Module):
                 settings,
                 rotary=rotary,
                 sinks_N=sinks_N,
+                segment_BT=inputs.segment_BT,
                 allowed=inputs.allowed,
                 dropout_key=dropout_key,
             )

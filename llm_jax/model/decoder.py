@@ -14,6 +14,7 @@ from llm_jax.model.cache import KVCache, LayerCache
 from llm_jax.model.layers import Embedding, FeedForward, Linear, SublayerEnd, make_norm, normalised
 from llm_jax.model.moe import MixtureOfExperts
 from llm_jax.model.positions import sinusoidal_table
+from llm_jax.model.remat import remat
 
 
 class LearnedPositions(nnx.Module):
@@ -109,9 +110,10 @@ class Decoder(nnx.Module):
                 x, layer = block(x, inputs, cache.layer(i), key)
                 layers.append(layer)
             elif config.gradient_checkpointing:
-                x = jax.checkpoint(partial(_without_cache, block, inputs))(x, key)
+                graph, state = nnx.split(block)
+                x = remat(partial(_merged, graph), x, state, inputs, key)
             else:
-                x = _without_cache(block, inputs, x, key)
+                x, _ = block(x, inputs, None, key)
         return (x if self.final_norm is None else self.final_norm(x)), layers
 
     def head(self, hidden: Array) -> Array:
@@ -124,5 +126,8 @@ class Decoder(nnx.Module):
         return softcap(logits, self.config.logit_softcap)
 
 
-def _without_cache(block: Block, inputs: AttentionInputs, x_BTD: Array, dropout_key: Array | None) -> Array:
-    return block(x_BTD, inputs, None, dropout_key)[0]
+def _merged(
+    graph: nnx.GraphDef[Block], x_BTD: Array, state: nnx.State, inputs: AttentionInputs, dropout_key: Array | None
+) -> Array:
+    """The residual stream behind a block."""
+    return nnx.merge(graph, state)(x_BTD, inputs, None, dropout_key)[0]

@@ -139,10 +139,7 @@ def forward_hidden(
         positions_BT = layout.positions((B, T))
     elif positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    if segments_BT is not None:
-        same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
-        mask = same if mask is None else mask & same
-    inputs = AttentionInputs(positions_BT, mask, layout)
+    inputs = AttentionInputs(positions_BT, mask, segments_BT, layout)
     hidden, layers = decoder.hidden(tokens_BT, inputs, cache, compute, dropout_key)
     return hidden, None if cache is None else cache.with_layers(layers)
 

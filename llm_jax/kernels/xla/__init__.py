@@ -1,6 +1,7 @@
 """Kernels in plain JAX, which XLA compiles for any device."""
 
 from llm_jax.kernels.xla.attention import attention, cached_attention
+from llm_jax.kernels.xla.blocked_attention import blocked_attention
 from llm_jax.kernels.xla.blocks import block_bytes, decode, decode_rows
 from llm_jax.kernels.xla.functions import (
     ACTIVATIONS,
@@ -19,6 +20,7 @@ __all__ = [
     "Norm",
     "attention",
     "block_bytes",
+    "blocked_attention",
     "cached_attention",
     "decode",
     "decode_rows",

@@ -44,7 +44,7 @@ def attend(
     if settings.slopes_N is not None:
         slopes_KG = settings.slopes_N.reshape(1, K, G, 1, 1)
         score_BKGTS -= slopes_KG * jnp.abs(distance_BTS).astype(jnp.float32)[:, None, None]
-    mask = _mask(distance_BTS[:, None], settings, allowed)
+    mask = attending_pairs(distance_BTS[:, None], settings, allowed)
     if mask is not None:
         score_BKGTS = jnp.where(mask[:, :, None], score_BKGTS, MASKED)
     if sinks_N is None:
@@ -66,11 +66,15 @@ def attention(
     *,
     rotary: tuple[Array, Array] | None,
     sinks_N: Array | None,
+    segment_BT: Array | None,
     allowed: Array | None,
     dropout_key: Array | None,
 ) -> Array:
     """See `llm_jax.kernels.attention`."""
-    q_BTNH, k_BTKH, v_BTKH = _split(qkv_BTJH, kv_heads, rotary)
+    if segment_BT is not None:
+        same_B1TS = (segment_BT[:, :, None] == segment_BT[:, None, :])[:, None]
+        allowed = same_B1TS if allowed is None else allowed & same_B1TS
+    q_BTNH, k_BTKH, v_BTKH = split_heads(qkv_BTJH, kv_heads, rotary)
     keys, values = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
     return attend(
         q_BTNH,
@@ -99,7 +103,7 @@ def cached_attention(
 ) -> tuple[Array, Array, Array]:
     """See `llm_jax.kernels.cached_attention`."""
     (B, T, _, _), (_, K, X, _), Y = qkv_BTJH.shape, keys_ZKXH.shape, blocks_BY.shape[1]
-    q_BTNH, k_BTKH, v_BTKH = _split(qkv_BTJH, K, rotary)
+    q_BTNH, k_BTKH, v_BTKH = split_heads(qkv_BTJH, K, rotary)
     query_BT, key_S = layout.positions((B, T)), jnp.arange(Y * X, dtype=jnp.int32)
     end_B1 = (layout.cached_R + layout.new_R)[:, None]
     # Write first, then read: the order in which XLA updates a donated cache in place.
@@ -145,7 +149,7 @@ def _scores_backward(operands: tuple[Array, Array], gradient_BKMS: Array) -> tup
 _scores.defvjp(_scores_forward, _scores_backward)
 
 
-def _split(qkv_BTJH: Array, K: int, rotary: tuple[Array, Array] | None) -> tuple[Array, Array, Array]:
+def split_heads(qkv_BTJH: Array, K: int, rotary: tuple[Array, Array] | None) -> tuple[Array, Array, Array]:
     """Queries, keys and values of a fused projection; the first two rotated."""
     N = qkv_BTJH.shape[2] - 2 * K
     q_BTNH, k_BTKH, v_BTKH = jnp.split(qkv_BTJH, (N, N + K), axis=2)
@@ -154,7 +158,7 @@ def _split(qkv_BTJH: Array, K: int, rotary: tuple[Array, Array] | None) -> tuple
     return q_BTNH, k_BTKH, v_BTKH
 
 
-def _mask(distance_B1TS: Array, settings: AttentionSettings, allowed: Array | None) -> Array | None:
+def attending_pairs(distance_B1TS: Array, settings: AttentionSettings, allowed: Array | None) -> Array | None:
     """Which pairs of query and key attend, broadcastable to [B, 1, T, S]; None where all do."""
     parts = [] if allowed is None else [allowed]
     if settings.is_causal:

@@ -1,0 +1,54 @@
+"""Recomputation in the backward pass: a function's input is kept, not what it computes on its way."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def remat(function: Callable[..., Array], x: Array, *arguments: Any) -> Array:
+    """function(x, *arguments); the backward pass computes it again from these. `function` closes over no array.
+
+    As `jax.checkpoint`, whose barriers XLA's CPU compiler removes: it then finds the same products twice in one
+    program, and keeps the first. Here they are in a branch that always runs, which the compiler cannot know.
+    """
+    if jax.default_backend() != "cpu":
+        checkpointed: Array = jax.checkpoint(function)(x, *arguments)
+        return checkpointed
+    leaves, structure = jax.tree.flatten(arguments)
+    out: Array = _run(lambda x, leaves: function(x, *jax.tree.unflatten(structure, leaves)), x, leaves)
+    return out
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(function: Callable[..., Array], x: Array, arguments: list[Array]) -> Array:
+    return function(x, arguments)
+
+
+def _forward(function: Callable[..., Array], x: Any, arguments: Any) -> tuple[Array, Any]:
+    # Parameters whose gradient nobody wants have None among the trained ones, and the others among the frozen ones.
+    trained = [primal.value if primal.perturbed else None for primal in arguments]
+    frozen = [None if primal.perturbed else primal.value for primal in arguments]
+    return function(x.value, _together(trained, frozen)), (x.value, trained, frozen)
+
+
+def _backward(function: Callable[..., Array], saved: Any, of_out: Array) -> Any:
+    def again(x: Array, trained: list[Any], frozen: list[Any], of_out: Array) -> Any:
+        _, pull_back = jax.vjp(lambda x, trained: function(x, _together(trained, frozen)), x, trained)
+        return pull_back(of_out)
+
+    def never(x: Array, trained: list[Any], frozen: list[Any], of_out: Array) -> Any:
+        return jax.tree.map(jnp.zeros_like, (x, trained))
+
+    always = jax.lax.rng_uniform(jnp.float32(0), jnp.float32(1), ()) < 2
+    return jax.lax.cond(always, again, never, *saved, of_out)
+
+
+_run.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _together(trained: list[Any], frozen: list[Any]) -> list[Array]:
+    return [f if t is None else t for t, f in zip(trained, frozen, strict=True)]
