@@ -110,6 +110,10 @@ bench-files: install  ## compare this engine with llama.cpp on GGUF files (BENCH
 bench-data: install  ## tokenise a corpus made on the fly beside the tokenizers library, and train on it (BENCH="--size 1000")
 	$(BIN)/python -m benchmarks.data $(BENCH)
 
+.PHONY: bench-train
+bench-train: install  ## compare training steps with PyTorch's on this machine (BENCH=--help lists its options)
+	$(BIN)/python -m benchmarks.training $(BENCH)
+
 .PHONY: wheels
 wheels:  ## build what a release publishes into dist: the source, and a wheel with the native kernels per architecture
 	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)

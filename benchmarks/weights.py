@@ -33,6 +33,19 @@ def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, ffn: 
 
 
 SHAPES = {
+    "gpt2-small": ModelConfig(
+        vocab_size=50257,
+        hidden_size=768,
+        num_layers=12,
+        num_heads=12,
+        max_seq_len=1024,
+        positions="learned",
+        embedding_scale=1.0,
+        activation="gelu_tanh",
+        tie_embeddings=True,
+        lm_head_bias=False,
+        dropout=0.0,
+    ),
     "llama-160m": _llama(50257, 768, 12, 12, 12, 2048, context=2048),
     "llama-1b": _llama(32000, 2048, 22, 32, 4, 5632, context=2048),
     "tiny": _llama(96, 64, 2, 4, 4, 128, context=512),
