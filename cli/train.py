@@ -32,6 +32,7 @@ FLAGS = {
     "seed": "training.seed",
     "compile": "optimization.use_compile",
     "amp": "optimization.use_amp",
+    "profile": "logging.profile_steps",
     "checkpoint_dir": "checkpoint.checkpoint_dir",
     "resume": "checkpoint.resume_from_checkpoint",
 }
@@ -48,6 +49,14 @@ FLAGS = {
 @click.option("--seed", type=int, help="Of weights, shuffling and dropout.")
 @click.option("--compile/--no-compile", default=None, help="Compile the step; without, it is slow but can be debugged.")
 @click.option("--amp/--no-amp", default=None, help="Compute in 16 bits, keep the parameters in 32.")
+@click.option(
+    "--profile",
+    type=int,
+    is_flag=False,
+    flag_value=5,
+    metavar="[STEPS]",
+    help="Trace some steps (5) with XLA's profiler, into the run's profile/.",
+)
 @click.option("--checkpoint-dir", help="Where the run is saved.")
 @click.option(
     "--resume",

@@ -23,6 +23,7 @@ from llm_jax.training.loop import Loop
 from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard, WeightsAndBiases
 from llm_jax.training.optimizer import evaluated_params, make_optimizer
 from llm_jax.training.precision import compute_dtype
+from llm_jax.training.profile import profiled
 from llm_jax.training.progress import Progress
 from llm_jax.training.run_directory import RunDirectory, run_to_resume
 from llm_jax.training.saving import Saver
@@ -170,9 +171,10 @@ def _build_loop(
         write_config(config, saver.run.config)
         saver.run.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
         sinks = _open_sinks(config, saver.run, progress.step if resumed else None, console, stack)
+    step = make_train_step(task.loss, optimizer, dtype=dtype, seed=seed, weigh=task.weigh)
     return Loop(
         config=config,
-        step=make_train_step(task.loss, optimizer, dtype=dtype, seed=seed, weigh=task.weigh),
+        step=stack.enter_context(profiled(step, saver.run.profile, config.logging.profile_steps)),
         times=times,
         batches=batches,
         validation=validation,

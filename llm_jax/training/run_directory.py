@@ -49,6 +49,10 @@ class RunDirectory:
     def plot(self) -> Path:
         return self.path / "loss.png"
 
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
     def checkpointer(self) -> TrainCheckpointer:
         return TrainCheckpointer(self.state)
 
@@ -86,7 +90,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove an earlier run; other files in the directory stay."""
-        for directory in (self.state, self.best, self.last):
+        for directory in (self.state, self.best, self.last, self.profile):
             shutil.rmtree(directory, ignore_errors=True)
         for file in (self.metrics, self.plot, self.config, self.versions):
             file.unlink(missing_ok=True)

@@ -170,11 +170,13 @@ class LoggingConfig:
     tasks: tuple[str, ...] = ()  # of lm-evaluation-harness, measured at every evaluation
     tasks_path: str | None = None  # a directory with tasks of one's own
     tasks_limit: int | None = None  # the most questions of each
+    profile_steps: int = 0  # traced by XLA's profiler, from the third step of a process on
     wandb_project: str | None = None  # of Weights & Biases, where measurements go too
 
     def __post_init__(self) -> None:
         for name in ("log_interval", "sample_tokens"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(self.profile_steps >= 0, self, "profile_steps", "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
