@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from llm_jax.errors import CheckpointError, LLMError
+from llm_jax.errors import CheckpointError, ConfigError, LLMError
 from server.http.errors import InvalidRequest, NotFound
 from server.model_paths import AdapterPath
 from server.registry import Registry
@@ -24,13 +24,19 @@ def find_adapters(settings: Settings) -> dict[str, AdapterPath]:
     """The adapters that the settings name, and those of the directory that they name, by name.
 
     Those of the directory are for the first model.
+
+    Raises:
+        ConfigError: there is no such directory.
     """
     named = settings.adapters
     from llm_jax.checkpoint import adapter_directory
 
-    lone = next(iter(settings.models))
-    folders = sorted(Path(settings.adapter_dir).iterdir()) if settings.adapter_dir else []
-    found = {folder.name: AdapterPath(str(folder), lone) for folder in folders if adapter_directory(folder)}
+    first = next(iter(settings.models))
+    try:
+        folders = sorted(Path(settings.adapter_dir).iterdir()) if settings.adapter_dir else []
+    except OSError as error:
+        raise ConfigError(f"adapter_dir is {settings.adapter_dir}, which cannot be read: {error.strerror}.") from None
+    found = {folder.name: AdapterPath(str(folder), first) for folder in folders if adapter_directory(folder)}
     return {**found, **named}
 
 
@@ -86,7 +92,7 @@ class Adapters:
         async with self._changing:
             try:
                 found = await asyncio.to_thread(find_adapters, self._settings)
-            except OSError as error:
+            except ConfigError as error:
                 log.error("adapters not refreshed", reason=str(error))
                 return
             for name in self._by_settings.keys() - found.keys():
