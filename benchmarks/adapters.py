@@ -7,13 +7,14 @@ The adapters are random: their values change no figure.
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import jax
 import numpy as np
 
-from benchmarks.load import WARMUP, Load, Measured, over_http, summary
+from benchmarks.load import WARMUP, Load, Measured, over_http, processor_seconds, summary
 from benchmarks.serving import Served
 from llm_jax.checkpoint import new_adapter, write_adapter
 from llm_jax.config import LoraConfig
@@ -35,11 +36,14 @@ def write_adapters(model: str, folder: Path, count: int, rank: int, targets: str
     return paths
 
 
-def measure(name: str, url: str, load: Load) -> float:
-    """Tokens per second."""
-    asyncio.run(over_http(url, Load(load.clients, WARMUP, load.new_tokens, load.vocab_size, load.models)))
-    requests: list[Measured] = asyncio.run(over_http(url, load))
-    click.echo(summary(name, load, requests))
+def measure(name: str, server: Served, load: Load) -> float:
+    """Tokens per second. It prints what the processor spent on them too, which others on the machine disturb less."""
+    asyncio.run(over_http(server.url, replace(load, requests=WARMUP)))
+    before, _ = processor_seconds(server.process.pid)
+    requests: list[Measured] = asyncio.run(over_http(server.url, load))
+    spent = processor_seconds(server.process.pid)[0] - before
+    per_token = spent / sum(request.tokens for request in requests)
+    click.echo(f"{summary(name, load, requests)}, {1e3 * per_token:.2f} ms of processor time per token")
     seconds = max(r.arrived[-1] for r in requests) - min(r.sent for r in requests)
     return sum(r.tokens for r in requests) / seconds
 
@@ -73,10 +77,10 @@ def main(
         beside = Served(model, Path.cwd(), (*flags, *given))
         try:
             load = Load(clients, requests, new_tokens, vocab)
-            mixed = Load(clients, requests, new_tokens, vocab, ("llm", *paths))
-            without = max(measure("without any", alone.url, load) for _ in range(rounds))
-            unused = max(measure("not used", beside.url, load) for _ in range(rounds))
-            with_them = max(measure("mixed", beside.url, mixed) for _ in range(rounds))
+            mixed = replace(load, models=("llm", *paths))
+            without = max(measure("without any", alone, load) for _ in range(rounds))
+            unused = max(measure("not used", beside, load) for _ in range(rounds))
+            with_them = max(measure("mixed", beside, mixed) for _ in range(rounds))
         finally:
             alone.close()
             beside.close()

@@ -88,6 +88,6 @@ def _log_kernels(device: str) -> None:
 
     kernels = best_level().name.lower()
     if device == "cpu" and native.status().reason is not None:
-        log.warning("kernels", kernels=kernels, reason=native.status().reason)
+        log.warning("kernels", device=device, kernels=kernels, reason=native.status().reason)
     else:
-        log.info("kernels", kernels=kernels)
+        log.info("kernels", device=device, kernels=kernels)
