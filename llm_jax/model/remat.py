@@ -1,4 +1,4 @@
-"""Recomputation in the backward pass: a function's input is kept, not what it computes on its way."""
+"""Recomputation in the backward pass: it stores a function's input, and computes what the function does again."""
 
 from collections.abc import Callable
 from functools import partial

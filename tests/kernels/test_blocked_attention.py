@@ -41,7 +41,7 @@ def inputs(arguments, seed=0):
     return qkv, random.normal(size=(B, T, N, H)).astype(np.float32), arrays | arguments
 
 
-def plain(qkv, sinks, settings, arrays, kept=None):
+def plain(qkv, sinks, settings, arrays, retained=None):
     """Written as the formula is, on float64 tensors."""
     q, k, v = qkv.split([N, K, K], dim=2)
     k, v = (x.repeat_interleave(N // K, dim=2) for x in (k, v))
@@ -66,7 +66,7 @@ def plain(qkv, sinks, settings, arrays, kept=None):
     if sinks is not None:
         score = torch.cat([score, sinks[:, None, None].expand(B, N, T, 1)], -1)
     weight = score.softmax(-1)[..., :T]
-    weight = weight if kept is None else weight * kept
+    weight = weight if retained is None else weight * retained
     return torch.einsum("bnts,bsnh->btnh", weight, v)
 
 
@@ -77,11 +77,11 @@ def in_blocks(qkv, sinks, settings, arrays, **options):
     return blocked_attention(qkv, K, position_BT, settings, sinks_N=sinks, **given, **options)
 
 
-def compare(run, settings, arrays, qkv, of_out, kept=None):
+def compare(run, settings, arrays, qkv, of_out, retained=None):
     """Values and gradients of `run(qkv, sinks)`."""
     sinks = arrays["sinks_N"]
     leaves = [None if x is None else torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (qkv, sinks)]
-    expected = plain(*leaves, settings, arrays, kept)
+    expected = plain(*leaves, settings, arrays, retained)
     (expected * torch.tensor(of_out)).sum().backward()
     out, pull_back = jax.vjp(run, qkv, sinks)
     np.testing.assert_allclose(out, expected.detach(), rtol=0, atol=2e-6)
@@ -109,12 +109,12 @@ def test_dropout_drops_weights_and_its_gradient_drops_the_same():
         marked[:, :, N + K :] = np.eye(T, T + H)[None, :, None, first : first + H]
         width = min(H, T - first)
         seen[..., first : first + width] = np.asarray(run(marked, None)).transpose(0, 2, 1, 3)[..., :width]
-    kept = seen > 0
-    causal = np.broadcast_to(np.tri(T, dtype=bool), kept.shape)
-    assert not kept[~causal].any()
-    assert 0.65 < kept[causal].mean() < 0.85
-    assert len({kept[b, n, i].tobytes() for b in range(B) for n in range(N) for i in (9, 10)}) > 12, "all alike"
-    compare(run, settings, arrays, qkv, of_out, torch.tensor(kept / 0.75))
+    retained = seen > 0
+    causal = np.broadcast_to(np.tri(T, dtype=bool), retained.shape)
+    assert not retained[~causal].any()
+    assert 0.65 < retained[causal].mean() < 0.85
+    assert len({retained[b, n, i].tobytes() for b in range(B) for n in range(N) for i in (9, 10)}) > 12, "all alike"
+    compare(run, settings, arrays, qkv, of_out, torch.tensor(retained / 0.75))
 
 
 def test_bfloat16_is_close_and_stays_bfloat16():

@@ -59,7 +59,7 @@ class _Pairs:
         """Positions [B, T, S] from key to query."""
         return self.position_YBX[i][:, :, None] - self.position_YBX[j][:, None, :]
 
-    def kept(self, i: Array, j: Array, shape: tuple[int, ...], rate: float) -> Array | None:
+    def dropout_factor(self, i: Array, j: Array, shape: tuple[int, ...], rate: float) -> Array | None:
         """What dropout multiplies the weights of a block with; None without dropout."""
         if self.dropout_key is None or rate == 0.0:
             return None
@@ -178,8 +178,8 @@ def _forward(
             weight_BKMS = jnp.exp(score_BKMS - new_BKM[..., None])
             shrink_BKM = jnp.exp(highest_BKM - new_BKM)
             sum_BKM = sum_BKM * shrink_BKM + weight_BKMS.sum(-1)
-            kept = pairs.kept(i, j, weight_BKMS.shape, settings.dropout)
-            weight_BKMS = weight_BKMS if kept is None else weight_BKMS * kept
+            factor = pairs.dropout_factor(i, j, weight_BKMS.shape, settings.dropout)
+            weight_BKMS = weight_BKMS if factor is None else weight_BKMS * factor
             mixed_BKMH = _product("BKMS,BKSH->BKMH", weight_BKMS.astype(dtype), values_YBKXH[j])
             return new_BKM, sum_BKM, out_BKMH * shrink_BKM[..., None] + mixed_BKMH
 
@@ -211,10 +211,10 @@ def _backward(settings: AttentionSettings, saved: Any, of_out_YBKMH: Array) -> t
             score_BKMS = score_BKGTS.reshape(*q_BKMH.shape[:3], -1)
             weight_BKMS = jnp.exp(score_BKMS - logsumexp_YBKM[i][..., None])
             of_weight_BKMS = _product("BKMH,BKSH->BKMS", of_out_BKMH, values_BKSH)
-            kept, kept_BKMS = pairs.kept(i, j, weight_BKMS.shape, settings.dropout), weight_BKMS
-            if kept is not None:
-                kept_BKMS, of_weight_BKMS = weight_BKMS * kept, of_weight_BKMS * kept
-            of_values_BKSH += _product("BKMS,BKMH->BKSH", kept_BKMS.astype(dtype), of_out_BKMH)
+            factor, dropped_BKMS = pairs.dropout_factor(i, j, weight_BKMS.shape, settings.dropout), weight_BKMS
+            if factor is not None:
+                dropped_BKMS, of_weight_BKMS = weight_BKMS * factor, of_weight_BKMS * factor
+            of_values_BKSH += _product("BKMS,BKMH->BKSH", dropped_BKMS.astype(dtype), of_out_BKMH)
             of_score_BKMS = weight_BKMS * (of_weight_BKMS - mean_YBKM[i][..., None]) * settings.scale
             if settings.softcap is not None:
                 of_score_BKMS *= 1 - jnp.square(bounded_BKGTS.reshape(score_BKMS.shape) / settings.softcap)
