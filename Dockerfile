@@ -20,6 +20,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:${PYTHON_VERSION}-slim AS build
 ARG ACCELERATOR=cpu
+# serve; train for nodes that train (deploy/training)
+ARG EXTRAS=serve
 WORKDIR /src
 RUN python -m venv /opt/llm
 COPY requirements.lock ./
@@ -30,7 +32,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
       cuda) backend="jax[cuda13]" ;; \
       *) echo "ACCELERATOR is '$ACCELERATOR'; it must be cpu or cuda." >&2; exit 2 ;; \
     esac \
-    && /opt/llm/bin/pip install --constraint requirements.lock "$(echo /wheels/*.whl)[serve]" "$backend"
+    && /opt/llm/bin/pip install --constraint requirements.lock "$(echo /wheels/*.whl)[$EXTRAS]" "$backend"
 RUN /opt/llm/bin/python -c "from llm_jax import native; assert native.find(), 'the wheel has no native library'"
 
 FROM python:${PYTHON_VERSION}-slim

@@ -74,6 +74,10 @@ test-lm-eval: install  ## compare lm-evaluation-harness in process, through the 
 	  --editable '.[$(EXTRAS),lm-eval]' 'lm-eval[api,hf]'
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
 
+.PHONY: test-training
+test-training: install  ## kill every task 20 times, damage each file of a state, train on every mesh (about an hour)
+	LLM_JAX_LONG_TESTS=1 $(BIN)/python -m pytest tests/training/test_kills.py tests/training/test_damage.py tests/training/test_meshes.py
+
 .PHONY: real-models
 real-models: install  ## fetch the real tokenizers and models that some tests need into .cache/real (about 0.5 GB)
 	$(BIN)/python scripts/fetch_real_models.py

@@ -35,6 +35,7 @@ FLAGS = {
     "profile": "logging.profile_steps",
     "checkpoint_dir": "checkpoint.checkpoint_dir",
     "resume": "checkpoint.resume_from_checkpoint",
+    "mesh": "distributed.mesh",
 }
 
 
@@ -64,6 +65,12 @@ FLAGS = {
     flag_value="auto",
     metavar="[RUN]",
     help="Go on where the run in --checkpoint-dir, or in RUN, was saved last.",
+)
+@click.option(
+    "--mesh",
+    callback=lambda _context, _option, text: text and "{" + text.replace("=", ": ") + "}",
+    metavar="AXIS=SIZE,…",
+    help="Devices along data, fsdp and model: data=2,fsdp=4.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -101,11 +108,14 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
 
 def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> None:
     """Train, then print the files and the losses. Exits with 128 + signal after a signal."""
-    from llm_jax.parallel import use_device
-    from llm_jax.training import train
+    from llm_jax.parallel import is_first, use_device
+    from llm_jax.training import join, train
 
+    join(config.distributed)
     use_device(device)
     result = train(task, config, writer=_write, examiner=partial(_examine, config) if config.logging.tasks else None)
+    if not is_first():
+        raise SystemExit(0 if result.signum is None else 128 + result.signum)
     if result.signum is not None:
         name, step = signal.Signals(result.signum).name, result.progress.step
         click.echo(f"Stopped by {name} after step {step} of {result.total_steps}; saved in {result.run.path}.")

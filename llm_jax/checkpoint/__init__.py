@@ -10,6 +10,7 @@ from llm_jax.checkpoint.adapters import (
 )
 from llm_jax.checkpoint.conversion import convert, stored_dtype
 from llm_jax.checkpoint.decoder_arguments import decoder_kwargs_to_config, decoder_model_buffers
+from llm_jax.checkpoint.digest import tree_digest
 from llm_jax.checkpoint.directory import Layout, check_params, save_model
 from llm_jax.checkpoint.formats import read_torch_file
 from llm_jax.checkpoint.generation import GenerationDefaults
@@ -40,5 +41,6 @@ __all__ = [
     "read_torch_file",
     "save_model",
     "stored_dtype",
+    "tree_digest",
     "write_adapter",
 ]

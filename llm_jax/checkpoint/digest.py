@@ -5,6 +5,8 @@ element's bits mixed with its index, once by a product and once by MurmurHash3's
 element, so that a single changed element always shows; more of them go unnoticed once in 2^64.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,12 @@ def digests(arrays: Mapping[str, Array]) -> tuple[dict[str, str], list[str]]:
     return {name: f"{int(product):08x}{int(mixed):08x}" for name, (product, mixed, _) in sums.items()}, unbounded
 
 
+def tree_digest(tree: Any) -> str:
+    """One digest of all arrays in a tree."""
+    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return hashlib.sha256(json.dumps(digests(arrays)[0], sort_keys=True).encode()).hexdigest()[:16]
+
+
 @jax.jit
 def _sums(x: Array) -> tuple[Array, Array, Array]:
     """Two uint32 sums, and whether every element is finite."""
@@ -33,7 +41,7 @@ def _sums(x: Array) -> tuple[Array, Array, Array]:
 
 def _bits(x: Array) -> Array:
     """The bits of each element, as uint32."""
-    if x.dtype == jnp.bool_:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(jnp.uint32)
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)

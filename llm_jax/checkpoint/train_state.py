@@ -16,6 +16,7 @@ from llm_jax.atomic import replace_directory
 from llm_jax.checkpoint.digest import digests
 from llm_jax.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 from llm_jax.errors import CheckpointError, DamagedCheckpoint, TrainingError
+from llm_jax.parallel import is_first, text_of_first, wait_for_all
 
 ARRAYS = "arrays"
 
@@ -55,9 +56,10 @@ class TrainCheckpointer:
                 f"The state after step {step} is not finite ({', '.join(unbounded[:3])}), so it is not saved."
             )
         temporary = self._temporary(step)
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
+        wait_for_all(f"step {step}")
         described = {
             path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": found[path]}
             for path, leaf in arrays.items()
@@ -112,7 +114,7 @@ class TrainCheckpointer:
 
     def remove(self, step: int) -> None:
         """Remove a step, which ends to be complete before its first file goes."""
-        if jax.process_index() == 0:
+        if is_first():
             temporary = self._temporary(step)
             shutil.rmtree(temporary, ignore_errors=True)
             self.path(step).rename(temporary)
@@ -120,7 +122,7 @@ class TrainCheckpointer:
 
     def sweep(self) -> None:
         """Remove what killed processes have left half-written or half-removed."""
-        if jax.process_index() == 0 and self.directory.is_dir():
+        if is_first() and self.directory.is_dir():
             for path in self.directory.iterdir():
                 if path.name.startswith(".") and path.name[1:].isdecimal():
                     shutil.rmtree(path, ignore_errors=True)
@@ -142,8 +144,16 @@ class TrainCheckpointer:
     def _manifest(self, step: int) -> dict[str, Any]:
         if not self.path(step).is_dir():
             raise CheckpointError(f"There is no step {step} in {self.directory}.")
-        with self._damage_reported(step):
-            return read_manifest(self.path(step))
+        manifest, damage = dict[str, Any](), ""
+        if is_first():  # which reads every file
+            try:
+                with self._damage_reported(step):
+                    manifest = read_manifest(self.path(step))
+            except DamagedCheckpoint as error:
+                damage = str(error)
+        if damage := text_of_first(damage):
+            raise DamagedCheckpoint(damage)
+        return manifest or dict(json.loads((self.path(step) / MANIFEST).read_bytes()))
 
     def _check(self, step: int, expected: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Any]) -> None:
         shapes = {path: tuple(leaf["shape"]) for path, leaf in stored.items()}
@@ -184,7 +194,7 @@ class PendingStep:
     def commit(self) -> None:
         """Wait for the arrays, write the manifest, and give the step its name, in place of an earlier one."""
         self.checkpointer._orbax.wait_until_finished()
-        if jax.process_index() == 0:
+        if is_first():
             temporary = self.checkpointer._temporary(self.step)
             write_manifest(temporary, self.contents)
             replace_directory(temporary, self.checkpointer.path(self.step))
@@ -193,7 +203,7 @@ class PendingStep:
         """Remove what has been written, to give its room back."""
         with suppress(Exception):  # what went wrong is why it is discarded
             self.checkpointer._orbax.wait_until_finished()
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(self.checkpointer._temporary(self.step), ignore_errors=True)
 
 

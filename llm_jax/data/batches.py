@@ -23,6 +23,8 @@ class Batches:
         seed: of the shuffle; None keeps the order of the source.
         workers: threads that prepare batches ahead; 0 for none.
         prefetch: batches that each worker prepares ahead.
+        rows: which of a batch's examples to make, by their position in it: the share of one process of several. None
+            for all. A position at `size` or beyond is padding.
     """
 
     source: Source
@@ -30,6 +32,7 @@ class Batches:
     seed: int | None = None
     workers: int = 0
     prefetch: int = 2
+    rows: tuple[int, ...] | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -40,6 +43,7 @@ class Batches:
         """The batches of steps start … stop - 1; steps count on through the epochs."""
         import grain
 
+        mixed, count = isinstance(self.source, Mixture), len(self.source)
         if isinstance(self.source, Mixture):
             # No two sources of one size in one order: each has a seed of its own.
             sources = [
@@ -47,20 +51,32 @@ class Batches:
                 for number, source in enumerate(self.source.sources)
             ]
             examples = grain.MapDataset.mix(sources, self.source.weights)
-            dataset = examples.batch(self.size, drop_remainder=False, batch_fn=self._stack)
         else:
             examples = self._shuffled(grain.MapDataset.source(self.source))
-            dataset = examples.batch(self.size, drop_remainder=False, batch_fn=self._stack).repeat()
+
+        def example(step: int, row: int) -> Example | None:
+            """None for padding: behind the batch, or behind the last example of an epoch."""
+            epoch, index = divmod(step, self.per_epoch)
+            place = index * self.size + row
+            if row >= self.size or (place >= count and not mixed):
+                return None
+            return examples[step * self.size + row if mixed else epoch * count + place]
+
+        rows = range(self.size) if self.rows is None else self.rows
+        batches = grain.MapDataset.range(start, stop).map(
+            lambda step: self._stack([example(step, row) for row in rows])
+        )
         options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=self.workers * self.prefetch)
-        return iter(dataset[start:stop].to_iter_dataset(options))
+        return iter(batches.to_iter_dataset(options))
 
     def _shuffled(self, dataset: Any, number: int = 0) -> Any:
         """In another order in each epoch."""
         return dataset if self.seed is None else dataset.shuffle(seed=(self.seed + number) % 2**32)
 
-    def _stack(self, examples: Sequence[Example]) -> Batch:
-        batch = {name: np.zeros((self.size, *value.shape), value.dtype) for name, value in examples[0].items()}
+    def _stack(self, examples: Sequence[Example | None]) -> Batch:
+        shape = next((example for example in examples if example is not None), None) or self.source[0]
+        batch = {name: np.zeros((len(examples), *value.shape), value.dtype) for name, value in shape.items()}
         for row, example in enumerate(examples):
-            for name, value in example.items():
+            for name, value in (example or {}).items():
                 batch[name][row] = value
         return batch

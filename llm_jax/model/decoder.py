@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from llm_jax import parallel
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import dropout, softcap
 from llm_jax.model.attention import AttentionInputs, SelfAttention
@@ -113,7 +114,8 @@ class Decoder(nnx.Module):
                 graph, state = nnx.split(block)
                 x = remat(partial(_merged, graph), x, state, inputs, key)
             else:
-                x, _ = block(x, inputs, None, key)
+                x, _ = block(parallel.rows_in_place(x), inputs, None, key)
+                x = parallel.rows_in_place(x)
         return (x if self.final_norm is None else self.final_norm(x)), layers
 
     def head(self, hidden: Array) -> Array:
@@ -130,4 +132,5 @@ def _merged(
     graph: nnx.GraphDef[Block], x_BTD: Array, state: nnx.State, inputs: AttentionInputs, dropout_key: Array | None
 ) -> Array:
     """The residual stream behind a block."""
-    return nnx.merge(graph, state)(x_BTD, inputs, None, dropout_key)[0]
+    x_BTD, _ = nnx.merge(graph, state)(parallel.rows_in_place(x_BTD), inputs, None, dropout_key)
+    return parallel.rows_in_place(x_BTD)

@@ -26,6 +26,7 @@ from llm_jax.kernels import (
     normalise,
     rows,
 )
+from llm_jax.parallel import whole_rows
 
 
 def parameter(*shape: int) -> nnx.Param[Array]:
@@ -156,7 +157,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
         table = self.weight.get_value()
-        return (rows(table, ids) if isinstance(table, BlockMatrix) else table[ids]).astype(dtype)
+        return (rows(table, ids) if isinstance(table, BlockMatrix) else whole_rows(table)[ids]).astype(dtype)
 
     def scores(self, hidden: Array) -> Array:
         """The product of hidden states with every row."""

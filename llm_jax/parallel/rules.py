@@ -51,3 +51,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """Constrains arrays to be whole on every device, so that what takes them is compiled once. Call it inside jit."""
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def whole_rows(table: Any) -> Any:
+    """Gathers the rows of a table [V, D] that `fsdp` divides, where `jax.set_mesh` has set a mesh: ids are looked up by
+    devices that have different ids, and XLA would gather the result for all of them instead."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("fsdp", 1) == 1:
+        return table
+    model = mesh.shape.get("model", 1)
+    vocab = "model" if model > 1 and table.shape[0] % model == 0 else None
+    return jax.lax.with_sharding_constraint(table, PartitionSpec(vocab, None))
+
+
+def rows_in_place(x: Any) -> Any:
+    """Constrains an array [B, …] to be sharded along B as batches are, on the mesh that `jax.set_mesh` has set, if any.
+
+    Without it XLA may shard activations as it finds the parameters, and exchange them between devices in every layer.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in RULES["batch"] if mesh.shape.get(name, 1) > 1)
+    if not axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *[None] * (x.ndim - 1)))

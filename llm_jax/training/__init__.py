@@ -10,6 +10,7 @@ from llm_jax.training.config import (
     DistillationConfig,
     DistributedConfig,
     LoggingConfig,
+    MeshConfig,
     ModelSection,
     OptimizationConfig,
     PreferenceConfig,
@@ -23,6 +24,7 @@ from llm_jax.training.config import (
 
 if TYPE_CHECKING:
     from llm_jax.training.optimizer import adamw
+    from llm_jax.training.placement import join
     from llm_jax.training.run import TrainingResult, train
     from llm_jax.training.step import Loss, LossSums, TrainState, initial_state, make_train_step
     from llm_jax.training.tasks import TASKS, Task, next_token_loss
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _LATE = {
     "adamw": "optimizer",
     "TrainingResult": "run",
+    "join": "placement",
     "train": "run",
     "Loss": "step",
     "LossSums": "step",
@@ -52,6 +55,7 @@ __all__ = [
     "LoggingConfig",
     "Loss",
     "LossSums",
+    "MeshConfig",
     "ModelSection",
     "OptimizationConfig",
     "PreferenceConfig",
@@ -64,6 +68,7 @@ __all__ = [
     "TrainingResult",
     "adamw",
     "initial_state",
+    "join",
     "load_train_config",
     "make_train_step",
     "next_token_loss",

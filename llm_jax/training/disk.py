@@ -1,6 +1,7 @@
 """A full disk, said so that a person knows what to do."""
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,13 +29,22 @@ def full_disk_explained(path: Path, wanted: int) -> Iterator[None]:
     except Exception as error:
         if not is_full(error):
             raise
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
         raise CheckpointError(
-            f"{path}: there is no room on the disk. A save takes about {wanted:,} bytes, and {free:,} are free there "
-            "(a quota may allow less). What was saved before is as it was. Make room or lower checkpoint.keep_last_n, "
-            "then add --resume; or name another checkpoint_dir."
+            f"{path}: the disk is full. A save takes about {wanted:,} bytes, and {free(path):,} are free there "
+            "(a quota may allow less). What was saved before is as it was. Delete something or lower "
+            "checkpoint.keep_last_n, then add --resume; or name another checkpoint_dir."
         ) from error
+
+
+def check_free(path: Path, wanted: int) -> None:
+    """Raises OSError where a disk has fewer free bytes. What fills a disk within orbax also prints a traceback."""
+    if free(path) < wanted:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def free(path: Path) -> int:
+    """The free bytes of the disk that a path is on, or would be."""
+    return shutil.disk_usage(next(parent for parent in (path, *path.absolute().parents) if parent.exists())).free
 
 
 def is_full(error: BaseException | None) -> bool:

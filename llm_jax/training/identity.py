@@ -10,12 +10,16 @@ from typing import Any
 from llm_jax.errors import ConfigError
 from llm_jax.training.config import SECTIONS, TrainConfig
 
-# Settings that decide which examples a step sees, and what is computed from them. All others may change.
+# Settings that decide which examples a step sees, what is computed from them, and what the state consists of. All
+# others may change, and paths: files may move, what is in them is compared.
+_TRAINING = {"batch_size", "num_samples", "seed", "run_validation", "optimizer", "ema_decay", "freeze"}
 FIXED: dict[str, Callable[[str], bool]] = {
-    "model": lambda name: name != "gradient_checkpointing",
-    # Files may move: their tokens are compared.
+    "model": lambda name: name not in ("gradient_checkpointing", "init_from"),
     "data": lambda name: not name.endswith(("_path", "_dir")) and name != "validation",
-    "training": {"batch_size", "num_samples", "seed", "run_validation"}.__contains__,
+    "training": _TRAINING.__contains__,
+    "lora": lambda name: True,
+    "preference": lambda name: True,
+    "distillation": lambda name: name != "teacher",
     "optimization": {"use_amp", "amp_dtype", "gradient_accumulation_steps"}.__contains__,
 }
 REPORTED = "training"  # the section whose changes are legitimate, but change the result

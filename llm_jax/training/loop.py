@@ -13,6 +13,7 @@ from llm_jax.model import Params
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.metrics import Record, Sink
 from llm_jax.training.optimizer import evaluated_params
+from llm_jax.training.placement import Placement
 from llm_jax.training.progress import Progress
 from llm_jax.training.saving import Saver
 from llm_jax.training.schedules import Timetable, learning_rate
@@ -28,7 +29,7 @@ class Loop:
 
     Attributes:
         step: the jitted optimiser step.
-        batches: each is all micro-batches of a step.
+        batches: each is all micro-batches of a step, or this process's share of them.
         validations: on further held-out examples, by name.
         frozen: parameters that the loss reads and no step changes.
         state: the arrays that every step replaces.
@@ -43,6 +44,7 @@ class Loop:
     batches: Batches
     validation: Validation | None
     validations: Mapping[str, Validation]
+    placement: Placement
     saver: Saver
     sinks: list[Sink]
     stop: StopRequest
@@ -83,10 +85,11 @@ class Loop:
         for batch in self.batches.steps(number, self.total_steps):
             lr = self._learning_rate(number)
             self.state, metrics = self.step(self.state, self.frozen, self._micro_batches(batch), number, lr)
+            stopping = self.stop.poll()
             if unread is not None:
                 self._record(unread)  # one step late, so that the device always has work
             unread, number = metrics, number + 1
-            if self.times.evaluates_after(number) or self.saver.due(number) or self._stopped():
+            if self.times.evaluates_after(number) or self.saver.due(number) or stopping:
                 self._record(unread)
                 unread = None
                 if self._settle():
@@ -96,12 +99,9 @@ class Loop:
     def _settle(self) -> bool:
         """Evaluate where it is due, and save what is due. True where no step follows."""
         improved = self._evaluation_is_due() and self._evaluate()
-        ending = self._stopped() or self.finished
+        ending = self.stop.signum is not None or self.finished
         self.saver.save(self.state, self.frozen, self.progress, improved=improved, ending=ending)
         return ending
-
-    def _stopped(self) -> bool:
-        return self.stop.signum is not None
 
     def _evaluation_is_due(self) -> bool:
         step = self.progress.step
@@ -137,7 +137,7 @@ class Loop:
         record: Record = {"epoch": epoch, "step": step, "train_loss": train_loss, "validation_loss": None}
         trainable = evaluated_params(self.state.optimizer, self.state.trainable)
         if self.validation is not None:
-            found = self.validation(trainable, self.frozen, stopped=self._stopped)
+            found = self.validation(trainable, self.frozen, stopped=self.stop.poll)
             if found is None:
                 return False
             loss, aux = found
@@ -145,7 +145,7 @@ class Loop:
                 raise self._diverged(f"The validation loss became {loss} at step {step}")
             record |= {"validation_loss": loss, **{f"validation_{name}": value for name, value in aux.items()}}
         for name, validation in self.validations.items():
-            found = validation(trainable, self.frozen, stopped=self._stopped)
+            found = validation(trainable, self.frozen, stopped=self.stop.poll)
             if found is None:
                 return False
             record[f"validation_loss_{name}"] = found[0] if math.isfinite(found[0]) else None
@@ -167,9 +167,10 @@ class Loop:
         return learning_rate(self.config.training, step, self.times, self.progress.lr_factor)
 
     def _micro_batches(self, batch: Batch) -> Batch:
-        """[micro-batches · B, …] -> [micro-batches, B, …]"""
+        """[micro-batches · B, …] -> [micro-batches, B, …], of all processes."""
         count = self.config.optimization.gradient_accumulation_steps
-        return {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
+        split = {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
+        return self.placement.put_batch(split, self.batches.size // count, axis=1)
 
     def write(self, record: Record) -> None:
         """Send a record to every sink. One that cannot write is reported, and done without from there on."""

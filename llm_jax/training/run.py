@@ -11,9 +11,10 @@ from pathlib import Path
 
 import jax
 
+from llm_jax.checkpoint import tree_digest
 from llm_jax.data import Batches, Source
-from llm_jax.errors import ConfigError
 from llm_jax.model import Model, Params
+from llm_jax.parallel import is_first, text_of_first
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import SECTIONS, LoggingConfig, TaskName, TrainConfig, write_config
 from llm_jax.training.console import RunConsole
@@ -22,6 +23,7 @@ from llm_jax.training.identity import Identity
 from llm_jax.training.loop import Loop
 from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard, WeightsAndBiases
 from llm_jax.training.optimizer import evaluated_params, make_optimizer
+from llm_jax.training.placement import Placement, collected, join
 from llm_jax.training.precision import compute_dtype
 from llm_jax.training.profile import profiled
 from llm_jax.training.progress import Progress
@@ -93,11 +95,8 @@ def train(
         ConfigError, DataError, TokenizerError, CheckpointError: something is missing or contradicts something else.
         TrainingError: the loss is no longer finite.
     """
-    if config.distributed.num_nodes > 1:
-        raise ConfigError(
-            f"distributed.num_nodes is {config.distributed.num_nodes}; this version trains on one node. Set it to 1."
-        )
-    console = RunConsole(config.logging.log_level)
+    join(config.distributed)
+    console = RunConsole(config.logging.log_level if is_first() else "ERROR")
     resumed = run_to_resume(config.checkpoint)
     if resumed is None and config.checkpoint.resume_from_checkpoint is not None:
         console.say(f"There is no saved run in {config.checkpoint.checkpoint_dir} to resume: starting anew.", "WARNING")
@@ -108,9 +107,14 @@ def train(
         if not config.optimization.use_compile:
             console.say("use_compile is false: every operation runs by itself, to debug. This is very slow.", "WARNING")
             stack.enter_context(jax.disable_jit())
+        placement = Placement.of(config.distributed, task.decoder, config.training.batch_size)
+        if placement.mesh is not None:
+            stop.mesh = placement.mesh
+            stack.enter_context(jax.set_mesh(placement.mesh))
         stack.enter_context(RunDirectory(Path(config.checkpoint.checkpoint_dir)).lock())
         samples = partial(_samples, task, task_name in ANSWERING, config.logging, writer)
-        loop = _build_loop(task, config, resumed, console, stop, stack, samples, partial(_scores, task, examiner))
+        scores = partial(_scores, task, examiner)
+        loop = _build_loop(task, config, placement, resumed, console, stop, stack, samples, scores)
         _announce(loop, task)
         loop.run()
     name, baseline = task.baseline
@@ -120,6 +124,7 @@ def train(
 def _build_loop(
     task: Task,
     config: TrainConfig,
+    placement: Placement,
     resumed: RunDirectory | None,
     console: RunConsole,
     stop: StopRequest,
@@ -130,13 +135,16 @@ def _build_loop(
     """The loop of a fresh or a resumed run, with its directory prepared and its sinks open until `stack` ends."""
     seed, dtype = config.training.seed, compute_dtype(config.optimization)
     optimizer = make_optimizer(config.training, beta2=task.beta2, fused=task.fused_rows)
-    batches, evaluate = _training_batches(task, config), make_eval_step(task.loss, dtype=dtype)
+    batches, evaluate = _training_batches(task, config, placement), make_eval_step(task.loss, dtype=dtype)
     validation, *others = (
-        None if source is None else Validation(evaluate, _in_order(source, config))
+        None if source is None else Validation(evaluate, _in_order(source, config, placement), placement)
         for source in (task.validation, *task.validations.values())
     )
     tokens = batches.size * math.prod(task.train[0]["weights"].shape)
     times = Timetable.of(config.training, config.checkpoint, per_epoch=batches.per_epoch, tokens_per_step=tokens)
+    with placement.on_host():
+        frozen, trainable = task.init_frozen(seed), task.init_trainable(seed)
+    frozen, trainable = placement.put_params(frozen), placement.put_params(trainable)
     saver = Saver(
         task=task,
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
@@ -148,37 +156,43 @@ def _build_loop(
                 "dtype": str(dtype),
                 "the number of steps per epoch": batches.per_epoch,
                 "the fingerprint of the training data": task.train.fingerprint,
+                "the digest of the frozen parameters": tree_digest(frozen),
             },
         ),
         interval=times.saving,
         report=partial(console.say, level="WARNING"),
     )
 
-    frozen = task.init_frozen(seed)
-
-    def first_state() -> TrainState:
-        return initial_state(task.init_trainable(seed), optimizer, dtype)
-
+    first_state = partial(initial_state, optimizer=optimizer, dtype=dtype)
+    like = jax.eval_shape(first_state, trainable)
+    shardings = placement.shardings(like)
     if resumed is not None:
-        state, progress = saver.resume(resumed, jax.eval_shape(first_state))
+        del trainable
+        state, progress = saver.resume(resumed, placement.like(like))
         console.say(f"Resuming {resumed.path} at step {progress.step}.")
     else:
-        state, progress = first_state(), Progress()
+        state = placement.build(first_state, trainable, shardings)
+        progress = Progress()
         if saver.run.exists():
             console.say(f"Replacing the earlier run in {saver.run.path} (--resume would continue it).", "WARNING")
         saver.begin(state, frozen)
     with full_disk_explained(saver.run.path, saver.size(state, frozen)):
-        write_config(config, saver.run.config)
-        saver.run.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
-        sinks = _open_sinks(config, saver.run, progress.step if resumed else None, console, stack)
-    step = make_train_step(task.loss, optimizer, dtype=dtype, seed=seed, weigh=task.weigh)
+        sinks = list[Sink]()
+        if is_first():
+            write_config(config, saver.run.config)
+            saver.run.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+            sinks = _open_sinks(config, saver.run, progress.step if resumed else None, console, stack)
+    step = make_train_step(task.loss, optimizer, dtype=dtype, seed=seed, weigh=task.weigh, shardings=shardings)
+    if is_first():
+        step = stack.enter_context(profiled(step, saver.run.profile, config.logging.profile_steps))
     return Loop(
         config=config,
-        step=stack.enter_context(profiled(step, saver.run.profile, config.logging.profile_steps)),
+        step=step,
         times=times,
         batches=batches,
         validation=validation,
         validations=dict(zip(task.validations, filter(None, others), strict=True)),
+        placement=placement,
         saver=saver,
         sinks=sinks,
         stop=stop,
@@ -187,7 +201,7 @@ def _build_loop(
         progress=progress,
         samples=samples,
         scores=scores,
-        speed=Speed(task.flops * tokens, peak_flops(dtype) if task.flops else 1.0),
+        speed=Speed(task.flops * tokens, peak_flops(dtype) * placement.devices if task.flops else 1.0),
     )
 
 
@@ -197,32 +211,45 @@ def _samples(
     """Each prompt, and what the model writes after it."""
     if not config.sample_prompts or writer is None:
         return
-    found = task.model_of(evaluated_params(state.optimizer, state.trainable), frozen)
-    if found is not None:
+    trainable = evaluated_params(state.optimizer, state.trainable)
+    found = task.model_of(collected(trainable), collected(frozen))  # by all processes, of which one writes
+    if found is not None and is_first():
         for prompt in config.sample_prompts:
             yield prompt, writer(*found, prompt, answers, config.sample_tokens)
 
 
 def _scores(task: Task, examiner: Examiner | None, state: TrainState, frozen: Params) -> Mapping[str, float]:
-    """What the examiner finds out about the model as it is now."""
-    found = None if examiner is None else task.model_of(evaluated_params(state.optimizer, state.trainable), frozen)
-    return {} if examiner is None or found is None else examiner(*found)
+    """What the examiner finds out about the model as it is now, in every process."""
+    if examiner is None:
+        return {}
+    trainable = evaluated_params(state.optimizer, state.trainable)
+    found = task.model_of(collected(trainable), collected(frozen))
+    measured = examiner(*found) if found is not None and is_first() else {}
+    return dict(json.loads(text_of_first(json.dumps(dict(measured)))))
 
 
-def _training_batches(task: Task, config: TrainConfig) -> Batches:
+def _training_batches(task: Task, config: TrainConfig, placement: Placement) -> Batches:
     """Batches of all micro-batches of a step; fewer examples than that are one batch, padded to equal micro-batches."""
     count, optimization = config.optimization.gradient_accumulation_steps, config.optimization
+    size = min(config.training.batch_size, _whole_parts(-(-len(task.train) // count), placement.parts))
     return Batches(
         source=task.train,
-        size=min(config.training.batch_size * count, -(-len(task.train) // count) * count),
+        size=size * count,
         seed=config.training.seed,
         workers=optimization.num_workers,
         prefetch=optimization.prefetch_factor,
+        rows=placement.rows(count, size),
     )
 
 
-def _in_order(source: Source, config: TrainConfig) -> Batches:
-    return Batches(source=source, size=min(config.training.batch_size, len(source)))
+def _in_order(source: Source, config: TrainConfig, placement: Placement) -> Batches:
+    size = _whole_parts(min(config.training.batch_size, len(source)), placement.parts)
+    return Batches(source=source, size=size, rows=placement.rows(1, size))
+
+
+def _whole_parts(size: int, parts: int) -> int:
+    """The least multiple of `parts` from `size` on."""
+    return -(-size // parts) * parts
 
 
 def _open_sinks(

@@ -12,6 +12,7 @@ from pathlib import Path
 from llm_jax.atomic import sweep
 from llm_jax.checkpoint import TrainCheckpointer
 from llm_jax.errors import CheckpointError, ConfigError
+from llm_jax.parallel import is_first
 from llm_jax.training.config import CheckpointConfig
 
 
@@ -62,13 +63,16 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Only this process may write here until the block ends. The system releases the lock of a killed process.
+        """Only this run may write here until the block ends: its first process has the lock.
 
-        What killed runs have left half-written is removed.
+        The system releases the lock of a killed process. What killed runs have left half-written is removed.
 
         Raises:
             ConfigError: another run has the directory.
         """
+        if not is_first():
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a+", encoding="utf-8") as file:
             try:

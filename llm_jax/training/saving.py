@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from llm_jax import parallel
 from llm_jax.checkpoint import PendingStep, TrainCheckpointer
 from llm_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint, TrainingError
 from llm_jax.model import Params
 from llm_jax.training.config import CheckpointConfig
-from llm_jax.training.disk import full_disk_explained
+from llm_jax.training.disk import check_free, full_disk_explained
 from llm_jax.training.identity import Identity
 from llm_jax.training.optimizer import evaluated_params
 from llm_jax.training.progress import Progress
@@ -49,9 +49,13 @@ class Saver:
 
     def begin(self, state: TrainState, frozen: Params) -> None:
         """Replace an earlier run in the directory by the initial model."""
-        self.run.clear()
+        if parallel.is_first():
+            self.run.clear()
         with full_disk_explained(self.run.path, self.size(state, frozen)):
-            self.task.save(self.run.last, self._saved(state, frozen))
+            params = self._saved(state, frozen)
+            if parallel.is_first():
+                self.task.save(self.run.last, params)
+        parallel.wait_for_all("begin")
 
     def resume(self, run: RunDirectory, like: TrainState) -> tuple[TrainState, Progress]:
         """The newest saved state of `run` that is whole, whose models and metrics are copied into this run's directory.
@@ -76,10 +80,12 @@ class Saver:
                 damaged.append(step)
                 continue
             with full_disk_explained(self.run.path, _bytes(tree)):
-                self.run.adopt(run)
+                if parallel.is_first():
+                    self.run.adopt(run)
             if self.run.path.resolve() == run.path.resolve():
                 for newer in damaged:  # they are made again
                     checkpointer.remove(newer)
+            parallel.wait_for_all("resume")
             state = TrainState(tree["params"], tree["optimizer"], tree["loss_scale"])
             return state, Progress.from_dict(metadata["progress"])
         raise CheckpointError(
@@ -129,15 +135,15 @@ class Saver:
         directories = [directory for directory, wanted in ((self.run.best, best), (self.run.last, due)) if wanted]
         size = self.size(state, frozen)
         with full_disk_explained(self.run.path, size):
+            check_free(self.run.path, size)
             pending = self._begin_state(state, progress) if due else None
         self._writing = self._writer.submit(self._write, directories, self._saved(state, frozen), pending, size)
         if ending:
             self.wait()
 
     def size(self, state: TrainState, frozen: Params) -> int:
-        """Bytes that a whole save takes, about."""
-        saved = self.task.saved_params(state.trainable, frozen)
-        return _bytes(saved) * (1 + self.config.save_best) + _bytes(_to_tree(state))
+        """Bytes that a save takes beside what is there, about: models are replaced one after the other."""
+        return _bytes(self.task.saved_params(state.trainable, frozen)) + _bytes(_to_tree(state))
 
     def _saved(self, state: TrainState, frozen: Params) -> Params:
         """What a model directory has, on the host."""
@@ -172,16 +178,16 @@ class Saver:
     def _write(self, directories: list[Path], params: Params, pending: PendingStep | None, size: int) -> None:
         try:
             with full_disk_explained(self.run.path, size):
-                for directory in directories:
-                    if jax.process_index() == 0:
-                        self.task.save(directory, params)
+                for directory in directories if parallel.is_first() else ():
+                    self.task.save(directory, params)
                 if pending is not None:
                     pending.commit()
         except Exception:
             if pending is not None:
                 pending.discard()
             raise
-        self._prune()
+        if parallel.is_first():
+            self._prune()
 
     def _prune(self) -> None:
         """Remove all states but the newest and the best."""
@@ -215,5 +221,5 @@ def _bytes(tree: Any) -> int:
 
 def _on_host(params: Params) -> Params:
     """Copies that outlive the arrays, which the next step donates."""
-    copies: dict[str, Any] = {name: np.array(value) for name, value in params.items()}
+    copies: dict[str, Any] = {name: parallel.on_host(value) for name, value in params.items()}
     return copies

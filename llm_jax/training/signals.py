@@ -7,12 +7,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+import jax
+from jax import Array
+from jax.sharding import Mesh
+
+from llm_jax import parallel
+
 
 @dataclass
 class StopRequest:
-    """Attributes: signum: the signal that was received, None before one is."""
+    """A signal to stop, which all processes of a run act upon after the same step.
 
+    Attributes:
+        received: the signal that this process received, None before one is.
+        signum: the signal that the processes agree upon, as of the last `poll`.
+        mesh: of a run of several processes.
+    """
+
+    received: int | None = None
     signum: int | None = None
+    mesh: Mesh | None = None
+    _asked: Array | None = None
+
+    def poll(self) -> bool:
+        """True where it is time to stop; every process calls it after the same steps.
+
+        Several processes agree on what was received before the last call, so that nobody waits for an answer.
+        """
+        if self.mesh is None or jax.process_count() == 1:
+            self.signum = self.received
+        else:
+            asked, self._asked = self._asked, parallel.largest(self.received or 0, self.mesh)
+            self.signum = self.signum or (int(asked) if asked is not None else 0) or None
+        return self.signum is not None
 
 
 @contextmanager
@@ -28,7 +55,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def record(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
+        request.received = signum
         restore()
 
     def restore() -> None:

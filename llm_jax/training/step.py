@@ -70,6 +70,7 @@ def make_train_step(
     dtype: jnp.dtype,
     seed: int,
     weigh: Callable[[Batch], Array] = total_weight,
+    shardings: TrainState | None = None,
 ) -> TrainStep:
     """step(state, frozen, batch, number, lr) -> (state, metrics); the state is donated, frozen parameters are not.
 
@@ -79,6 +80,7 @@ def make_train_step(
 
     Args:
         weigh: the weight that the loss of a batch is averaged over, [] of arrays [micro-batches, B, …].
+        shardings: of the state, on a mesh; gradients are sharded as their parameters are.
     """
 
     update = optax.with_extra_args_support(optimizer).update
@@ -100,6 +102,8 @@ def make_train_step(
             index, examples = micro_batch
             key = jax.random.fold_in(step_key, index)
             (value, aux), grads = jax.value_and_grad(scaled_loss, has_aux=True)(state.trainable, examples, key)
+            if shardings is not None:
+                grads = jax.lax.with_sharding_constraint(grads, shardings.trainable)
             return jax.tree.map(jnp.add, sums, (value, grads)), aux
 
         count = batch["weights"].shape[0]
@@ -121,6 +125,8 @@ def make_train_step(
         if state.loss_scale is not None:
             failed &= ~jnp.isfinite(value) | (scale <= 1.0)
             after = after._replace(loss_scale=state.loss_scale.adjusted(applied))
+        if shardings is not None:
+            after = jax.lax.with_sharding_constraint(after, shardings)
         return after, StepMetrics(value, grad_norm, weight, applied, failed, aux)
 
     return jax.jit(train_step, donate_argnums=0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from llm_jax.data import Batches
 from llm_jax.model import Params
+from llm_jax.training.placement import Placement
 from llm_jax.training.step import EvalStep
 
 
@@ -17,6 +18,7 @@ class Validation:
 
     step: EvalStep
     batches: Batches
+    placement: Placement
 
     def __call__(
         self, trainable: Params, frozen: Params, *, stopped: Callable[[], bool] = lambda: False
@@ -26,6 +28,7 @@ class Validation:
         for batch in self.batches.steps(0, self.batches.per_epoch):
             if stopped():
                 return None
-            results.append(self.step(trainable, frozen, batch))
+            examples = self.placement.put_batch(batch, self.batches.size, axis=0)
+            results.append(self.step(trainable, frozen, examples))
         loss, weight, aux = jax.tree.map(lambda *sums: np.sum(sums, dtype=np.float64), *jax.device_get(results))
         return float(loss / weight), {name: float(total / weight) for name, total in aux.items()}

@@ -8,10 +8,18 @@ PROGRAM = """
 import sys
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
-from llm_jax.parallel import join_processes
+from llm_jax.parallel import is_first, join_processes, largest, make_mesh, on_host, sharding
+from llm_jax.parallel import text_of_first, wait_for_all
 
 join_processes(sys.argv[1], 2, int(sys.argv[2]))
+join_processes()  # nothing is done twice
+mesh = make_mesh(data=2)
+spread = jax.make_array_from_callback((4,), sharding(mesh, ("batch",), (4,)), lambda index: np.arange(4)[index])
+wait_for_all("the test")
+index = jax.process_index()
+print(is_first(), int(largest(3 + index, mesh)), text_of_first(f"ä{index}"), on_host(spread))
 gathered = multihost_utils.process_allgather(jnp.float32(10 + jax.process_index()))
 print(jax.process_count(), len(jax.devices()), gathered.tolist())
 """
@@ -29,9 +37,10 @@ def test_processes_see_each_others_devices_and_exchange_arrays() -> None:
         )
         for index in range(2)
     ]
-    for process in both:
+    for index, process in enumerate(both):
         out, err = process.communicate(timeout=120)
-        assert out.splitlines()[-1:] == ["2 2 [10.0, 11.0]"], err[-2000:]
+        lines = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+        assert lines == [f"{index == 0} 4 ä0 [0 1 2 3]", "2 2 [10.0, 11.0]"], err[-2000:]
 
 
 def test_a_missing_coordinator_is_refused_with_what_is_missing() -> None:

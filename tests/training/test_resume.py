@@ -1,5 +1,6 @@
 """A run that is killed, stopped or continued ends as one that ran through: bit for bit."""
 
+import dataclasses
 import json
 import os
 import random
@@ -11,15 +12,18 @@ from pathlib import Path
 import pytest
 
 from llm_jax.checkpoint import TrainCheckpointer, load_model
+from llm_jax.data import NoisyLine
 from llm_jax.training import train
 from llm_jax.training.metrics import read_metrics
+from llm_jax.training.tasks import RegressionTask
 
 REPOSITORY = Path(__file__).parents[2]
 RESUME = "checkpoint.resume_from_checkpoint=auto"
-# Everything that has a state: dropout keys, data order, plateau and patience, step saves between epochs.
+# Everything that has a state: dropout keys, data order, plateau and patience. A save after every step, so that whenever
+# the process is killed one is being written.
 STATEFUL = [
     *("model.dropout=0.2", "training.scheduler_type=plateau", "training.plateau_patience=0", "training.lr=0.03"),
-    *("training.early_stopping_patience=50", "checkpoint.save_interval_steps=7", "checkpoint.keep_last_n=2"),
+    *("training.early_stopping_patience=50", "checkpoint.save_interval_steps=1", "checkpoint.keep_last_n=2"),
     "optimization.gradient_accumulation_steps=2",
 ]
 
@@ -91,6 +95,43 @@ def test_a_signal_finishes_the_step_saves_and_says_so(config, flags, number):
     run = Path(config(*settings).checkpoint.checkpoint_dir)
     assert TrainCheckpointer(run / "state").steps()[-1] == stopped >= 3
     assert load_model(run / "last").model.config.hidden_size == 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted:
+    """Examples of which the first one that is read brings a SIGTERM."""
+
+    source: NoisyLine
+    read: list[int] = dataclasses.field(default_factory=list)
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def __getitem__(self, index):
+        if not self.read:  # a second one would end the process
+            signal.raise_signal(signal.SIGTERM)
+        self.read.append(index)
+        return self.source[index]
+
+
+def test_a_signal_while_validating_saves_at_once_and_the_validation_is_made_up_for(config):
+    """However long it takes: the time from SIGTERM to SIGKILL is short."""
+    settings = ["training.num_samples=60", "training.batch_size=6", "training.epochs=2"]
+    through = train("regression", config(*settings, directory="through"))
+
+    def interrupted(*arguments):
+        task = RegressionTask.build(*arguments)
+        return dataclasses.replace(task, validation=Interrupted(task.validation))
+
+    first = train(interrupted, config(*settings, directory="parts"))
+    assert first.signum == signal.SIGTERM
+    assert first.progress.step == first.total_steps // 2
+    assert first.progress.last_loss is None
+    second = train("regression", config(*settings, RESUME, directory="parts"))
+    assert everything_saved(second.run.path) == everything_saved(through.run.path)
 
 
 def test_stopping_early_then_going_on_equals_going_through(config):

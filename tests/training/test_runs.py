@@ -87,7 +87,12 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_state(config):
         (["data.dataset_path=null"], ConfigError, "data.dataset_path is not set"),
         (["data.dataset_path=/nowhere.txt"], DataError, "/nowhere.txt: there is no such file"),
         (["model.max_seq_len=9000"], DataError, r"\d+ tokens, fewer than .*= 9001"),
-        (["distributed.num_nodes=2"], ConfigError, "distributed.num_nodes is 2; this version trains on one node"),
+        (["distributed.mesh={data: 4}"], ConfigError, "The model is to be spread over 4 devices, but JAX finds 1 here"),
+        (
+            ["distributed.mesh={fsdp: 3}"],
+            ConfigError,
+            r"training.batch_size is 8; .* \(1 x 3\) must divide",
+        ),
         (["checkpoint.resume_from_checkpoint=/nowhere"], CheckpointError, "/nowhere: no saved run to resume"),
     ],
 )

@@ -180,13 +180,29 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How the devices of a run are arranged: parts of a batch on data · fsdp of them, of parameters on fsdp · model."""
+
+    data: int | None = None  # copies of the parameters; None: as many as there are devices for
+    fsdp: int = 1  # devices that parameters and optimiser are divided among, each with its part of the batch
+    model: int = 1  # devices that each matrix is divided among
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "model"):
+            size = getattr(self, name)
+            require(size is None or size >= 1, self, name, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """One process per node; node 0 listens at master_addr:master_port."""
+    """One process per node; node 0 listens at master_addr:master_port. The devices of all form one mesh."""
 
     num_nodes: int = 1
     node_rank: int = 0
     master_addr: str = "127.0.0.1"
     master_port: int = 29500
+    auto_detect: bool = False  # all four from the launcher (SLURM, Open MPI, Kubernetes), as JAX recognises it
+    mesh: MeshConfig | None = None  # None: one device, or with several nodes data parallelism over the devices of all
 
     def __post_init__(self) -> None:
         require(self.num_nodes >= 1, self, "num_nodes", "at least 1")

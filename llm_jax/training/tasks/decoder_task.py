@@ -41,6 +41,10 @@ class DecoderTask:
         return self.start.config
 
     @property
+    def decoder(self) -> ModelConfig:
+        return self.config
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return self.start.tokenizer
 

@@ -90,6 +90,10 @@ class RegressionTask:
         return "variance of the noise", NOISE**2
 
     @property
+    def decoder(self) -> None:
+        return None
+
+    @property
     def fused_rows(self) -> dict[str, tuple[int, ...]]:
         return {}
 

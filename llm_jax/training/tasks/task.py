@@ -6,6 +6,7 @@ from typing import Protocol
 
 from jax import Array
 
+from llm_jax.config import ModelConfig
 from llm_jax.data import Batch, Source
 from llm_jax.model import Model, Params
 from llm_jax.tokenizers import Tokenizer
@@ -24,6 +25,7 @@ class Task(Protocol):
         unit: what the loss is averaged over: "tokens" or "samples".
         beta2: AdamW's, unless set.
         flops: floating-point operations in matrix products for a token of a step; 0 where they are not counted.
+        decoder: the configuration of the decoder that is trained, None for another model.
         fused_rows: rows of the parts of parameters that are several matrices, by name.
         loss: of the trainable and the frozen parameters.
         weigh: what the loss of all micro-batches of a step is averaged over.
@@ -45,6 +47,8 @@ class Task(Protocol):
     def beta2(self) -> float: ...
     @property
     def flops(self) -> float: ...
+    @property
+    def decoder(self) -> ModelConfig | None: ...
     @property
     def fused_rows(self) -> Mapping[str, tuple[int, ...]]: ...
     @property
