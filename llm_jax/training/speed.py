@@ -55,7 +55,7 @@ def peak_flops(dtype: jnp.dtype, *, size: int = 1024, runs: int = 4) -> float:
 
 def peak_memory() -> int:
     """Bytes that this process has had at most: of the device, or of the host where that is the device."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
