@@ -139,7 +139,7 @@ def test_a_client_that_leaves_frees_its_slots(
     while narrow.metric("llm_num_requests_running", **KEYS) + narrow.metric("llm_num_requests_waiting", **KEYS):
         pass
     assert narrow.metric("llm_generation_tokens_total", **KEYS) - tokens < CAPACITY * ENDLESS["max_new_tokens"]
-    assert 'llm_request_success_total{finished_reason="abort"}' in http.get("/metrics").text
+    assert 'llm_request_success_total{finished_reason="abort",' in http.get("/metrics").text
     assert http.post("/generate", json={"prompt": "Say", "temperature": 0}).json()["generated_text"] == "Say" + RECITED
 
 
