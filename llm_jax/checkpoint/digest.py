@@ -17,7 +17,8 @@ from jax import Array
 
 def digests(arrays: Mapping[str, Array]) -> tuple[dict[str, str], list[str]]:
     """The digests of arrays as 16 hexadecimal digits, and the names of those that hold NaN or infinity."""
-    sums: dict[str, Any] = jax.device_get({name: _sums(value) for name, value in arrays.items()})
+    # One after the other: on a mesh each is a program of all devices.
+    sums: dict[str, Any] = {name: jax.device_get(_sums(value)) for name, value in arrays.items()}
     unbounded = [name for name, (_, _, finite) in sums.items() if not finite]
     return {name: f"{int(product):08x}{int(mixed):08x}" for name, (product, mixed, _) in sums.items()}, unbounded
 

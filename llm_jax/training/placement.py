@@ -24,6 +24,9 @@ def join(distributed: DistributedConfig) -> None:
     Raises:
         ConfigError: they cannot be joined.
     """
+    if distributed.mesh is not None or distributed.num_nodes > 1 or distributed.auto_detect:
+        # XLA's devices on a CPU share a pool of threads; two programs of which each waits for all devices use it up.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     if distributed.auto_detect:
         parallel.join_processes()
     elif distributed.num_nodes > 1:

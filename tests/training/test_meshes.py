@@ -54,7 +54,8 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 def run_here(*runs: list[str]) -> list[int]:
     """Train in one process with four devices. Returns the bytes of each state on the first device."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(runs)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(4), capture_output=True, text=True)
+    environ = environment(4, JAX_CPU_ENABLE_ASYNC_DISPATCH="false")  # the first run has no mesh, which would set it
+    done = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [int(line) for line in done.stdout.split()]
 
