@@ -45,7 +45,8 @@ def test_the_wheel_is_built_from_all_packages_and_holds_native_kernels() -> None
     compiled, installed, checked = (line for line in instructions("RUN") if "/wheels" in line or "native" in line)
     assert "-target $(uname -m)-linux-gnu." in compiled
     assert "pip wheel --no-deps --wheel-dir /wheels ." in compiled
-    assert '"$(echo /wheels/*.whl)[serve]"' in installed
+    assert '"$(echo /wheels/*.whl)[$EXTRAS]"' in installed
+    assert "EXTRAS=serve" in instructions("ARG")
     assert "native.find()" in checked
 
 

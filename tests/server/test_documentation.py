@@ -39,7 +39,7 @@ def test_its_schemas_are_json_schema(document: dict[str, Any]) -> None:
 
 def test_its_examples_are_answered(http: httpx.Client, document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
-        if "post" in methods:
+        if "post" in methods and "lora_adapter" not in path:  # for the administrator's key, see test_adapters.py
             example = methods["post"]["requestBody"]["content"]["application/json"]["example"]
             assert http.post(path, json=example).status_code == 200
 
