@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def settings(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8")
     base = tmp_path / "base"
     config = ModelConfig(vocab_size=300, hidden_size=16, num_layers=1, num_heads=2, max_seq_len=128, positions="rotary")
-    tokenizer = CharacterTokenizer([*lines.values(), "<|>{}/\n"])
+    tokenizer = CharacterTokenizer([string.printable])
     save_model(base, Model.init(config, seed=5), tokenizer)
     start = [f"model.init_from={base}", "data.max_seq_len=64"]
     data = {"lm": "corpus.txt", "sft": "talks.jsonl", "dpo": "pairs.jsonl", "distill": "corpus.txt"}
@@ -85,7 +86,7 @@ def saved(directory: Path) -> tuple[object, ...]:
         path.name: path.read_bytes() for name in ("best", "last") for path in (directory / name).glob("*.safetensors")
     }
     measured = [
-        {name: value for name, value in record.items() if name != "per_second"}
+        {name: value for name, value in record.items() if name not in ("per_second", "peak_memory", "mfu")}
         for record in read_metrics(directory / "metrics.jsonl")
         if record["event"] != "run"
     ]
