@@ -21,6 +21,7 @@ from benchmarks.machine import describe, matmul_rate
 from benchmarks.training_workers import Cell
 from cli._errors import Command
 from llm_jax.atomic import atomic_file
+from llm_jax.kernels import WeightDtype
 
 HERE = Path(__file__).parents[1]
 PLOT = Path(__file__).parent / "results" / "training.png"
@@ -74,7 +75,7 @@ def measure(cell: Cell, engines: Sequence[str], rounds: int, steps: int) -> dict
         for _ in range(rounds):
             for ready in workers.values():
                 ready.turn(steps)
-            peak = max(peak, matmul_rate(cell.dtype, rows=cell.batch * cell.length))  # type: ignore[arg-type]
+            peak = max(peak, matmul_rate(cell.dtype, rows=cell.batch * cell.length))
         tokens, operations = cell.batch * cell.length, training_operations(cell.config, cell.length)
         figures = {
             engine: {
@@ -145,7 +146,7 @@ def plot(path: Path, panels: dict[str, list[dict[str, Any]]]) -> None:
 def main(
     shapes: tuple[str, ...],
     cells: tuple[tuple[int, int], ...],
-    dtype: str,
+    dtype: WeightDtype,
     engines: tuple[str, ...],
     rounds: int,
     steps: int,

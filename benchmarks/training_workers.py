@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.weights import SHAPES
 from llm_jax.config import ModelConfig
+from llm_jax.kernels import WeightDtype
 
 LEARNING_RATE, BETAS, DECAY, CLIP = 1e-4, (0.9, 0.95), 0.1, 1.0
 
@@ -24,7 +25,7 @@ class Cell:
     shape: str
     batch: int
     length: int
-    dtype: str = "float32"
+    dtype: WeightDtype = "float32"
     layers: int | None = None
 
     @property

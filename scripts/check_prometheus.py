@@ -20,9 +20,9 @@ import httpx
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.check_rolling_restart import free_ports  # noqa: E402
-from tests.deploy import DEPLOY, queries  # noqa: E402
-from tests.server.live import running  # noqa: E402
+from scripts.check_rolling_restart import free_ports  # noqa: E402 (found by the path above)
+from tests.deploy import DEPLOY, queries  # noqa: E402 (found by the path above)
+from tests.server.live import running  # noqa: E402 (found by the path above)
 
 RATE = "15s"
 CLIENTS = 12

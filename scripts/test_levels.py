@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from llm_jax.native.library import COMMON, SOURCES, flags  # noqa: E402
+from llm_jax.native.library import COMMON, SOURCES, flags  # noqa: E402 (found by the path above)
 
 FEW_EXTENSIONS = {"aarch64": "cortex-a57"}
 NEEDS_XLA = {"calls.cc", "pack.cc"}

@@ -79,7 +79,7 @@ def read_array(file: DataFile) -> Iterator[Located]:
         DataError: the file holds something else.
     """
     with open_file(file) as stream:
-        head = stream.peek(1024).lstrip(b"\xef\xbb\xbf \t\r\n")  # type: ignore[attr-defined]
+        head = stream.peek(1024).lstrip(b"\xef\xbb\xbf \t\r\n")  # type: ignore[attr-defined]  # every opener buffers
         if not head.startswith(b"["):
             yield from read_objects(file)
             return
@@ -159,7 +159,7 @@ def _read_line(stream: IO[bytes], longest: int) -> bytes:
     """A line; of one beyond `longest` bytes the beginning, up to a whole character."""
     line = stream.readline(longest)
     while line and not line.endswith(NEWLINE):
-        more = stream.peek(1)[:1]  # type: ignore[attr-defined]
+        more = stream.peek(1)[:1]  # type: ignore[attr-defined]  # every opener buffers
         if not more or more[0] & 0xC0 != 0x80:  # the end of the file, or of the character
             break
         line += stream.read(1)

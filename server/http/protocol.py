@@ -36,7 +36,7 @@ class HttpProtocol(H11Protocol):
     read_timeout = 60.0
     _head_alarm: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._head_alarm = self.loop.call_later(self.read_timeout, self._give_up_head)
 
@@ -81,7 +81,7 @@ class HttpProtocol(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def eof_received(self) -> bool:  # type: ignore[override]
+    def eof_received(self) -> bool:  # type: ignore[override]  # as uvicorn narrows it
         """A client may close its sending side behind a request and wait for the answer (RFC 9112, 9.6).
 
         One that has closed the connection looks the same until something is sent to it: an interim response.

@@ -86,7 +86,8 @@ class SequenceState:
 
     def keys(self, tokens: int) -> list[bytes]:
         """Keys of the whole blocks of its first `tokens` tokens."""
-        salt = self.request.salt if self.adapter is None else f"{self.request.salt}/adapter/{self.adapter.salt}"
+        # An adapter's salt has no slash, so that no request's salt is mistaken for one of another adapter.
+        salt = f"{'' if self.adapter is None else self.adapter.salt}/{self.request.salt}"
         self.block_keys += block_keys(self.tokens[:tokens], self.block_keys, salt)
         return self.block_keys
 
