@@ -28,14 +28,7 @@ class SupervisedTask(DecoderTask):
         """
         start = start_with_tokenizer(config, resumed)
         data = open_text_data(config, start.tokenizer, "answers", config.window_within(start.config.max_seq_len))
-        return cls(
-            start=start,
-            train=data.train,
-            validation=data.validation,
-            validations=data.validations,
-            floor=("a uniform guess", math.log(start.config.vocab_size)),
-            settings=config.training,
-        )
+        return cls.of(config, start, data, ("a uniform guess", math.log(start.config.vocab_size)))
 
 
 def start_with_tokenizer(config: TrainConfig, resumed: Path | None) -> Start:

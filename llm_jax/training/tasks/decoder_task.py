@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,10 +13,11 @@ from llm_jax.config import ModelConfig
 from llm_jax.data import Batch, Source
 from llm_jax.model import Model, Params, forward_hidden, param_shapes
 from llm_jax.tokenizers import Tokenizer
-from llm_jax.training.config import TrainingConfig
+from llm_jax.training.config import TrainConfig, TrainingConfig
 from llm_jax.training.step import LossSums, total_weight
 from llm_jax.training.tasks.losses import next_token_loss, token_log_probs
 from llm_jax.training.tasks.start import Start
+from llm_jax.training.tasks.text_data import TextData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,19 @@ class DecoderTask:
     settings: TrainingConfig = field(default_factory=TrainingConfig)
     unit: str = "tokens"
     beta2: float = 0.95
+
+    @classmethod
+    def of(cls, config: TrainConfig, start: Start, data: TextData, floor: tuple[str, float], **more: Any) -> Self:
+        """A task on these data; `more` are the attributes that its class adds."""
+        return cls(
+            start=start,
+            train=data.train,
+            validation=data.validation,
+            validations=data.validations,
+            floor=floor,
+            settings=config.training,
+            **more,
+        )
 
     @property
     def config(self) -> ModelConfig:

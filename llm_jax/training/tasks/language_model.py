@@ -30,11 +30,4 @@ class LanguageModelTask(DecoderTask):
         tokenizer = find_tokenizer(config, stored, resumed) or make_tokenizer(config)
         start = Start.build(config, stored, tokenizer)
         data = open_text_data(config, tokenizer, "text", config.window_within(start.config.max_seq_len))
-        return cls(
-            start=start,
-            train=data.train,
-            validation=data.validation,
-            validations=data.validations,
-            floor=("unigram entropy of the corpus", unigram_entropy(data.sequences)),
-            settings=config.training,
-        )
+        return cls.of(config, start, data, ("unigram entropy of the corpus", unigram_entropy(data.sequences)))

@@ -38,15 +38,8 @@ class PreferenceTask(DecoderTask):
         """Raises as `SupervisedTask.build` does."""
         start = start_with_tokenizer(config, resumed)
         data = open_text_data(config, start.tokenizer, "preferences", config.window_within(start.config.max_seq_len))
-        return cls(
-            start=start,
-            train=data.train,
-            validation=data.validation,
-            validations=data.validations,
-            floor=("a guess between the two", math.log(2.0)),
-            preference=config.preference,
-            settings=config.training,
-        )
+        floor = "a guess between the two", math.log(2.0)
+        return cls.of(config, start, data, floor, preference=config.preference)
 
     @property
     def has_reference(self) -> bool:
