@@ -5,7 +5,7 @@ PYTHON ?= python3
 DOCKER ?= docker
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := torch,hf,gguf,data,train,serve,dev
+EXTRAS := torch,hf,gguf,data,train,serve,otel,dev
 RUN    := runs/quickstart
 SERVE  ?= 1
 
