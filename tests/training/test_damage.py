@@ -133,10 +133,10 @@ def test_a_second_run_in_the_directory_is_refused_until_the_first_one_ends(tmp_p
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 600 kB."""
+    """A file system of 900 kB."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place]
+    command = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", place]
     mounted = subprocess.run(command, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
