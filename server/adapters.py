@@ -46,10 +46,10 @@ def read(path: str, config: "ModelConfig") -> "tuple[LoadedAdapter, Tokenizer | 
     Raises:
         CheckpointError: there is no adapter, or it does not fit the model.
     """
-    from llm_jax.checkpoint import adapter_directory, read_adapter
+    from llm_jax.checkpoint import read_adapter
     from llm_jax.tokenizers import load_tokenizer
 
-    directory = adapter_directory(Path(path))
+    directory = _directory(path)
     if directory is None:
         raise CheckpointError(f"{path} has no adapter: there is no adapter_config.json.")
     has_tokenizer = any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
@@ -69,7 +69,7 @@ class Adapters:
 
         Raises:
             InvalidRequest: the adapter cannot be served, or the name is a model's.
-            NotFound: there is no such model.
+            NotFound: there is no such model, or no adapter at the path.
         """
         async with self._changing:
             await self._load(name, path)
@@ -117,6 +117,12 @@ class Adapters:
             models = ", ".join(known)
             raise NotFound(f"There is no model {path.model!r}; this server has {models}.", code="model_not_found")
         model = known[path.model]
+        if await asyncio.to_thread(_directory, path.path) is None:
+            raise NotFound(
+                f"{path.path} has no adapter: there is no adapter_config.json.",
+                param="lora_path",
+                code="adapter_not_found",
+            )
         try:
             loaded, tokenizer = await asyncio.to_thread(read, path.path, model.config)
             self._registry.add(await asyncio.to_thread(model.with_adapter, name, loaded, tokenizer))
@@ -133,10 +139,18 @@ class Adapters:
         log.info("adapter unloaded", name=name)
 
 
-def _written(path: AdapterPath) -> float:
-    """When the adapter's files were last written."""
+def _directory(path: str) -> Path | None:
+    """Of the adapter at a path; None where there is none, and where no file can have that name."""
     from llm_jax.checkpoint import adapter_directory
 
-    directory = adapter_directory(Path(path.path))
+    try:
+        return adapter_directory(Path(path))
+    except OSError:
+        return None
+
+
+def _written(path: AdapterPath) -> float:
+    """When the adapter's files were last written."""
+    directory = _directory(path.path)
     files = [] if directory is None else directory.iterdir()
     return max((file.stat().st_mtime for file in files), default=0.0)

@@ -1,5 +1,7 @@
 """The application: its routes and its middleware, as two lists."""
 
+from functools import partial
+
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -104,7 +106,13 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> Starlette:
     app.state.metrics = app_metrics
     app.state.keys = keys
     app.state.adapters = Adapters(lifecycle.registry, settings)
-    app.state.openapi = openapi_document(OPERATIONS, open_paths=_open_paths(settings), needs_key=keys.is_needed)
+    app.state.openapi = partial(
+        openapi_document,
+        OPERATIONS,
+        open_paths=_open_paths(settings),
+        admin_paths=ADMIN_PATHS,
+        needs_key=keys.is_needed,
+    )
     return app
 
 

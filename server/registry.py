@@ -38,6 +38,12 @@ class Registry:
         return iter(self._models.values())
 
     @property
+    def limits(self) -> dict[str, int]:
+        """Of each kind (`ServedModel.limits`) the widest: what none of the models takes is above it."""
+        each = [model.limits for model in self.bases]
+        return {kind: max(limits[kind] for limits in each) for kind in each[0]} if each else {}
+
+    @property
     def names(self) -> list[str]:
         return list(self._models)
 

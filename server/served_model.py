@@ -117,6 +117,15 @@ class ServedModel:
         self._engine.remove_adapter(name)
 
     @property
+    def limits(self) -> dict[str, int]:
+        """The greatest token id, tokens of a completion, and length of an embedding: see `bounded_by`."""
+        return {
+            "vocabulary": self.config.vocab_size - 1,
+            "completion": self.max_len - 1,
+            "embedding": self.embedding_size,
+        }
+
+    @property
     def _adapter(self) -> str:
         return "" if self.parent is None else self.name
 

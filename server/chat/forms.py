@@ -10,7 +10,7 @@ from llm_jax.errors import LLMError, RequestError
 from llm_jax.inference import Constraint, Grammars
 from llm_jax.tokenizers import Tokenizer
 from server.chat.chat_format import ChatFormat
-from server.http.errors import InvalidRequest
+from server.http.errors import CONFLICT, UNUSABLE, InvalidRequest
 
 if TYPE_CHECKING:
     from server.chat.chat_request import ChatRequest, OutputFormat, Tool
@@ -41,7 +41,7 @@ class Forms:
             raise InvalidRequest(
                 "'ignore_eos' cannot be combined with a form or with tools: their text ends where they do.",
                 param="ignore_eos",
-                code="invalid_value",
+                code=CONFLICT,
             )
         try:
             if chat and tools:
@@ -50,9 +50,7 @@ class Forms:
             return self._form(body.output)
         except LLMError as error:
             is_tools = isinstance(error, RequestError) and error.param == "tools"
-            raise InvalidRequest(
-                str(error), param="tools" if is_tools else body.output_field, code="invalid_value"
-            ) from None
+            raise InvalidRequest(str(error), param="tools" if is_tools else body.output_field, code=UNUSABLE) from None
 
     def _tool_calls(self, chat: ChatRequest, tools: list[Tool], output: OutputFormat | None) -> Constraint:
         schema = None

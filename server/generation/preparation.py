@@ -17,7 +17,7 @@ from server.chat.chat_format import ChatFormat
 from server.chat.chat_request import ChatRequest
 from server.chat.forms import Forms
 from server.generation.choice_text import ChoiceText, TextOptions
-from server.http.errors import InvalidRequest
+from server.http.errors import CONFLICT, InvalidRequest
 from server.schemas.base import refusal
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
@@ -178,4 +178,5 @@ def _refusal(error: LLMError, param: str, body: SamplingFields | EmbeddingBody) 
     """The core's error, in the route's names, and without numbers that fill the screen."""
     name = body.field_names.get(param, param)
     message = re.sub(r"\d{40,}", lambda digits: digits[0][:40] + "…", str(error).replace(param, name))
-    return InvalidRequest(message, param=name, code="invalid_value")
+    code = CONFLICT if param == "min_new_tokens" else "invalid_value"
+    return InvalidRequest(message, param=name, code=code)

@@ -23,6 +23,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
+# Codes of what no JSON schema could say of a request that is valid by itself: two fields that do not go together, and a
+# regular expression, a grammar or a schema that text cannot be held to.
+CONFLICT = "conflicting_parameters"
+UNUSABLE = "unusable_constraint"
 ANTHROPIC_PATH = "/v1/messages"
 ANTHROPIC_TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 405: "invalid_request_error",

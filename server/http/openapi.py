@@ -1,13 +1,15 @@
 """/openapi.json: the application's routes, with the schemas that validate what clients send."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from llm_jax import __version__
 from server.routes.operation import Operation
+from server.schemas.base import LIMIT
 
 Json = dict[str, Any]
 SCHEMAS = "#/components/schemas/"
@@ -56,19 +58,35 @@ LINKS: Json = {
 }
 
 
-def openapi_document(operations: Sequence[Operation], *, open_paths: frozenset[str], needs_key: bool) -> Json:
-    """OpenAPI 3.1. `open_paths` need no key; the others do where `needs_key`."""
+def openapi_document(
+    operations: Sequence[Operation],
+    limits: Mapping[str, int] = MappingProxyType({}),
+    *,
+    open_paths: frozenset[str] = frozenset(),
+    admin_paths: frozenset[str] = frozenset(),
+    needs_key: bool = False,
+) -> Json:
+    """OpenAPI 3.1.
+
+    Args:
+        limits: of the served model, see `bounded_by`; unknown while it is loading.
+        open_paths: need no key; the others do where `needs_key`.
+        admin_paths: need the administrator's key in any case.
+    """
     bodies = dict.fromkeys(body for operation in operations for body in operation.bodies)
     _, schemas = models_json_schema(
         [(body, "validation") for body in bodies], ref_template=f"{SCHEMAS}{{model}}", union_format="any_of"
     )
-    components: Json = {"schemas": {**_with_nulls(schemas.get("$defs", {})), "Error": ERROR}}
-    if needs_key:
-        components["securitySchemes"] = SECURITY
+    unbounded = {body.__name__ for body in bodies if not body.is_bounded}
+    named = {
+        name: _with_limits(_with_nulls(schema), {} if name in unbounded else limits)
+        for name, schema in schemas.get("$defs", {}).items()
+    }
+    components: Json = {"schemas": {**named, "Error": ERROR}, "securitySchemes": SECURITY}
     paths: Json = {}
     for operation in operations:
         description = _operation(operation)
-        if needs_key and operation.path not in open_paths:
+        if operation.path in admin_paths or (needs_key and operation.path not in open_paths):
             description["security"] = [{name: []} for name in SECURITY]
             description["responses"]["401"] = _error(401)
         methods = ("post",) if operation.bodies else ("get", "head")
@@ -147,6 +165,35 @@ def _with_nulls(schema: Any) -> Any:
         if changed.get("additionalProperties") is False:
             changed["additionalProperties"] = {"type": "null"}
     return changed
+
+
+def _with_limits(schema: Any, limits: Mapping[str, int]) -> Any:
+    """With maxima in the place of the marks of `bounded_by`."""
+    if isinstance(schema, list):
+        return [_with_limits(part, limits) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: _with_limits(value, limits) for key, value in schema.items() if key != LIMIT}
+    if (limit := limits.get(schema.get(LIMIT, ""))) is not None:
+        if "pattern" in schema:
+            changed["pattern"] = f"^({at_most(limit)})$"
+        else:
+            changed.pop("exclusiveMaximum", None)
+            changed["maximum"] = limit
+    return changed
+
+
+def at_most(number: int) -> str:
+    """A regular expression of the integers from 0 on, without leading zeros: each shorter one, and of those that are
+    as long as `number`, each that is less at some digit and equal before it."""
+    digits = str(number)
+    shorter = ["0", *(f"[1-9][0-9]{{{n}}}" for n in range(len(digits) - 1))] if number else []
+    less = [
+        f"{digits[:place]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - place - 1}}}"
+        for place, digit in enumerate(digits)
+        if (least := 0 if place else 1) < int(digit)
+    ]
+    return "|".join([*shorter, *less, digits])
 
 
 def _or_null(schema: Json) -> Json:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from llm_jax.errors import TokenizerError
 from server.http.errors import InvalidRequest
 from server.lifecycle import registry_of
-from server.schemas.base import read_object
+from server.schemas.base import read_object, refusal
 from server.schemas.tokenize import DetokenizeBody, TokenizeBody, TokenizeChatBody
 
 if TYPE_CHECKING:
@@ -32,15 +32,14 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """Token ids to text."""
     body = await DetokenizeBody.read(request)
-    tokenizer = registry_of(request).resolve(body.model).tokenizer
+    model = registry_of(request).resolve(body.model)
+    last = model.limits["vocabulary"]
     for place, token in enumerate(body.tokens):
-        if token >= tokenizer.vocab_size:
-            raise InvalidRequest(
-                f"'tokens[{place}]' is {token}: the ids of this vocabulary are 0 to {tokenizer.vocab_size - 1}.",
-                param=f"tokens[{place}]",
-                code="invalid_value",
-            )
-    return JSONResponse({"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)})
+        if token > last:
+            raise refusal(f"tokens[{place}]", token, f"the ids of this model are 0 to {last}")
+    # A vocabulary may be padded: what the tokenizer has no text for has none.
+    known = [token for token in body.tokens if token < model.tokenizer.vocab_size]
+    return JSONResponse({"prompt": await asyncio.to_thread(model.tokenizer.decode, known)})
 
 
 def _encode(model: ServedModel, body: TokenizeBody | TokenizeChatBody) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from server.chat.chat_request import ChatRequest, OutputFormat, Tool, ToolChoice
-from server.http.errors import InvalidRequest
+from server.http.errors import CONFLICT, InvalidRequest
 from server.schemas.base import Body, Off
 from server.schemas.sampling import Count, SamplingFields
 from server.schemas.tools import FunctionName
@@ -87,10 +87,18 @@ class CustomTool(Block):
     allowed_callers: list[Literal["direct"]] | None = None
 
 
-class MessagesToolChoice(Body):
-    type: Literal["auto", "any", "none", "tool"]
-    name: str | None = None
+class AnyToolChoice(Body):
+    type: Literal["auto", "any", "none"]
     disable_parallel_tool_use: bool = False
+
+
+class NamedToolChoice(Body):
+    type: Literal["tool"]
+    name: str
+    disable_parallel_tool_use: bool = False
+
+
+MessagesToolChoice = Annotated[AnyToolChoice | NamedToolChoice, Field(discriminator="type")]
 
 
 class Thinking(Body):
@@ -123,7 +131,7 @@ class CountTokensBody(Body):
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: str | list[TextBlock] | None = None
     tools: Annotated[list[CustomTool], Field(max_length=128)] | None = None
-    tool_choice: MessagesToolChoice = MessagesToolChoice(type="auto")
+    tool_choice: MessagesToolChoice = AnyToolChoice(type="auto")
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()
     cache_control: dict[str, Any] | None = None
@@ -144,18 +152,18 @@ class CountTokensBody(Body):
     def _tool_choice(self) -> ToolChoice:
         choice, parallel = self.tool_choice, not self.tool_choice.disable_parallel_tool_use
         known = [tool.name for tool in self.tools or ()]
-        if choice.type == "tool":
+        if isinstance(choice, NamedToolChoice):
             if choice.name not in known:
                 raise InvalidRequest(
-                    f"'tool_choice' names the tool {(choice.name or '')[:80]!r}; 'tools' has "
+                    f"'tool_choice' names the tool {choice.name[:80]!r}; 'tools' has "
                     f"{', '.join(map(repr, known)) or 'none'}.",
                     param="tool_choice",
-                    code="invalid_value",
+                    code=CONFLICT,
                 )
             return ToolChoice("required", (choice.name,), parallel=False)
         if choice.type == "any" and not known:
             raise InvalidRequest(
-                "'tool_choice' requires a call, and 'tools' has no tool.", param="tool_choice", code="invalid_value"
+                "'tool_choice' requires a call, and 'tools' has no tool.", param="tool_choice", code=CONFLICT
             )
         mode: Literal["required", "none", "auto"] = "required" if choice.type == "any" else choice.type
         return ToolChoice(mode, parallel=parallel)
@@ -165,7 +173,8 @@ class MessagesBody(CountTokensBody, SamplingFields):
     """POST /v1/messages."""
 
     field_names: ClassVar = {
-        "prompt": "messages", "max_new_tokens": "max_tokens", "json_schema": "output_config.format",
+        "prompt": "messages", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens",
+        "json_schema": "output_config.format",
     }  # fmt: skip
 
     max_tokens: Count

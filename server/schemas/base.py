@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from server.http.errors import InvalidRequest
 
+LIMIT = "x-limit"
 LONGEST_VALUE = 80  # characters of a wrong value that are shown to the client
 
 
@@ -17,15 +18,27 @@ def _only_false(value: bool) -> bool:
     return value
 
 
+def bounded_by(limit: str) -> dict[str, Any]:
+    """Marks a number, or the keys of an object, as bounded by a limit of the served model (`ServedModel.limits`).
+
+    It is checked when the model is known; /openapi.json states it as a maximum.
+    """
+    return {LIMIT: limit}
+
+
 # A switch that is there, and stands still. (A Literal would take 0 for it.)
 Off = Annotated[bool, AfterValidator(_only_false), WithJsonSchema({"type": "boolean", "const": False})]
 
 
 class Body(BaseModel):
-    """A JSON object. A route's body lists in `unsupported` the fields of OpenAI's API that it does not have."""
+    """A JSON object. A route's body lists in `unsupported` the fields of OpenAI's API that it does not have.
+
+    `is_bounded`: whether the limits of the served model are limits of its fields.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     unsupported: ClassVar[frozenset[str]] = frozenset()
+    is_bounded: ClassVar[bool] = True
 
     @model_validator(mode="before")
     @classmethod
@@ -92,11 +105,11 @@ def _with_integers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def refusal(param: str, value: Any, reason: str) -> InvalidRequest:
+def refusal(param: str, value: Any, reason: str, *, code: str = "invalid_value") -> InvalidRequest:
     """The error for a field with a wrong value, of which no more than its beginning is repeated."""
     given = to_json(value, inf_nan_mode="constants").decode()
     shown = given if len(given) <= LONGEST_VALUE else given[:LONGEST_VALUE] + "…"
-    return InvalidRequest(f"'{param}' is {shown}: {reason}.", param=param, code="invalid_value")
+    return InvalidRequest(f"'{param}' is {shown}: {reason}.", param=param, code=code)
 
 
 def _path(problem: Any, values: Any) -> str:

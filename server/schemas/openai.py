@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from server.chat.chat_request import ChatRequest
-from server.http.errors import InvalidRequest
+from server.http.errors import CONFLICT, InvalidRequest
 from server.schemas.base import Body, Off, refusal
 from server.schemas.messages import Message, for_template
 from server.schemas.output import UNSUPPORTED, StructuredFields
 from server.schemas.prompts import NamesEntries, TokenIds, as_prompts
-from server.schemas.sampling import MAX_CHOICES, Count
+from server.schemas.sampling import BOUNDED, MAX_CHOICES, Count
 from server.schemas.tools import FunctionTool, ToolChoiceField, tool_choice
 
 MAX_PROMPTS = 32
@@ -52,6 +52,7 @@ class OpenAIFields(StructuredFields):
             raise InvalidRequest(
                 "'prompt_logprobs' is not reported in streams; set stream to false, or leave it out.",
                 param="prompt_logprobs",
+                code=CONFLICT,
             )
         return self
 
@@ -106,6 +107,7 @@ class ChatBody(OpenAIFields):
             raise InvalidRequest(
                 "'top_logprobs' is only for log-probabilities; set logprobs to true, or leave it out.",
                 param="top_logprobs",
+                code=CONFLICT,
             )
         asks_for_both = "add_generation_prompt" in self.model_fields_set and self.add_generation_prompt
         if self.continue_final_message and asks_for_both:
@@ -113,6 +115,7 @@ class ChatBody(OpenAIFields):
                 "'continue_final_message' goes on with the last message, and 'add_generation_prompt' begins another; "
                 "set one of them to false.",
                 param="continue_final_message",
+                code=CONFLICT,
             )
         reserved = {"messages", "tools", "documents", "add_generation_prompt"} & (
             self.chat_template_kwargs or {}
@@ -170,7 +173,7 @@ class CompletionBody(OpenAIFields):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
         NamesEntries,
     ]
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=0), BOUNDED] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     logprobs: Alternatives | None = None
     suffix: Literal[""] = ""
@@ -178,11 +181,12 @@ class CompletionBody(OpenAIFields):
     @model_validator(mode="after")
     def _check_best_of(self) -> Self:
         if self.best_of is not None and self.best_of < self.n:
-            raise refusal("best_of", self.best_of, f"it must be at least n, which is {self.n}")
+            raise refusal("best_of", self.best_of, f"it must be at least n, which is {self.n}", code=CONFLICT)
         if self.best_of is not None and self.best_of > self.n and self.stream:
             raise InvalidRequest(
                 "'best_of' is decided when all choices have ended; set stream to false, or best_of to n.",
                 param="best_of",
+                code=CONFLICT,
             )
         return self
 

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 from pydantic_core import from_json
 
 from server.chat.chat_request import OutputFormat
-from server.http.errors import InvalidRequest
+from server.http.errors import CONFLICT, UNUSABLE, InvalidRequest
 from server.schemas.base import Body, refusal
 from server.schemas.sampling import SamplingFields
 
 Schema = dict[str, Any]
-Choices = Annotated[list[str], Field(min_length=1)]
+Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 UNSUPPORTED = frozenset(
     {"structural_tag", "whitespace_pattern", "guided_decoding_backend", "guided_whitespace_pattern"}
 )
@@ -26,22 +26,12 @@ class JsonSchema(Body):
     strict: bool = False
 
 
-class ResponseFormat(Body):
-    """`response_format`; llama.cpp's spelling, a schema beside "json_object", too."""
+class FreeFormat(Body):
+    """`response_format` without a schema, or with one in llama.cpp's spelling, beside "json_object"."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object"]
     json_schema: JsonSchema | None = None
     schema_: Annotated[Schema | None, Field(alias="schema")] = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> Self:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise InvalidRequest(
-                "Missing required parameter: 'response_format.json_schema'.",
-                param="response_format.json_schema",
-                code="missing_required_parameter",
-            )
-        return self
 
     @property
     def output(self) -> OutputFormat | None:
@@ -49,6 +39,22 @@ class ResponseFormat(Body):
             return None
         schema = self.json_schema.schema_ if self.json_schema else self.schema_
         return OutputFormat("json_object" if schema is None else "json_schema", schema)
+
+
+class SchemaFormat(Body):
+    """`response_format` with a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
+
+    @property
+    def output(self) -> OutputFormat:
+        schema = self.json_schema.schema_
+        return OutputFormat("json_object" if schema is None else "json_schema", schema)
+
+
+ResponseFormat = Annotated[FreeFormat | SchemaFormat, Field(discriminator="type")]
 
 
 class StructuredOutputs(Body):
@@ -91,7 +97,7 @@ class StructuredFields(SamplingFields):
             raise InvalidRequest(
                 f"'{fields[0]}' and '{fields[1]}' are both given; a text can have one form only.",
                 param=fields[1],
-                code="invalid_value",
+                code=CONFLICT,
             )
         return self
 
@@ -124,8 +130,8 @@ def _json_form(field: str, schema: Schema | str | None) -> OutputFormat | None:
         try:
             read = from_json(schema)
         except ValueError as error:
-            raise refusal(field, schema, f"the JSON schema is not JSON: {error}") from None
+            raise refusal(field, schema, f"the JSON schema is not JSON: {error}", code=UNUSABLE) from None
         if not isinstance(read, dict):
-            raise refusal(field, schema, "the JSON schema must be an object")
+            raise refusal(field, schema, "the JSON schema must be an object", code=UNUSABLE)
         schema = read
     return None if schema is None else OutputFormat("json_schema", schema)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from server.schemas.base import Body
@@ -94,7 +94,20 @@ Item = Annotated[
         "nothing is stored here that another kind could refer to",
     ),
 ]
-Items = Annotated[list[Item], Field(min_length=1)]
+
+
+def _is_more_than_reasoning(items: list[Any]) -> list[Any]:
+    if all(isinstance(item, ReasoningItem) for item in items):
+        raise PydanticCustomError("reasoning_alone", "it has reasoning alone; give a message")
+    return items
+
+
+REASONING = {"required": ["type"], "properties": {"type": {"const": "reasoning"}}}
+Items = Annotated[
+    list[Item],
+    Field(min_length=1, json_schema_extra={"contains": {"not": REASONING}}),
+    AfterValidator(_is_more_than_reasoning),
+]
 
 
 def messages_of(items: Iterable[Item]) -> list[dict[str, Any]]:

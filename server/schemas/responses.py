@@ -89,7 +89,10 @@ class ResponseStreamOptions(Body):
 class ResponseBody(SamplingFields):
     """POST /v1/responses. Nothing is stored: the whole conversation is in `input`."""
 
-    field_names: ClassVar = {"prompt": "input", "max_new_tokens": "max_output_tokens", "json_schema": "text.format"}
+    field_names: ClassVar = {
+        "prompt": "input", "max_new_tokens": "max_output_tokens", "min_new_tokens": "min_tokens",
+        "json_schema": "text.format",
+    }  # fmt: skip
     unsupported: ClassVar = frozenset(
         {"previous_response_id", "conversation", "prompt", "max_tool_calls", "moderation", "context_management"}
         | {"prompt_cache_options", "prompt_cache_retention", "background_options", "access_programs", "image"}
@@ -171,8 +174,6 @@ class ResponseBody(SamplingFields):
         items: list[Item] = [] if self.instructions is None else [MessageItem(role="system", content=self.instructions)]
         items += [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         messages = messages_of(items)
-        if not messages:
-            raise InvalidRequest("'input' has reasoning alone; give a message.", param="input", code="invalid_value")
         tools = [tool.as_tool() for tool in self.tools or ()]
         variables = dict(self.chat_template_kwargs or {})
         if self.reasoning.effort is not None:

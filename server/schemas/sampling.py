@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, WithJsonSchema, model_validator
 
 from server.chat.chat_request import OutputFormat
-from server.schemas.base import Body, refusal
+from server.schemas.base import Body, bounded_by, refusal
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31, json_schema_extra=bounded_by("vocabulary"))]
 TOKEN_KEY = r"0|[1-9][0-9]{0,9}"
 Bias = Annotated[float, Field(ge=-100, le=100)]
 LogitBias = Annotated[
@@ -19,12 +19,13 @@ LogitBias = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "propertyNames": {"pattern": f"^({TOKEN_KEY})$"},
+            "propertyNames": {"pattern": f"^({TOKEN_KEY})$", **bounded_by("vocabulary")},
             "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         }
     ),
 ]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
+BOUNDED = Field(lt=2**31, json_schema_extra=bounded_by("completion"))
+Count = Annotated[int, Field(ge=1), BOUNDED]
 MAX_CHOICES = 128  # OpenAI's bound on n
 
 
@@ -48,7 +49,7 @@ class SamplingFields(Body):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: list[TokenId] | None = None
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    min_tokens: Annotated[int, Field(ge=0), BOUNDED] = 0
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     add_special_tokens: bool = True

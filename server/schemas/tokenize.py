@@ -1,5 +1,7 @@
 """Bodies of /tokenize and /detokenize, with vLLM's names."""
 
+from typing import ClassVar
+
 from server.schemas.base import Body
 from server.schemas.openai import ChatBody
 from server.schemas.sampling import TokenId
@@ -15,7 +17,9 @@ class TokenizeBody(Body):
 
 
 class TokenizeChatBody(ChatBody):
-    """POST /tokenize, for a chat, in the body that would ask for its answer."""
+    """POST /tokenize, for a chat, in the body that would ask for its answer, however long that may be."""
+
+    is_bounded: ClassVar = False
 
     return_token_strs: bool = False
 

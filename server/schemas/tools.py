@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from server.chat.chat_request import Tool, ToolChoice
-from server.http.errors import InvalidRequest
+from server.http.errors import CONFLICT, InvalidRequest
 from server.schemas.base import Body
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -76,10 +76,10 @@ def tool_choice(choice: ToolChoiceField | None, tools: list[Tool], *, parallel: 
         raise InvalidRequest(
             f"'tool_choice' names the tool {unknown[:80]!r}; 'tools' has {', '.join(map(repr, known)) or 'none'}.",
             param="tool_choice",
-            code="invalid_value",
+            code=CONFLICT,
         )
     if result.mode == "required" and not tools:
         raise InvalidRequest(
-            "'tool_choice' requires a call, and 'tools' has no tool.", param="tool_choice", code="invalid_value"
+            "'tool_choice' requires a call, and 'tools' has no tool.", param="tool_choice", code=CONFLICT
         )
     return result

@@ -2,7 +2,7 @@
 
 Each client is one file, which names its packages with their versions, and is run in an environment of its own: by uv
 where it is Python, in an npm project where it is JavaScript. What they send is written to tests/server/clients with
---record; a test of the ordinary suite sends it again.
+--record; a test of the ordinary suite sends it again. Schemathesis has a server of its own.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,14 +61,14 @@ async def install_node(project: Path) -> None:
         assert await process.wait() == 0, f"npm {action[0]} failed in {project}"
 
 
-async def run_all(names: list[str], model: Path, server: str, *, record: bool) -> list[str]:
-    """Runs clients one after the other; returns the names of those that failed."""
+async def run_all(names: list[str], model: Path, server: str, explored: str, *, record: bool) -> list[str]:
+    """Runs clients one after the other, one that tries everything at `explored`; returns those that failed."""
     recorder = Recorder((urlsplit(server).hostname or "", urlsplit(server).port or 0))
     url = await recorder.start()
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "SERVER": url,
-        "UNRECORDED": server,
+        "EXPLORED": explored,
         "MODEL": str(model),
         "OPENAI_BASE_URL": f"{url}/v1",
         "OPENAI_API_KEY": KEY,
@@ -83,9 +84,8 @@ async def run_all(names: list[str], model: Path, server: str, *, record: bool) -
             await install_node(project.parent)
         succeeded, said = await run_client(commands()[name], environment)
         requests = recorder.take()
-        print(
-            f"{'ok  ' if succeeded else 'FAIL'} {name}: {len(requests)} requests, {time.perf_counter() - started:.1f} s"
-        )
+        outcome, seconds = "ok  " if succeeded else "FAIL", time.perf_counter() - started
+        print(f"{outcome} {name}: {len(requests)} requests, {seconds:.1f} s", flush=True)
         if not succeeded:
             failed.append(name)
             print(said)
@@ -99,12 +99,17 @@ async def run_all(names: list[str], model: Path, server: str, *, record: bool) -
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1, type=click.Choice(list(commands())))
 @click.option("--record", is_flag=True, help="Write what succeeded to tests/server/clients.")
-def main(names: tuple[str, ...], record: bool) -> None:
+@click.option("--key/--no-key", default=True, show_default=True, help="Whether the server wants the clients' key.")
+def main(names: tuple[str, ...], record: bool, key: bool) -> None:
     chosen = [name for name in commands() if not names or name in names]
-    with tempfile.TemporaryDirectory() as directory:
+    wants = {"api_key": KEY} if key else {}
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as servers:
         model = save_client_model(Path(directory) / "model")
-        with running(model_path=model, default_max_tokens="context", api_key=KEY) as server:
-            failed = asyncio.run(run_all(chosen, model, server.url, record=record))
+        server = servers.enter_context(running(model_path=model, default_max_tokens="context", **wants))
+        # Answers are short, and all that one request may ask for finds a place in the queue: 32 prompts, n = 128.
+        limits = {"max_model_len": 512, "default_max_tokens": 8, "max_queue": 32 * 128, "admin_key": KEY}
+        explored = servers.enter_context(running("--max-batch=64", model_path=model, **limits, **wants))
+        failed = asyncio.run(run_all(chosen, model, server.url, explored.url, record=record))
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")
 

@@ -141,7 +141,7 @@ def test_an_operator_unloads_an_adapter_whose_requests_end_as_they_began_and_loa
         loaded = await client.post("/v1/load_lora_adapter", json=load, headers=ADMIN)
         assert loaded.json() == {"status": "loaded", "lora_name": "one"}
         assert text(await ask(client, "one", PROMPTS[0])) == app.texts["one", PROMPTS[0]]
-        wrongs = ({"lora_path": "/nowhere"}, 400), ({"lora_name": "first"}, 400), ({"base_model_name": "x"}, 404)
+        wrongs = ({"lora_path": "/nowhere"}, 404), ({"lora_path": "a" * 300}, 404), ({"lora_name": "first"}, 400)
         for wrong, status in wrongs:
             refusal = await client.post("/v1/load_lora_adapter", json=load | wrong, headers=ADMIN)
             assert refusal.status_code == status, wrong

@@ -1,5 +1,6 @@
 """What the server says of itself: /openapi.json, /docs, /version; and routes by their other names."""
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from llm_jax import __version__
 from server.app import OPERATIONS
+from server.http.openapi import at_most
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 2}
 
@@ -56,6 +58,13 @@ def test_its_examples_are_answered(http: httpx.Client, document: dict[str, Any])
         ({"temperature": 2.1}, False),
         ({"max_tokens": 0}, False),
         ({"nonsense": 1}, False),
+        ({"stop_token_ids": [259], "logit_bias": {"259": 1}}, True),  # the vocabulary's last
+        ({"stop_token_ids": [260]}, False),
+        ({"logit_bias": {"260": 1}}, False),
+        ({"max_tokens": 512}, False),  # no room for a prompt
+        ({"min_tokens": 512}, False),
+        ({"response_format": {"type": "json_schema"}}, False),
+        ({"guided_choice": [""]}, False),
     ],
 )
 def test_its_schemas_take_what_the_server_takes(
@@ -64,6 +73,40 @@ def test_its_schemas_take_what_the_server_takes(
     body = {**CHAT, **change}
     assert validator(document, "ChatBody").is_valid(body) is is_valid
     assert (http.post("/v1/chat/completions", json=body).status_code == 200) is is_valid
+
+
+@pytest.mark.parametrize(
+    ("path", "schema", "body", "is_valid"),
+    [
+        ("/v1/responses", "ResponseBody", {"input": [{"type": "reasoning"}], "instructions": "Be kind."}, False),
+        ("/v1/responses", "ResponseBody", {"input": [{"type": "reasoning"}, {"role": "user", "content": ""}]}, True),
+        ("/v1/embeddings", "EmbeddingBody", {"input": ""}, False),
+        ("/v1/embeddings", "EmbeddingBody", {"input": [[259]], "dimensions": 264}, True),
+        ("/v1/embeddings", "EmbeddingBody", {"input": "a", "dimensions": 265}, False),
+        ("/detokenize", "DetokenizeBody", {"tokens": [259]}, True),  # a row of the vocabulary that is no token
+        ("/detokenize", "DetokenizeBody", {"tokens": [260]}, False),
+        ("/tokenize", "TokenizeChatBody", {**CHAT, "max_tokens": 5000}, True),
+    ],
+)
+def test_the_limits_of_other_routes(
+    http: httpx.Client, document: dict[str, Any], path: str, schema: str, body: dict[str, Any], is_valid: bool
+) -> None:
+    assert validator(document, schema).is_valid(body) is is_valid
+    assert (http.post(path, json=body).status_code == 200) is is_valid
+
+
+@pytest.mark.parametrize("number", [0, 7, 10, 99, 259, 1000])
+def test_a_pattern_of_integers_up_to_one(number: int) -> None:
+    pattern = re.compile(at_most(number))
+    assert [n for n in range(11000) if pattern.fullmatch(str(n))] == list(range(number + 1))
+    assert not pattern.fullmatch("007")
+
+
+def test_the_operators_routes_want_a_key_on_a_server_that_wants_none(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/v1/load_lora_adapter"]["post"]
+    assert operation["security"]
+    assert "401" in operation["responses"]
+    assert "security" not in document["paths"]["/v1/models"]["get"]
 
 
 def test_errors_have_the_shape_that_it_declares(http: httpx.Client, document: dict[str, Any]) -> None:
