@@ -27,6 +27,7 @@ GENERATION_MARKS = "_generation_begins", "_generation_ends"
 def render_chat(
     tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, Any]],
+    /,
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,

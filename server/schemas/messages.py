@@ -5,12 +5,31 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from server.http.errors import InvalidRequest
 from server.schemas.base import Body
 
+RESERVED_VARIABLES = ("add_generation_prompt", "documents", "messages", "tools")
 UNREADABLE = ("image_url", "input_image", "input_audio", "audio_url", "video_url", "file", "input_file")
+
+
+def _are_free(variables: dict[str, Any]) -> dict[str, Any]:
+    for name in RESERVED_VARIABLES:
+        if name in variables:
+            raise InvalidRequest(
+                f"'chat_template_kwargs' cannot set {name!r}; use the field of that name.",
+                param=f"chat_template_kwargs.{name}",
+            )
+    return variables
+
+
+TemplateVariables = Annotated[
+    dict[str, Any],
+    AfterValidator(_are_free),
+    Field(json_schema_extra={"propertyNames": {"not": {"enum": list(RESERVED_VARIABLES)}}}),
+]
 
 
 class ContentPart(Body):

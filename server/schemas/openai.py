@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from server.chat.chat_request import ChatRequest
 from server.http.errors import CONFLICT, InvalidRequest
 from server.schemas.base import Body, Off, refusal
-from server.schemas.messages import Message, for_template
+from server.schemas.messages import Message, TemplateVariables, for_template
 from server.schemas.output import UNSUPPORTED, StructuredFields
 from server.schemas.prompts import NamesEntries, TokenIds, as_prompts
 from server.schemas.sampling import BOUNDED, MAX_CHOICES, Count
@@ -17,7 +17,6 @@ from server.schemas.tools import FunctionTool, ToolChoiceField, tool_choice
 MAX_PROMPTS = 32
 MAX_ALTERNATIVES = 20
 MAX_METADATA = 16  # pairs, as OpenAI takes them
-RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
 
 Alternatives = Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)]
 
@@ -96,7 +95,7 @@ class ChatBody(OpenAIFields):
     reasoning_effort: str | None = None
     verbosity: Literal["medium"] = "medium"
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False  # the chat template writes them
@@ -116,15 +115,6 @@ class ChatBody(OpenAIFields):
                 "set one of them to false.",
                 param="continue_final_message",
                 code=CONFLICT,
-            )
-        reserved = {"messages", "tools", "documents", "add_generation_prompt"} & (
-            self.chat_template_kwargs or {}
-        ).keys()
-        if reserved:
-            name = min(reserved)
-            raise InvalidRequest(
-                f"'chat_template_kwargs' cannot set {name!r}; use the field of that name.",
-                param=f"chat_template_kwargs.{name}",
             )
         return self
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from server.chat.chat_request import ChatRequest, OutputFormat, Tool
 from server.http.errors import InvalidRequest
 from server.schemas.base import Body, Off
+from server.schemas.messages import TemplateVariables
 from server.schemas.openai import Alternatives
 from server.schemas.response_items import Item, Items, MessageItem, messages_of
 from server.schemas.sampling import Count, SamplingFields
@@ -116,7 +117,7 @@ class ResponseBody(SamplingFields):
     include: list[str] | None = None
     stream: bool = False
     stream_options: ResponseStreamOptions | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     user: str | None = None
     safety_identifier: str | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None

@@ -80,6 +80,8 @@ def test_its_schemas_take_what_the_server_takes(
     [
         ("/v1/responses", "ResponseBody", {"input": [{"type": "reasoning"}], "instructions": "Be kind."}, False),
         ("/v1/responses", "ResponseBody", {"input": [{"type": "reasoning"}, {"role": "user", "content": ""}]}, True),
+        ("/v1/responses", "ResponseBody", {"input": "a", "chat_template_kwargs": {"tools": 1}}, False),
+        ("/v1/responses", "ResponseBody", {"input": "a", "chat_template_kwargs": {"tokenizer": 1}}, True),
         ("/v1/embeddings", "EmbeddingBody", {"input": ""}, False),
         ("/v1/embeddings", "EmbeddingBody", {"input": [[259]], "dimensions": 264}, True),
         ("/v1/embeddings", "EmbeddingBody", {"input": "a", "dimensions": 265}, False),

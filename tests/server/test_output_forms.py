@@ -113,7 +113,7 @@ def test_a_text_that_ends_for_length_says_so(app: App) -> None:
         ({"guided_json": {"type": "array", "uniqueItems": True}}, "guided_json", "uniqueItems"),
         ({"structured_outputs": {"json": {"if": {}}}}, "structured_outputs.json", "'if'"),
         ({"guided_regex": "(?=a)b"}, "guided_regex", "look-around"),
-        ({"guided_choice": [""]}, "guided_choice", "empty"),
+        ({"guided_choice": ["a", ""]}, "guided_choice[1]", "at least 1"),
         ({"guided_choice": []}, "guided_choice", "at least 1"),
         ({"guided_grammar": "start: ("}, "guided_grammar", "grammar"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", "not supported"),
