@@ -22,8 +22,10 @@ from llm_jax.hub import find, load_with_tokenizer
 from llm_jax.model import init_lora
 
 
-def write_adapters(model: str, folder: Path, count: int, rank: int, targets: str) -> dict[str, Path]:
-    """Random adapters of a model, by name."""
+def write_adapters(
+    model: str, folder: Path, count: int, rank: int, targets: str, *, size: float = 0.01
+) -> dict[str, Path]:
+    """Random adapters of a model, by name; `size`: the standard deviation of their second factors."""
     config = load_with_tokenizer(model)[0].model.config
     lora = LoraConfig(rank=rank, targets=targets if targets == "all-linear" else tuple(targets.split(",")))
     adapter = new_adapter(lora, config, find(model))
@@ -31,7 +33,7 @@ def write_adapters(model: str, folder: Path, count: int, rank: int, targets: str
     for n, path in enumerate(paths.values()):
         params = init_lora(adapter, {}, seed=n)
         noise = np.random.default_rng(n)
-        params |= {m.b: jax.numpy.asarray(noise.normal(0, 0.01, params[m.b].shape), "float32") for m in adapter.modules}
+        params |= {m.b: jax.numpy.asarray(noise.normal(0, size, params[m.b].shape), "float32") for m in adapter.modules}
         write_adapter(path, adapter, params, lora, config)
     return paths
 

@@ -61,7 +61,7 @@ def test_its_examples_are_answered(http: httpx.Client, document: dict[str, Any])
         ({"stop_token_ids": [259], "logit_bias": {"259": 1}}, True),  # the vocabulary's last
         ({"stop_token_ids": [260]}, False),
         ({"logit_bias": {"260": 1}}, False),
-        ({"max_tokens": 512}, False),  # no room for a prompt
+        ({"max_tokens": 512}, False),  # a prompt would have none
         ({"min_tokens": 512}, False),
         ({"response_format": {"type": "json_schema"}}, False),
         ({"guided_choice": [""]}, False),
