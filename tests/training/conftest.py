@@ -1,6 +1,8 @@
 """A tiny corpus and a tiny run."""
 
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,12 +19,21 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every run jits functions of its own; most of them are the same programs."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+@pytest.fixture(scope="package", autouse=True)
+def _compiled_quickly() -> Iterator[None]:
+    """XLA optimises little, also in processes that a test starts: its compiler takes most of the time of these tests.
+
+    They compare runs with runs, and steps with PyTorch's. `make test-training` does so with all optimisations.
+    """
+    if os.environ.get("LLM_JAX_LONG_TESTS"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
