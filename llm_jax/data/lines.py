@@ -115,11 +115,12 @@ def _opener(file: DataFile) -> tuple[Callable[..., Any], tuple[type[Exception], 
             return gzip.open, (OSError, EOFError, zlib.error)
         case ".zst":
             try:
-                import zstandard
+                import pyarrow
             except ImportError:
-                raise DataError(f"{file.path}: to read .zst, install the extra 'data' (zstandard).") from None
-            reader = partial(zstandard.ZstdDecompressor().stream_reader, read_across_frames=True)
-            return lambda path: io.BufferedReader(reader(path.open("rb"))), (OSError, zstandard.ZstdError)
+                raise DataError(f"{file.path}: to read .zst, install the extra 'data' (pyarrow).") from None
+            # The package zstandard takes half a file, such as a download that broke off leaves, for a whole one.
+            stream = pyarrow.CompressedInputStream
+            return lambda path: io.BufferedReader(stream(pyarrow.OSFile(str(path)), "zstd")), (OSError,)
         case _:
             return partial(open, mode="rb"), (OSError,)
 

@@ -6,7 +6,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from llm_jax.data import cut_into_parts, find_files, lines, read_records, reading
 from llm_jax.errors import DataError
@@ -31,7 +30,7 @@ def files(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(ROWS, indent=1))
     (tmp_path / "lines.json").write_bytes(JSONL)
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(JSONL))
-    (tmp_path / "rows.jsonl.zst").write_bytes(zstandard.compress(JSONL))
+    (tmp_path / "rows.jsonl.zst").write_bytes(pa.compress(JSONL, "zstd", asbytes=True))
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=2)
     with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, 2)
@@ -139,6 +138,7 @@ def test_a_broken_row_of_a_table_is_named(tmp_path):
         ("a.jsonl.gz", b"plain", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(JSONL)[:-9], "cannot be read"),
         ("a.jsonl.zst", b"plain", "cannot be read"),
+        ("a.jsonl.zst", pa.compress(JSONL, "zstd", asbytes=True)[:-9], "cannot be read"),
         ("a.parquet", b"plain", "cannot be read as parquet"),
         ("a.arrow", b"plain", "cannot be read as arrow"),
         ("state.json", b"{}", "not as `datasets` writes it"),
