@@ -45,9 +45,10 @@ def run(step, vocab):
 """
 OURS = """
 import jax.numpy as jnp
-from llm_jax.checkpoint import open_model
 from llm_jax.config import LoraConfig
+from llm_jax.memory import return_freed_memory
 from llm_jax.training import ModelSection, TrainConfig, TrainingConfig, initial_state, make_train_step
+from llm_jax.training.footprint import compiled_beforehand, parts_of
 from llm_jax.training.optimizer import make_optimizer
 from llm_jax.training.tasks import SupervisedTask
 from llm_jax.training.tasks.start import Start, open_start
@@ -61,11 +62,14 @@ task = SupervisedTask(start=start, train=[], validation=None, floor=("", 0.0))
 optimizer = make_optimizer(training, beta2=0.95, fused={{}})
 frozen = task.init_frozen(0)
 state = initial_state(task.init_trainable(0), optimizer, float32)
-train_step = make_train_step(task.loss, optimizer, dtype=float32, seed=0)
-weights = np.ones((1, batch, tokens), np.float32)
+return_freed_memory()
+train_step = compiled_beforehand(make_train_step(task.loss, optimizer, dtype=float32, seed=0))
+parts = parts_of(batch, tokens, state.trainable, frozen)  # as llm-train divides it
+weights = np.ones((parts, batch // parts, tokens), np.float32)
 def step(ids):
     global state
-    rows = {{"inputs": ids[None, :, :-1], "targets": ids[None, :, 1:], "weights": weights}}
+    ids = ids.reshape(parts, batch // parts, tokens + 1)
+    rows = {{"inputs": ids[..., :-1], "targets": ids[..., 1:], "weights": weights}}
     state, metrics = train_step(state, frozen, rows, 0, {lr})
     return metrics.loss.item()
 run(step, start.config.vocab_size)

@@ -1,13 +1,16 @@
-"""Amounts of memory as people write them, and how much is free."""
+"""Amounts of memory as people write them, how much is free, and what can be given back."""
 
 import ctypes
+import mmap
 import re
 import sys
+import weakref
 from pathlib import Path
 
 from llm_jax.errors import ConfigError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMG]?I?B|)\s*", re.IGNORECASE)
 
 
@@ -31,8 +34,20 @@ def parse_memory(amount: int | str, free: int | None) -> float:
     return float(match[1]) * _UNITS[match[2].upper()]
 
 
+def map_file(path: Path) -> mmap.mmap:
+    """The bytes of a file, read when they are used and not before. Raises OSError, and ValueError where it is empty."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _mapped.add(data)
+    return data
+
+
 def return_freed_memory() -> None:
-    """Gives what was freed back to the system: glibc's malloc keeps for later what was ever needed at once."""
+    """Gives back what a program does not need: what it freed, which glibc's malloc keeps for later, and what it read of
+    mapped files, which the system reads again where it is wanted once more."""
+    for data in _mapped if hasattr(mmap, "MADV_DONTNEED") else ():
+        if not data.closed:
+            data.madvise(mmap.MADV_DONTNEED)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

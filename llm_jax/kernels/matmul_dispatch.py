@@ -74,8 +74,10 @@ def values(matrix: BlockMatrix) -> Array:
     return jnp.concatenate(parts)
 
 
-def rows(matrix: BlockMatrix, ids: Array) -> Array:
-    """Rows of a matrix in one part, float32 [..., I]: what an embedding looks up."""
+def rows(matrix: BlockMatrix | FrozenMatrix, ids: Array) -> Array:
+    """Rows of a matrix, of one in blocks in one part, float32 [..., I]: what an embedding looks up."""
+    if isinstance(matrix, FrozenMatrix):
+        return cpu.unpacked_rows(matrix.packed, ids)
     ((tiles, format, O),) = _parts(matrix)
     return xla.decode_rows(tiles, format, O, matrix.shape[1], ids)
 

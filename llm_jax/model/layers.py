@@ -157,11 +157,14 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
         table = self.weight.get_value()
-        return (rows(table, ids) if isinstance(table, BlockMatrix) else whole_rows(table)[ids]).astype(dtype)
+        packed = isinstance(table, BlockMatrix | FrozenMatrix)
+        return (rows(table, ids) if packed else whole_rows(table)[ids]).astype(dtype)
 
     def scores(self, hidden: Array) -> Array:
         """The product of hidden states with every row."""
         table = self.weight.get_value()
+        if isinstance(table, FrozenMatrix):
+            return frozen_matmul(hidden, table)
         if isinstance(table, BlockMatrix):
             return matmul(hidden, table)
         return jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype))

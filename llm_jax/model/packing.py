@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from llm_jax.config import BaseDtype
+from llm_jax.config import BaseDtype, ModelConfig
 from llm_jax.errors import ConfigError
 from llm_jax.kernels import (
     PANEL,
@@ -205,11 +205,12 @@ def pack_model(model: Model, dtype: ModelDtype, *, level: Level | None = None, p
     return replace(model, config=config, params=params)
 
 
-def freeze(name: str, value: Array, dtype: BaseDtype) -> Any:
+def freeze(config: ModelConfig, name: str, value: Array, dtype: BaseDtype) -> Any:
     """A parameter that no step changes, in few bytes, for training beside it.
 
-    Linear maps of bfloat16 are packed for native products, with gradients; of int8 and int4 they are blocks of 32 in
-    Q8_0 and Q4_1, which become float32 where they are multiplied, so that products and gradients are exact.
+    Linear maps of bfloat16, and a table that is the head too, are packed for native products, with gradients; linear
+    maps of int8 and int4 are blocks of 32 in Q8_0 and Q4_1, which become float32 where they are multiplied, so that
+    products and gradients are exact.
 
     Raises:
         ConfigError: the native library, which quantises, is not there.
@@ -217,10 +218,11 @@ def freeze(name: str, value: Array, dtype: BaseDtype) -> Any:
     if dtype == "float32" or value.ndim == 1:
         return value
     native = jax.default_backend() == "cpu" and best_level() != Level.XLA
-    if not LINEAR.search(name) or (dtype == "bfloat16" and not native):
-        return value.astype(jnp.bfloat16)
-    if dtype == "bfloat16":
+    is_linear, is_head = LINEAR.search(name) is not None, name == EMBEDDING and config.tie_embeddings
+    if dtype == "bfloat16" and native and (is_linear or is_head):
         return pack_frozen(value, "bfloat16")
+    if dtype == "bfloat16" or not is_linear:
+        return value.astype(jnp.bfloat16)
     rows = quantise(value, "Q8_0" if dtype == "int8" else "Q4_1")
     return pack_blocks([rows], inputs=value.shape[1], level=Level.XLA)
 

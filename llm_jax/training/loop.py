@@ -30,6 +30,7 @@ class Loop:
     Attributes:
         step: the jitted optimiser step.
         batches: each is all micro-batches of a step, or this process's share of them.
+        micro_batches: of a step.
         validations: on further held-out examples, by name.
         frozen: parameters that the loss reads and no step changes.
         state: the arrays that every step replaces.
@@ -42,6 +43,7 @@ class Loop:
     step: TrainStep
     times: Timetable
     batches: Batches
+    micro_batches: int
     validation: Validation | None
     validations: Mapping[str, Validation]
     placement: Placement
@@ -168,7 +170,7 @@ class Loop:
 
     def _micro_batches(self, batch: Batch) -> Batch:
         """[micro-batches · B, …] -> [micro-batches, B, …], of all processes."""
-        count = self.config.optimization.gradient_accumulation_steps
+        count = self.micro_batches
         split = {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
         return self.placement.put_batch(split, self.batches.size // count, axis=1)
 

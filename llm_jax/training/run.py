@@ -13,12 +13,14 @@ import jax
 
 from llm_jax.checkpoint import tree_digest
 from llm_jax.data import Batches, Source
+from llm_jax.memory import return_freed_memory
 from llm_jax.model import Model, Params
 from llm_jax.parallel import is_first, text_of_first
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import SECTIONS, LoggingConfig, TaskName, TrainConfig, write_config
 from llm_jax.training.console import RunConsole
 from llm_jax.training.disk import full_disk_explained
+from llm_jax.training.footprint import compiled_beforehand, parts_of
 from llm_jax.training.identity import Identity
 from llm_jax.training.loop import Loop
 from llm_jax.training.metrics import LossPlot, MetricsFile, Sink, TensorBoard, WeightsAndBiases
@@ -145,6 +147,7 @@ def _build_loop(
     with placement.on_host():
         frozen, trainable = task.init_frozen(seed), task.init_trainable(seed)
     frozen, trainable = placement.put_params(frozen), placement.put_params(trainable)
+    return_freed_memory()  # such as the file that frozen parameters were read from
     saver = Saver(
         task=task,
         run=RunDirectory(Path(config.checkpoint.checkpoint_dir)),
@@ -183,6 +186,7 @@ def _build_loop(
             saver.run.versions.write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
             sinks = _open_sinks(config, saver.run, progress.step if resumed else None, console, stack)
     step = make_train_step(task.loss, optimizer, dtype=dtype, seed=seed, weigh=task.weigh, shardings=shardings)
+    step = compiled_beforehand(step)
     if is_first():
         step = stack.enter_context(profiled(step, saver.run.profile, config.logging.profile_steps))
     return Loop(
@@ -190,6 +194,7 @@ def _build_loop(
         step=step,
         times=times,
         batches=batches,
+        micro_batches=_micro_batches(task, config, placement, batches.size, like.trainable, frozen),
         validation=validation,
         validations=dict(zip(task.validations, filter(None, others), strict=True)),
         placement=placement,
@@ -240,6 +245,16 @@ def _training_batches(task: Task, config: TrainConfig, placement: Placement) -> 
         prefetch=optimization.prefetch_factor,
         rows=placement.rows(count, size),
     )
+
+
+def _micro_batches(
+    task: Task, config: TrainConfig, placement: Placement, size: int, trainable: Params, frozen: Params
+) -> int:
+    """As many as are asked for, or a multiple of that where smaller ones are better."""
+    count = config.optimization.gradient_accumulation_steps
+    if placement.mesh is not None:
+        return count
+    return count * parts_of(size // count, math.prod(task.train[0]["weights"].shape), trainable, frozen)
 
 
 def _in_order(source: Source, config: TrainConfig, placement: Placement) -> Batches:

@@ -15,7 +15,9 @@ from llm_jax.kernels import (
     features,
     matmul,
     pack,
+    pack_frozen,
     pack_gated,
+    rows,
 )
 
 NATIVE = [level for level in features() if level != Level.XLA]
@@ -134,6 +136,12 @@ def test_leading_axes_and_zero_rows(level: Level) -> None:
     assert y.shape == (2, 3, 20)
     assert (y[1] == 0).all()
     np.testing.assert_allclose(y[0], product(x[0], packed), rtol=1e-6)
+
+
+def test_rows_of_a_frozen_matrix_are_those_that_were_packed() -> None:
+    weight, ids = random(1, 37, 19), np.array([[0, 36, 15], [16, 16, 3]])
+    expected = jnp.asarray(weight).astype(jnp.bfloat16).astype(jnp.float32)[ids]
+    np.testing.assert_array_equal(jax.jit(rows)(pack_frozen(jnp.asarray(weight), "bfloat16"), ids), expected)
 
 
 def test_a_packed_matrix_passes_through_jit_as_a_tree() -> None:

@@ -176,7 +176,7 @@ def test_low_rank_factors_beside_a_frozen_base_of_few_bytes(models: Any, dtype: 
     random = np.random.default_rng(0)
     lora = {name: random.normal(size=shape).astype(np.float32) * 0.1 for name, shape in adapter.shapes().items()}
     ours = task(SupervisedTask, start=start(adapter))
-    frozen = {name: freeze(name, value, dtype) for name, value in params.items()}
+    frozen = {name: freeze(TINY, name, value, dtype) for name, value in params.items()}
     if dtype != "bfloat16":  # of which there are two, one for the gradient
         assert sum(leaf.nbytes for leaf in jax.tree.leaves(frozen)) < sum(value.nbytes for value in params.values())
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from llm_jax.checkpoint.recognise import SAFETENSORS, SAFETENSORS_INDEX
 from llm_jax.checkpoint.tensors import Tensor, blocks_of_rows
 from llm_jax.errors import CheckpointError
+from llm_jax.memory import map_file
 
 MAX_SHARD_BYTES = 4 * 2**30
 DTYPES = {
@@ -41,7 +42,7 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        data = np.memmap(path, np.uint8, "r", offset=8 + length) if path.stat().st_size > 8 + length else np.empty(0)
+        data = np.frombuffer(map_file(path), np.uint8)[8 + length :]
         header.pop("__metadata__", None)
         return {name: _view(data, **entry) for name, entry in header.items()}
     except FileNotFoundError:

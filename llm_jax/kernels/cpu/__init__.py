@@ -2,7 +2,7 @@
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quantise
-from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles
+from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles, unpacked_rows
 from llm_jax.kernels.cpu.native import available, best_level, features, is_built
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "pack_blocks",
     "pack_tiles",
     "quantise",
+    "unpacked_rows",
 ]

@@ -28,6 +28,12 @@ def pack_tiles(weight_OI: Array, gate_OI: Array | None = None) -> Array:
     return tiles
 
 
+def unpacked_rows(packed: PackedMatrix, ids: Array) -> Array:
+    """Rows of a packed matrix, float32 [..., I]."""
+    values = packed.tiles[ids // TILE, :, :, ids % TILE]
+    return values.reshape(*ids.shape, -1)[..., : packed.shape[1]].astype(jnp.float32)
+
+
 def matmul(
     x_MI: Array,
     packed: PackedMatrix,

@@ -96,7 +96,7 @@ class Start:
 
     def init_frozen(self, seed: int) -> Params:
         if self.adapter is not None:
-            return {name: freeze(name, value, self.lora.base_dtype) for name, value in self._each(seed)}
+            return {name: freeze(self.config, name, value, self.lora.base_dtype) for name, value in self._each(seed)}
         if not self.frozen:
             return {}
         return {name: value for name, value in self._initial(seed).items() if name in self.frozen}

@@ -20,6 +20,7 @@ from llm_jax.checkpoint.formats.gguf.types import TYPES, GGMLType
 from llm_jax.checkpoint.recognise import GGUF_MAGIC
 from llm_jax.checkpoint.tensors import Shape
 from llm_jax.errors import CheckpointError
+from llm_jax.memory import map_file
 
 VERSIONS = (2, 3)
 ALIGNMENT, DEFAULT_ALIGNMENT = "general.alignment", 32
@@ -98,8 +99,7 @@ def part_of(path: Path, number: int) -> Path:
 
 def _read_file(path: Path) -> Content:
     try:
-        with path.open("rb") as file:
-            data: bytes | mmap.mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data: bytes | mmap.mmap = map_file(path)
     except (OSError, ValueError) as error:  # ValueError: it is empty
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     return _Parser(path, data).content()
