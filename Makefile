@@ -116,7 +116,7 @@ bench-data: install  ## tokenise a corpus made on the fly beside the tokenizers 
 
 .PHONY: bench-train
 bench-train: install  ## compare training steps with PyTorch's on this machine (BENCH=--help lists its options)
-	$(BIN)/python -m benchmarks.training $(BENCH)
+	$(BIN)/python -m benchmarks.training --sweep $(BENCH)
 
 .PHONY: wheels
 wheels:  ## build what a release publishes into dist: the source, and a wheel with the native kernels per architecture

@@ -7,7 +7,7 @@ name comes from. Moments in which nothing runs count as the host's: scheduling, 
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,19 +17,26 @@ from jax.profiler import ProfileData, ProfileOptions
 from benchmarks.engines.llm_jax import TIMED
 
 PARTS = ("products", "attention", "sampling", "rest", "host")
+TRAINING_PARTS = ("products", "attention", "loss", "update", "rest", "host")
 # (file, function) -> the part that its operations count as; of nested functions the innermost listed one decides.
 PART_OF_SOURCE = {
     ("kernels/cpu/blocks.py", ""): "products",
     ("kernels/cpu/matmul.py", ""): "products",
     ("kernels/xla/blocks.py", ""): "products",
     ("kernels/xla/matmul.py", ""): "products",
+    ("kernels/xla/functions.py", ""): "rest",
     ("model/layers.py", "Linear.__call__"): "products",
+    ("model/layers.py", "Embedding.scores"): "products",
     ("kernels/cpu/attention.py", ""): "attention",
     ("kernels/xla/attention.py", ""): "attention",
+    ("kernels/xla/blocked_attention.py", ""): "attention",
     ("kernels/cache_format.py", ""): "attention",
     ("model/cache.py", ""): "attention",
     ("inference/engine/sampling.py", ""): "sampling",
     ("inference/engine/sampling_state.py", ""): "sampling",
+    ("model/decoder.py", ""): "rest",
+    ("training/tasks/losses.py", ""): "loss",
+    ("training/step.py", "train_step"): "update",
 }
 CONTAINERS = {"call", "conditional", "while"}  # their operations are traced as well
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (?:\(.*?\)|\S+) ([\w-]+)\(.*?(?:stack_frame_id=(\d+)|$)", re.M)
@@ -44,8 +51,8 @@ class Operation(NamedTuple):
     end: float
 
 
-def profile(run: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each of PARTS within the span that `run` annotates as timed; its programs must be compiled already.
+def profile(run: Callable[[], object], names: Sequence[str] = PARTS) -> dict[str, float]:
+    """Seconds of each of these parts within the span that `run` annotates as timed; programs must be compiled.
 
     Moments in which several threads compute are shared between their operations, so that the parts add up to the time
     that passed.
@@ -61,7 +68,7 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
         [path] = Path(directory).rglob("*.xplane.pb")
         (start, end), operations = _read(ProfileData.from_file(str(path)))
     parts = _parts_of_programs(operations)
-    seconds = dict.fromkeys(PARTS, 0.0)
+    seconds = dict.fromkeys(names, 0.0)
     marks = []
     for operation in operations:
         part = parts[operation.program].get(operation.name, "rest")

@@ -1,7 +1,7 @@
 """`python -m benchmarks.training`: training steps beside PyTorch on this machine, in turns, each in its own process.
 
-Prints tokens/s, their ratios, the share of the peak of matrix products (MFU) and peak memory of each process, and with
---sweep plots tokens/s over batch, length and depth.
+Prints tokens/s, their ratios, the share of the peak of matrix products (MFU), peak memory of each process, and where a
+step of this project goes; with --sweep it also plots tokens/s over batch, length and depth.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from llm_jax.kernels import WeightDtype
 
 HERE = Path(__file__).parents[1]
 PLOT = Path(__file__).parent / "results" / "training.png"
+DTYPES = ("float32", "bfloat16")
 ENGINES = ("llm", "torch", "torch compiled")
 CELLS = ((4, 256), (1, 1024))
 SWEEPS = {"batch": (1, 2, 4, 8), "length": (128, 256, 512, 1024), "layers": (2, 4, 8, 12)}
@@ -40,13 +42,13 @@ class Worker:
     memory: int = 0
 
     def turn(self, steps: int) -> None:
-        answer = self.ask(steps)
+        answer = self.ask(str(steps))
         self.seconds, self.memory = min(self.seconds, *answer["seconds"]), answer["memory"]
 
-    def ask(self, steps: int) -> Any:
+    def ask(self, line: str) -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(steps, file=self.process.stdin, flush=True)
+        print(line, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
 
@@ -76,6 +78,7 @@ def measure(cell: Cell, engines: Sequence[str], rounds: int, steps: int) -> dict
             for ready in workers.values():
                 ready.turn(steps)
             peak = max(peak, matmul_rate(cell.dtype, rows=cell.batch * cell.length))
+        parts = workers["llm"].ask("profile")
         tokens, operations = cell.batch * cell.length, training_operations(cell.config, cell.length)
         figures = {
             engine: {
@@ -85,14 +88,15 @@ def measure(cell: Cell, engines: Sequence[str], rounds: int, steps: int) -> dict
             }
             for engine, ready in workers.items()
         }
-    return {"cell": asdict(cell), "peak": peak, "engines": figures}
+    return {"cell": asdict(cell), "peak": peak, "engines": figures, "parts": parts}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, one line a cell and engine; the ratios are this project's figures over the engine's."""
+    """Markdown, one line a cell and engine; GFLOP/s are what products reach between the turns, and the ratios this
+    project's figures over the engine's."""
     lines = [
-        "| shape | dtype | batch × length | engine | tokens/s | MFU | peak memory | speed × | memory × |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| shape | dtype | batch × length | GFLOP/s | engine | tokens/s | MFU | peak memory | speed × | memory × |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cell, ours = Cell(**row["cell"]), row["engines"]["llm"]
@@ -101,9 +105,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             if name != "llm":
                 ratios = f"{ours['rate'] / figures['rate']:.2f} | {ours['memory'] / figures['memory']:.2f}"
             lines.append(
-                f"| {cell.shape} | {cell.dtype} | {cell.batch} × {cell.length} | {name} | {figures['rate']:.0f} "
-                f"| {figures['mfu']:.0%} | {figures['memory'] / 1e9:.2f} GB | {ratios} |"
+                f"| {cell.shape} | {cell.dtype} | {cell.batch} × {cell.length} | {row['peak'] / 1e9:.0f} | {name} "
+                f"| {figures['rate']:.0f} | {figures['mfu']:.0%} | {figures['memory'] / 1e9:.2f} GB | {ratios} |"
             )
+    return "\n".join(lines)
+
+
+def parts_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: where a step of this project's goes, by XLA's trace."""
+    names = list(rows[0]["parts"])
+    lines = [f"| shape | dtype | batch × length | ms | {' | '.join(names)} |", "|---" * (len(names) + 4) + "|"]
+    for row in rows:
+        cell, total = Cell(**row["cell"]), sum(row["parts"].values())
+        shares = " | ".join(f"{row['parts'][name] / total:.0%}" for name in names)
+        lines.append(f"| {cell.shape} | {cell.dtype} | {cell.batch} × {cell.length} | {total * 1e3:.0f} | {shares} |")
     return "\n".join(lines)
 
 
@@ -136,17 +151,17 @@ def plot(path: Path, panels: dict[str, list[dict[str, Any]]]) -> None:
 @click.option(
     "--cell", "cells", multiple=True, type=(int, int), default=CELLS, help="Batch and length. [4 256, 1 1024]"
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), default=ENGINES[:2], show_default=True)
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), default=DTYPES, show_default=True)
+@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), default=ENGINES, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of each engine.")
 @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Steps of a turn.")
 @click.option("--layers", type=click.IntRange(min=1), help="Instead of the shape's own.")
-@click.option("--sweep", is_flag=True, help="Plot over batch, length and depth, around the first cell of 4 layers.")
+@click.option("--sweep", is_flag=True, help="Also plot over batch, length and depth, around the first cell, 4 layers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a cell.")
 def main(
     shapes: tuple[str, ...],
     cells: tuple[tuple[int, int], ...],
-    dtype: WeightDtype,
+    dtypes: tuple[WeightDtype, ...],
     engines: tuple[str, ...],
     rounds: int,
     steps: int,
@@ -156,25 +171,22 @@ def main(
 ) -> None:
     """Compare training steps with PyTorch's, in turns."""
     engines = tuple(dict.fromkeys(("llm", *engines)))
+    rows = []
+    for shape, dtype, (batch, length) in product(shapes, dtypes, cells):
+        rows.append(measure(Cell(shape, batch, length, dtype, layers), engines, rounds, steps))
+        if as_json:
+            click.echo(json.dumps(rows[-1]))
+    if not as_json:
+        click.echo(" · ".join(f"{name} {value}" for name, value in describe().items()))
+        click.echo(f"\n{table(rows)}\n\n{parts_table(rows)}")
     if sweep:
-        start = Cell(shapes[0], *cells[0], dtype=dtype, layers=layers or 4)
+        start = Cell(shapes[0], *cells[0], dtype=dtypes[0], layers=layers or 4)
         panels = {
             name: [measure(replace(start, **{name: value}), engines, rounds, steps) for value in values]
             for name, values in SWEEPS.items()
         }
         plot(PLOT, panels)
-        click.echo(f"{PLOT}")
-        return
-    rows = []
-    for shape in shapes:
-        for batch, length in cells:
-            rows.append(measure(Cell(shape, batch, length, dtype, layers), engines, rounds, steps))
-            if as_json:
-                click.echo(json.dumps(rows[-1]))
-    if not as_json:
-        click.echo(" · ".join(f"{name} {value}" for name, value in describe().items()))
-        peaks = ", ".join(f"{row['peak'] / 1e9:.0f}" for row in rows)
-        click.echo(f"Products reach {peaks} GFLOP/s between the turns.\n\n{table(rows)}")
+        click.echo(f"\n{PLOT}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Training steps of one engine in a process of its own: it takes its turn when a line comes, and answers with figures.
 
+A line is a number of steps, or `profile`, which our engine answers with the seconds of each part of a step.
+
 Both do the same: the loss of next tokens, its gradient clipped to a norm of 1, AdamW; no dropout.
 """
 
@@ -101,13 +103,29 @@ def torch_step(cell: Cell, *, compiled: bool) -> Callable[[], float]:
     return step
 
 
+def _parts(step: Callable[[], float]) -> dict[str, float]:
+    from jax.profiler import TraceAnnotation
+
+    from benchmarks.engines.llm_jax import TIMED
+    from benchmarks.step_profile import TRAINING_PARTS, profile
+
+    def timed() -> None:
+        with TraceAnnotation(TIMED):
+            step()
+
+    return profile(timed, TRAINING_PARTS)
+
+
 def main() -> None:
-    """Arguments: the engine, and a cell as JSON. Each line is a number of steps; the answer has seconds and memory."""
+    """Arguments: the engine, and a cell as JSON."""
     engine, cell = sys.argv[1], Cell(**json.loads(sys.argv[2]))
     step = jax_step(cell) if engine == "llm" else torch_step(cell, compiled=engine == "torch compiled")
     losses = [step(), step()]  # the first compiles
     print(json.dumps({"losses": losses}), flush=True)
     for line in sys.stdin:
+        if line.strip() == "profile":
+            print(json.dumps(_parts(step)), flush=True)
+            continue
         seconds = []
         for _ in range(int(line)):
             start = time.perf_counter()

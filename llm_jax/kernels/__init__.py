@@ -9,7 +9,7 @@ from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkL
 from llm_jax.kernels.blocks import FORMATS, PANEL, BlockMatrix, BlockRows, Format, QuantisedMatrix
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
-from llm_jax.kernels.matmul_dispatch import frozen_matmul, matmul, rows, values
+from llm_jax.kernels.matmul_dispatch import frozen_matmul, has_native_linear, linear, matmul, rows, values
 from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, WeightDtype
 from llm_jax.kernels.packing import pack, pack_blocks, pack_frozen, pack_gated, quantise
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
@@ -44,6 +44,8 @@ __all__ = [
     "features",
     "frozen_matmul",
     "has_native_attention",
+    "has_native_linear",
+    "linear",
     "matmul",
     "normalise",
     "pack",

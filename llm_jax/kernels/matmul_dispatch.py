@@ -12,6 +12,9 @@ from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix
 from llm_jax.kernels.xla import ActivationName, Norm
 from llm_jax.native import Level
 
+# Where native products of plain bfloat16 matrices beat XLA's by more than their layout costs.
+NATIVE_LINEAR = (Level.AVX2, Level.AVX512, Level.AVX512_BF16, Level.AMX)
+
 
 def matmul(
     x: Array,
@@ -49,6 +52,48 @@ def matmul(
         packed = PackedMatrix(values_IO, None, None, "float32", Level.XLA, packed.shape, packed.gated)
     backend = xla.matmul if packed.level == Level.XLA else cpu.matmul
     return backend(x.reshape(-1, I), packed, bias, norm, activation, residual_MO, out_dtype).reshape(*lead, O)
+
+
+def linear(x: Array, weight_OI: Array) -> Array:
+    """x · Wᵀ over the last axis with a plain matrix, in x's dtype; differentiable by both.
+
+    In bfloat16 on one x86-64 processor natively, forward and backward: XLA multiplies bfloat16 at the rate of float32
+    there, or slower. The gradient of a float32 matrix is then not rounded to bfloat16.
+    """
+    if has_native_linear(x.dtype) and weight_OI.dtype in (jnp.float32, jnp.bfloat16):
+        y_MO = _native_linear(x.reshape(-1, x.shape[-1]), weight_OI)
+        return y_MO.reshape(*x.shape[:-1], weight_OI.shape[0])
+    return jnp.einsum("...i,oi->...o", x, weight_OI.astype(x.dtype))
+
+
+def has_native_linear(dtype: jnp.dtype) -> bool:
+    """Whether `linear` in that dtype runs natively, and rounds its matrix itself. XLA does not divide a native call
+    among the devices of a mesh."""
+    is_alone = jax.sharding.get_abstract_mesh().size <= 1
+    return dtype == jnp.bfloat16 and is_alone and cpu.best_level() in NATIVE_LINEAR
+
+
+@jax.custom_vjp
+def _native_linear(x_MI: Array, weight_OI: Array) -> Array:
+    return _dense(x_MI, weight_OI, (False, False), x_MI.dtype)
+
+
+def _linear_forward(x_MI: Array, weight_OI: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _native_linear(x_MI, weight_OI), (x_MI, weight_OI)
+
+
+def _linear_backward(saved: tuple[Array, Array], of_y_MO: Array) -> tuple[Array, Array]:
+    x_MI, weight_OI = saved
+    of_x_MI = _dense(of_y_MO, weight_OI, (False, True), x_MI.dtype)
+    return of_x_MI, _dense(of_y_MO, x_MI, (True, True), weight_OI.dtype)
+
+
+_native_linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _dense(left: Array, right: Array, by_columns: tuple[bool, bool], out_dtype: jnp.dtype) -> Array:
+    level = cpu.best_level()
+    return cpu.dense(left, right, by_columns=by_columns, dtype="bfloat16", out_dtype=out_dtype, level=level)
 
 
 @jax.custom_vjp

@@ -22,6 +22,7 @@ from llm_jax.kernels import (
     PackedMatrix,
     dropout,
     frozen_matmul,
+    linear,
     matmul,
     normalise,
     rows,
@@ -91,7 +92,7 @@ class Linear(nnx.Module):
             return jax.checkpoint(matmul)(x, self.packed)
         if self.packed is not None:
             return matmul(x, self.packed)
-        return jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
+        return linear(x, self.weight[...])
 
     def add_to(self, residual: Array, x: Array, end: "SublayerEnd", dropout_key: Array | None) -> Array:
         """The end of a sublayer: x Wᵀ + b, added to the residual stream."""
@@ -167,7 +168,7 @@ class Embedding(nnx.Module):
             return frozen_matmul(hidden, table)
         if isinstance(table, BlockMatrix):
             return matmul(hidden, table)
-        return jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype))
+        return linear(hidden, table)
 
 
 class LayerNorm(nnx.Module):

@@ -12,7 +12,8 @@ from llm_jax.training.config import SECTIONS, TrainConfig
 
 # Settings that decide which examples a step sees, what is computed from them, and what the state consists of. All
 # others may change, and paths: files may move, what is in them is compared.
-_TRAINING = {"batch_size", "num_samples", "seed", "run_validation", "optimizer", "ema_decay", "freeze"}
+_TRAINING = {"batch_size", "num_samples", "seed", "run_validation"}
+_TRAINING |= {"optimizer", "moment_dtype", "ema_decay", "freeze"}
 FIXED: dict[str, Callable[[str], bool]] = {
     "model": lambda name: name not in ("gradient_checkpointing", "init_from"),
     "data": lambda name: not name.endswith(("_path", "_dir")) and name != "validation",

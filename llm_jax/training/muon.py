@@ -28,20 +28,25 @@ def is_hidden_matrix(name: str, value: Array) -> bool:
     return name.startswith(HIDDEN) and name.endswith(".weight") and value.ndim >= 2 and "router" not in name
 
 
-def scale_by_muon(momentum: float, fused: Mapping[str, tuple[int, ...]]) -> optax.GradientTransformation:
+def scale_by_muon(
+    momentum: float, fused: Mapping[str, tuple[int, ...]], moment_dtype: str = "float32"
+) -> optax.GradientTransformation:
     """Updates for a learning rate of AdamW's size: their root mean square is 0.2 (arXiv:2502.16982, section 2.2).
 
     Args:
         fused: rows of the parts of fused matrices, by name.
+        moment_dtype: what the momentum is stored in.
     """
 
     def init(params: Params) -> MuonState:
-        return MuonState(jax.tree.map(jnp.zeros_like, params))
+        return MuonState(jax.tree.map(lambda x: jnp.zeros_like(x, moment_dtype), params))
 
     def update(grads: Params, state: MuonState, params: Params | None = None) -> tuple[Params, MuonState]:
-        averaged = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, grads)
+        before = jax.tree.map(lambda m, g: m.astype(g.dtype), state.momentum, grads)
+        averaged = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, before, grads)
         ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, averaged, grads)  # Nesterov's
-        return _orthogonalised(ahead, fused), MuonState(averaged)
+        stored = jax.tree.map(lambda m: m.astype(moment_dtype), averaged)
+        return _orthogonalised(ahead, fused), MuonState(stored)
 
     return optax.GradientTransformation(init, update)
 

@@ -27,46 +27,53 @@ def make_optimizer(
         fused: rows of the parts of fused matrices, by name.
     """
     beta1, beta2 = config.beta1, beta2 if config.beta2 is None else config.beta2
-    decay, clip = config.weight_decay, config.gradient_clip_val
+    decay, clip, moment = config.weight_decay, config.gradient_clip_val, config.moment_dtype
     match config.optimizer:
         case "adamw":
-            optimizer = adamw(beta1=beta1, beta2=beta2, weight_decay=decay, clip=clip)
+            optimizer = adamw(beta1=beta1, beta2=beta2, weight_decay=decay, clip=clip, moment_dtype=moment)
         case "muon":
-            optimizer = muon(config.muon_momentum, fused, beta1=beta1, beta2=beta2, weight_decay=decay, clip=clip)
+            each = scale_by_muon(config.muon_momentum, fused, moment), _adam(beta1, beta2, moment)
+            optimizer = muon(*each, weight_decay=decay, clip=clip)
         case "adafactor":  # without a first moment (Shazeer and Stern 2018, arXiv:1804.04235)
             scaled = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
             optimizer = _chain(scaled, weight_decay=decay, clip=clip)
         case "lion":  # Chen et al. 2023, arXiv:2302.06675
-            optimizer = _chain(optax.scale_by_lion(b1=beta1, b2=beta2), weight_decay=decay, clip=clip)
+            scaled = optax.scale_by_lion(b1=beta1, b2=beta2, mu_dtype=moment)
+            optimizer = _chain(scaled, weight_decay=decay, clip=clip)
         case "schedule_free":
-            scaled = _chain(optax.scale_by_adam(b1=0.0, b2=beta2, eps=1e-8), weight_decay=decay, clip=clip)
+            scaled = _chain(_adam(0.0, beta2), weight_decay=decay, clip=clip)
             optimizer = schedule_free(scaled, beta1)
     return optimizer if config.ema_decay is None else averaged(optimizer, config.ema_decay)
 
 
-def adamw(*, beta1: float, beta2: float, weight_decay: float, clip: float | None) -> optax.GradientTransformation:
+def adamw(
+    *, beta1: float, beta2: float, weight_decay: float, clip: float | None, moment_dtype: str = "float32"
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with clipping.
 
-    Gradients are first clipped to a global norm of `clip`, over the parameters that are given.
+    Gradients are first clipped to a global norm of `clip`, over the parameters that are given. The first moment is
+    stored in `moment_dtype`; the second needs float32, whose last steps toward a mean are smaller than bfloat16's.
     """
-    return _chain(optax.scale_by_adam(b1=beta1, b2=beta2, eps=1e-8), weight_decay=weight_decay, clip=clip)
+    return _chain(_adam(beta1, beta2, moment_dtype), weight_decay=weight_decay, clip=clip)
+
+
+def _adam(beta1: float, beta2: float, moment_dtype: str = "float32") -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=beta1, b2=beta2, eps=1e-8, mu_dtype=moment_dtype)
 
 
 def muon(
-    momentum: float,
-    fused: Mapping[str, tuple[int, ...]],
+    of_matrices: optax.GradientTransformation,
+    of_rest: optax.GradientTransformation,
     *,
-    beta1: float,
-    beta2: float,
     weight_decay: float,
     clip: float | None,
 ) -> optax.GradientTransformation:
-    """Muon for the hidden matrices, AdamW for the rest."""
+    """`of_matrices` for the hidden matrices, `of_rest` for the rest."""
 
     def labels(params: Params) -> dict[str, str]:
         return {name: "muon" if is_hidden_matrix(name, value) else "adam" for name, value in params.items()}
 
-    each = {"muon": scale_by_muon(momentum, fused), "adam": optax.scale_by_adam(b1=beta1, b2=beta2, eps=1e-8)}
+    each = {"muon": of_matrices, "adam": of_rest}
     return _chain(optax.partition(each, labels), weight_decay=weight_decay, clip=clip)
 
 

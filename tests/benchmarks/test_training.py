@@ -9,6 +9,7 @@ from benchmarks.training import main
 
 def test_both_engines_train_and_are_compared():
     arguments = ["--model-shape", "tiny", "--cell", "2", "16", "--rounds", "1", "--json"]
+    arguments += ["--dtype", "float32", "--engine", "torch"]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     figures = json.loads(result.stdout)
     assert figures["cell"]["shape"] == "tiny"
@@ -17,3 +18,4 @@ def test_both_engines_train_and_are_compared():
         assert engine["rate"] > 0
         assert 0 < engine["mfu"] < 1
         assert engine["memory"] > 2**20
+    assert figures["parts"]["products"] > 0

@@ -9,6 +9,7 @@ import optax
 import pytest
 import torch
 
+from llm_jax.errors import ConfigError
 from llm_jax.training import TrainingConfig
 from llm_jax.training.optimizer import evaluated_params, make_optimizer, matrices
 from llm_jax.training.step import initial_state, make_train_step
@@ -113,6 +114,27 @@ def test_a_matrix_of_experts_is_a_stack_of_matrices():
     together, _ = muon.update({"e": stack}, muon.init({"e": stack}))
     alone, _ = muon.update({"e": stack[1]}, muon.init({"e": stack[1]}))
     np.testing.assert_allclose(together["e"][1], alone["e"], atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion"])
+def test_a_first_moment_in_bfloat16_takes_half_and_changes_little(optimizer):
+    """The second moment stays float32: rounded to 8 bits, it would stop where a step changes it by less."""
+    config = TrainingConfig(optimizer=optimizer, moment_dtype="bfloat16")
+    params = {name: jnp.asarray(value) for name, value in initial().items()}
+    arrays = [x for x in jax.tree.leaves(make_optimizer(config, beta2=0.95, fused=FUSED).init(params)) if x.ndim]
+    narrow = {x.shape for x in arrays if x.dtype == jnp.bfloat16}
+    assert narrow == set(SHAPES.values())
+    exact = {x.shape for x in arrays if x.dtype == jnp.float32}
+    assert exact == {"adamw": set(SHAPES.values()), "muon": {(30, 8), (8,)}, "lion": set()}[optimizer]
+    if optimizer != "lion":  # whose updates are signs
+        expected, final = (ours(optimizer=optimizer, **more)[0][-1] for more in ({}, {"moment_dtype": "bfloat16"}))
+        for name, value in expected.items():
+            np.testing.assert_allclose(final[name], value, atol=LR * STEPS * 2.0**-8)
+
+
+def test_an_optimiser_without_a_first_moment_has_no_dtype_for_it():
+    with pytest.raises(ConfigError, match=r"moment_dtype.*bfloat16.*adafactor"):
+        TrainingConfig(optimizer="adafactor", moment_dtype="bfloat16")
 
 
 def test_lion_follows_the_sign_of_its_momentum():

@@ -2,7 +2,7 @@
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quantise
-from llm_jax.kernels.cpu.matmul import TILE, matmul, pack_tiles, unpacked_rows
+from llm_jax.kernels.cpu.matmul import TILE, dense, matmul, pack_tiles, unpacked_rows
 from llm_jax.kernels.cpu.native import available, best_level, features, is_built
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "best_level",
     "block_matmul",
     "cached_attention",
+    "dense",
     "empty",
     "features",
     "is_built",

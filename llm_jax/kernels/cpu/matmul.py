@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from llm_jax.kernels.cpu.native import PACK, PRODUCT, load, placeholder
-from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix
+from llm_jax.kernels.cpu.native import DENSE, PACK, PRODUCT, load, placeholder
+from llm_jax.kernels.packed import WEIGHT_DTYPES, PackedMatrix, WeightDtype
 from llm_jax.kernels.xla.functions import ACTIVATIONS, Norm
 from llm_jax.native import Level
 
@@ -51,10 +51,7 @@ def matmul(
         bias = jnp.pad(bias.astype(jnp.float32), [(0, 0)] * (bias.ndim - 1) + [(0, -O % TILE)])
         if packed.gated:
             bias = bias.reshape(2, -1, TILE).swapaxes(0, 1).reshape(-1)
-    # Rows of x are widened for the levels that multiply bfloat16 in float32, and int8 in int16.
-    float_rows = packed.dtype == "bfloat16" and packed.level in (Level.AVX2, Level.AVX512)
-    int16_rows = packed.dtype == "int8" and packed.level == Level.AVX2
-    row_bytes = chunks * ROW_TILE_BYTES * (2 if float_rows or int16_rows else 1)
+    row_bytes = _row_bytes(chunks, packed.dtype, packed.level)
     workspace_bytes = -(-M // TILE) * TILE * (row_bytes + SCALE_BYTES)  # rows of x in tiles, and their scales
     call = jax.ffi.ffi_call(
         PRODUCT,
@@ -77,3 +74,39 @@ def matmul(
         epsilon=np.float32(0.0 if norm is None else norm.epsilon),
     )
     return y_MO
+
+
+def dense(
+    left: Array, right: Array, *, by_columns: tuple[bool, bool], dtype: WeightDtype, out_dtype: jnp.dtype, level: Level
+) -> Array:
+    """A Bᵀ [M, N] of plain matrices A [M, K] and B [N, K], in float32 or bfloat16; sums are float32.
+
+    Args:
+        by_columns: whether A, and whether B, is given transposed: [K, M], [K, N].
+        dtype: what both are multiplied in, float32 or bfloat16.
+    """
+    load()
+    (K, M), N = left.shape[:: 1 if by_columns[0] else -1], right.shape[1 if by_columns[1] else 0]
+    chunks = -(-K * jnp.dtype(dtype).itemsize // ROW_TILE_BYTES)
+    workspace_bytes = -(-M // TILE) * TILE * _row_bytes(chunks, dtype, level)
+    call = jax.ffi.ffi_call(
+        DENSE,
+        (jax.ShapeDtypeStruct((M, N), out_dtype), jax.ShapeDtypeStruct((workspace_bytes,), jnp.uint8)),
+        vmap_method="sequential",
+    )
+    product_MN, _ = call(
+        left,
+        right,
+        level=np.int64(level),
+        dtype=np.int64(WEIGHT_DTYPES.index(dtype)),
+        left_by_columns=by_columns[0],
+        right_by_columns=by_columns[1],
+    )
+    return product_MN
+
+
+def _row_bytes(chunks: int, dtype: WeightDtype, level: Level) -> int:
+    """Of a row of x in tiles: widened for the levels that multiply bfloat16 in float32, and int8 in int16."""
+    float_rows = dtype == "bfloat16" and level in (Level.AVX2, Level.AVX512)
+    int16_rows = dtype == "int8" and level == Level.AVX2
+    return chunks * ROW_TILE_BYTES * (2 if float_rows or int16_rows else 1)

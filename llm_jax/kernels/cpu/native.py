@@ -9,9 +9,10 @@ import numpy as np
 from llm_jax import native
 from llm_jax.native import Level
 
-PACK, PRODUCT, BLOCK_PRODUCT, ATTENTION, EMPTY = CALLS = (
+PACK, PRODUCT, DENSE, BLOCK_PRODUCT, ATTENTION, EMPTY = CALLS = (
     "llm_pack",
     "llm_product",
+    "llm_dense",
     "llm_block_product",
     "llm_attention",
     "llm_empty",

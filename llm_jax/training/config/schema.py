@@ -78,6 +78,7 @@ class TrainingConfig:
     beta1: float = 0.9
     beta2: float | None = None  # 0.95 for decoders, 0.999 for regression
     muon_momentum: float = 0.95
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"  # of adamw's, muon's and lion's first moment, stored
     ema_decay: float | None = None  # what is validated and saved is an average of the parameters over the steps
     gradient_clip_val: float | None = 1.0  # global norm
     z_loss: float = (
@@ -103,6 +104,8 @@ class TrainingConfig:
         for name in ("length", "evaluate_every", "warmup"):
             if getattr(self, name) is not None:
                 Duration.parse(getattr(self, name), name)
+        has_moment = self.moment_dtype == "float32" or self.optimizer in ("adamw", "muon", "lion")
+        require(has_moment, self, "moment_dtype", f"float32 with {self.optimizer}, which stores no first moment")
         require(0.0 < self.cooldown <= 1.0, self, "cooldown", "above 0 and at most 1")
         for name in ("beta1", "beta2", "muon_momentum", "ema_decay"):
             value = getattr(self, name)

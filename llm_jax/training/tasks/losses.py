@@ -14,6 +14,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from llm_jax.config import ModelConfig
+from llm_jax.kernels import has_native_linear
 from llm_jax.model import Params, head_params, merge
 
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 2**27, 2**29  # of a chunk's logits in float32
@@ -169,7 +170,9 @@ def _joined(chunks: Array, T: int) -> Array:
 
 
 def _cast(params: Params, dtype: jnp.dtype) -> Params:
-    """Plain matrices in the dtype of the computation, once for all chunks."""
+    """Plain matrices in the dtype of the computation, once for all chunks, unless products round them themselves."""
+    if has_native_linear(dtype):
+        return params
     return {name: x.astype(dtype) if isinstance(x, Array) else x for name, x in params.items()}
 
 

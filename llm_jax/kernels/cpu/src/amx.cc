@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "attend_amx.h"
+#include "dense.h"
 
 namespace llm {
 namespace {
@@ -141,6 +142,7 @@ void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) { kAvx
 
 }  // namespace
 
-extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks};
+extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks,
+                           gather_rows, gather_panel};
 
 }  // namespace llm

@@ -3,6 +3,7 @@
 
 #include "attend.h"
 #include "block_rows.h"
+#include "dense.h"
 #include "product.h"
 
 namespace llm {
@@ -202,6 +203,7 @@ struct BlockLanes {
 }  // namespace
 
 extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write_any,
-                            attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>};
+                            attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>,
+                            gather_rows,     gather_panel};
 
 }  // namespace llm

@@ -1,6 +1,7 @@
 // AVX-512 with bf16 dot products (Cooper Lake, Zen 4 and later); all but bfloat16 products by AVX-512.
 #include <immintrin.h>
 
+#include "dense.h"
 #include "product.h"
 
 namespace llm {
@@ -44,6 +45,7 @@ void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) { kAvx
 
 }  // namespace
 
-extern const Level kAvx512BFloat16 = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks};
+extern const Level kAvx512BFloat16 = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks,
+                                      gather_rows, gather_panel};
 
 }  // namespace llm

@@ -77,6 +77,14 @@ struct Attention {
   const float *cosine, *sine;                    // [tokens, rotary], or null
 };
 
+// A plain matrix as a product reads it: `count` vectors of K values. Value k of vector n is at n * K + k, or, where it is
+// stored by columns, at k * count + n.
+struct Operand {
+  Floats values;
+  int64_t count, K;
+  bool by_columns;
+};
+
 struct BlockProduct;  // blocks.h
 
 struct Level {
@@ -92,6 +100,9 @@ struct Level {
   // As `prepare` and `multiply`, of a matrix in blocks of few bits.
   void (*prepare_blocks)(const BlockProduct&, int64_t tile);
   void (*multiply_blocks)(const BlockProduct&, int64_t panel, int64_t count);
+  // Lay out 16 vectors of a plain matrix: as rows of float32, for `prepare`, or as a panel, for `multiply` (dense.h).
+  void (*gather_rows)(const Operand&, int64_t first, float* rows);
+  void (*gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
 };
 
 extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64

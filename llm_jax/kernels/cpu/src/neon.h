@@ -5,6 +5,7 @@
 
 #include "attend.h"
 #include "block_rows.h"
+#include "dense.h"
 #include "product.h"
 
 namespace llm {
@@ -194,7 +195,8 @@ struct BlockLanes {
 template <typename Dot>
 constexpr Level level() {
   return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
-          attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>};
+          attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>,
+          gather_rows,          gather_panel};
 }
 
 }  // namespace

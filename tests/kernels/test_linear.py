@@ -1,0 +1,58 @@
+"""Products of plain matrices, forward and backward, against float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from llm_jax.kernels import Level, WeightDtype, cpu, features, has_native_linear, linear
+
+NATIVE = [level for level in features() if level != Level.XLA]
+
+
+def random(seed: int, *shape: int) -> np.ndarray:
+    """Values that bfloat16 holds exactly."""
+    return np.asarray(jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 1, 1), (37, 129, 45), (300, 70, 600), (16, 16, 33)])
+def test_every_orientation_equals_float64(level: Level, dtype: WeightDtype, M: int, N: int, K: int) -> None:
+    a, b = random(1, M, K), random(2, N, K)
+    exact = a.astype(np.float64) @ b.T.astype(np.float64)
+    bound = (np.abs(a) @ np.abs(b).T) * K * 2.0**-23 + 1e-6  # of float32 sums: the factors are exact
+    for by_columns in ((False, False), (False, True), (True, True), (True, False)):
+        for stored in ("float32", "bfloat16"):
+            left, right = (
+                jnp.asarray(x.T if turned else x, stored) for x, turned in zip((a, b), by_columns, strict=True)
+            )
+            out = cpu.dense(
+                left, right, by_columns=by_columns, dtype=dtype, out_dtype=jnp.dtype("float32"), level=level
+            )
+            assert (np.abs(np.asarray(out) - exact) <= bound).all(), (by_columns, stored)
+
+
+@pytest.mark.skipif(not has_native_linear(jnp.dtype("bfloat16")), reason="no native products of plain matrices here")
+def test_gradients_in_bfloat16_differ_from_float64_by_one_rounding() -> None:
+    x, weight, of_y = random(1, 2, 25, 70), random(2, 90, 70), random(3, 2, 25, 90)
+
+    def out(x: Array, weight: Array) -> Array:
+        return linear(x, weight)
+
+    y, pull_back = jax.vjp(out, jnp.asarray(x, jnp.bfloat16), jnp.asarray(weight))
+    of_x, of_weight = pull_back(jnp.asarray(of_y, jnp.bfloat16))
+    assert (y.dtype, of_x.dtype, of_weight.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    exact = [x.astype(np.float64) @ weight.T, of_y.astype(np.float64) @ weight]
+    for got, want in zip((y, of_x), exact, strict=True):
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2.0**-8, atol=1e-4)
+    exact_of_weight = np.einsum("bto,bti->oi", of_y.astype(np.float64), x)
+    np.testing.assert_allclose(np.asarray(of_weight), exact_of_weight, rtol=1e-5, atol=1e-4)
+
+
+def test_a_mesh_of_several_devices_multiplies_by_xla() -> None:
+    mesh = jax.sharding.AbstractMesh((2,), ("data",))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert not has_native_linear(jnp.dtype("bfloat16"))
+    assert not has_native_linear(jnp.dtype("float32"))
