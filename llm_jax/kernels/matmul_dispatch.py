@@ -8,12 +8,12 @@ from jax import Array
 
 from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.blocks import FORMATS, BlockMatrix, Format
-from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix
+from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix, WeightDtype
 from llm_jax.kernels.xla import ActivationName, Norm
 from llm_jax.native import Level
 
 # Where native products of plain bfloat16 matrices beat XLA's by more than their layout costs.
-NATIVE_LINEAR = (Level.AVX2, Level.AVX512, Level.AVX512_BF16, Level.AMX)
+NATIVE_LINEAR = {"bfloat16": (Level.AVX2, Level.AVX512, Level.AVX512_BF16, Level.AMX)}
 
 
 def matmul(
@@ -70,7 +70,7 @@ def has_native_linear(dtype: jnp.dtype) -> bool:
     """Whether `linear` in that dtype runs natively, and rounds its matrix itself. XLA does not divide a native call
     among the devices of a mesh."""
     is_alone = jax.sharding.get_abstract_mesh().size <= 1
-    return dtype == jnp.bfloat16 and is_alone and cpu.best_level() in NATIVE_LINEAR
+    return is_alone and cpu.best_level() in NATIVE_LINEAR.get(jnp.dtype(dtype).name, ())
 
 
 @jax.custom_vjp
@@ -92,8 +92,9 @@ _native_linear.defvjp(_linear_forward, _linear_backward)
 
 
 def _dense(left: Array, right: Array, by_columns: tuple[bool, bool], out_dtype: jnp.dtype) -> Array:
+    dtype: WeightDtype = "float32" if left.dtype == jnp.float32 else "bfloat16"
     level = cpu.best_level()
-    return cpu.dense(left, right, by_columns=by_columns, dtype="bfloat16", out_dtype=out_dtype, level=level)
+    return cpu.dense(left, right, by_columns=by_columns, dtype=dtype, out_dtype=out_dtype, level=level)
 
 
 @jax.custom_vjp
