@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import Level
+from llm_jax.kernels import Level, matmul_dispatch
 from llm_jax.model import Model, Params, dense_layout, forward_hidden, init_cache, init_params, merge, pack_model
 
 CONFIG = ModelConfig(
@@ -56,12 +56,15 @@ def logits(model: Model, dtype: str, params: Params, tokens: jax.Array) -> jax.A
 
 
 @pytest.mark.parametrize("platform", ["cuda", "cpu"])
-def test_bfloat16_and_int8_weights_differ_by_their_rounding_alone(platform: str) -> None:
+def test_bfloat16_and_int8_weights_differ_by_their_rounding_alone(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights that both represent exactly give the same logits, within the rounding of what is computed.
 
     A GPU's program is lowered and run here. On a CPU an int8 product also rounds its input rows to 255 levels, and
     computes in float32: there the two differ by that.
     """
+    monkeypatch.setattr(matmul_dispatch, "NATIVE_LINEAR", {})  # a process with a GPU has none
     compute = "bfloat16" if platform == "cuda" else "float32"
     plain = Model(CONFIG, rounded(CONFIG))
     narrow = Model(CONFIG, {k: v.astype(compute) if v.ndim > 1 else v for k, v in plain.params.items()})
