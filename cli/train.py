@@ -108,12 +108,14 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
 
 def run_training(task: TaskName, config: TrainConfig, device: DeviceName) -> None:
     """Train, then print the files and the losses. Exits with 128 + signal after a signal."""
-    from llm_jax.parallel import is_first, use_device
+    from llm_jax.parallel import is_first, leaving_on_failure, use_device
     from llm_jax.training import join, train
 
     join(config.distributed)
     use_device(device)
-    result = train(task, config, writer=_write, examiner=partial(_examine, config) if config.logging.tasks else None)
+    examiner = partial(_examine, config) if config.logging.tasks else None
+    with leaving_on_failure():
+        result = train(task, config, writer=_write, examiner=examiner)
     if not is_first():
         raise SystemExit(0 if result.signum is None else 128 + result.signum)
     if result.signum is not None:

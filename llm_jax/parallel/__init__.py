@@ -2,7 +2,15 @@
 
 from llm_jax.parallel.device import DeviceName, use_device
 from llm_jax.parallel.mesh import AXES, make_mesh, tensor_parallel_mesh
-from llm_jax.parallel.processes import is_first, join_processes, largest, on_host, text_of_first, wait_for_all
+from llm_jax.parallel.processes import (
+    is_first,
+    join_processes,
+    largest,
+    leaving_on_failure,
+    on_host,
+    text_of_first,
+    wait_for_all,
+)
 from llm_jax.parallel.rules import RULES, parts, replicate, replicated, rows_in_place, sharding, whole_rows
 
 __all__ = [
@@ -12,6 +20,7 @@ __all__ = [
     "is_first",
     "join_processes",
     "largest",
+    "leaving_on_failure",
     "make_mesh",
     "on_host",
     "parts",

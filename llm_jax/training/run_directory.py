@@ -68,12 +68,17 @@ class RunDirectory:
         The system releases the lock of a killed process. What killed runs have left half-written is removed.
 
         Raises:
-            ConfigError: another run has the directory.
+            ConfigError: another run has the directory, or it is no directory.
         """
         if not is_first():
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(
+                f"checkpoint.checkpoint_dir is {self.path}, which is a file or lies below one. Name a directory."
+            ) from error
         with (self.path / ".lock").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

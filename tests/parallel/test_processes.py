@@ -24,23 +24,47 @@ gathered = multihost_utils.process_allgather(jnp.float32(10 + jax.process_index(
 print(jax.process_count(), len(jax.devices()), gathered.tolist())
 """
 
+FAILING = """
+import sys
+from llm_jax.parallel import is_first, join_processes, leaving_on_failure, wait_for_all
 
-def test_processes_see_each_others_devices_and_exchange_arrays() -> None:
+join_processes(sys.argv[1], 2, int(sys.argv[2]))
+wait_for_all("both are connected")
+with leaving_on_failure():
+    if not is_first():
+        raise ValueError("no data here")
+    wait_for_all("what the second never reaches")
+"""
+
+
+def start_both(program: str) -> list[subprocess.Popen[str]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    both = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(index)],
+            [sys.executable, "-c", program, address, str(index)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for index in range(2)
     ]
-    for index, process in enumerate(both):
+
+
+def test_processes_see_each_others_devices_and_exchange_arrays() -> None:
+    for index, process in enumerate(start_both(PROGRAM)):
         out, err = process.communicate(timeout=120)
         lines = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
         assert lines == [f"{index == 0} 4 ä0 [0 1 2 3]", "2 2 [10.0, 11.0]"], err[-2000:]
+
+
+def test_one_that_fails_says_why_and_ends_all_without_waiting_for_any() -> None:
+    first, second = start_both(FAILING)  # JAX alone would wait for its timeout of 300 s
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 1
+    assert "ValueError: no data here" in err
+    first.communicate(timeout=120)
+    assert first.returncode != 0
 
 
 def test_a_missing_coordinator_is_refused_with_what_is_missing() -> None:

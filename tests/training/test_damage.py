@@ -131,6 +131,14 @@ def test_a_second_run_in_the_directory_is_refused_until_the_first_one_ends(tmp_p
         pass
 
 
+@pytest.mark.parametrize("path", ["file", "file/run"])
+def test_a_file_in_the_place_of_the_directory_is_named(tmp_path, path):
+    (tmp_path / "file").touch()
+    message = rf"checkpoint_dir is {tmp_path / path}, which is a file or lies below one"
+    with pytest.raises(ConfigError, match=message), RunDirectory(tmp_path / path).lock():
+        pass
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 900 kB."""
