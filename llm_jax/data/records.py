@@ -6,6 +6,7 @@
 | `messages` | a conversation, with `tools` beside it |
 | `conversations` | the same as ShareGPT has it (`from`, `value`), with `system` and `tools` beside it |
 | `prompt`, `completion` | two texts, or two lists of messages |
+| `instruction`, `output` | a question, with `input` and `system` beside it, and its answer, as Alpaca has them |
 | `chosen`, `rejected` | two answers, with `prompt` or with what they have in common |
 
 Other fields are passed over.
@@ -45,8 +46,8 @@ Record = str | Answered | Preference
 
 # For each form the fields that make a record of it, the first that is there first.
 SHAPES: dict[Form, tuple[tuple[str, ...], ...]] = {
-    "text": (("text",), ("messages",), ("conversations",), ("prompt", "completion")),
-    "answers": (("messages",), ("conversations",), ("prompt", "completion"), ("text",)),
+    "text": (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output")),
+    "answers": (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"), ("text",)),
     "preferences": (("chosen", "rejected"),),
 }
 
@@ -74,6 +75,8 @@ def read_record(fields: Mapping[str, Any], form: Form) -> Record:
             return _conversation(fields, turns, form)
         case ("prompt", "completion"):
             return _answered(fields, "completion")
+        case ("instruction", "output"):
+            return _instructed(fields)
         case ("chosen", "rejected"):
             return _preference(fields)
     raise FieldError(_unknown(present, form))
@@ -115,6 +118,14 @@ def _answered(fields: Mapping[str, Any], answer: str) -> Answered:
     if all(message["role"] != "assistant" for message in messages[given:]):
         raise FieldError(f"{answer} has no message of the assistant.")
     return Conversation(messages, read_tools(fields.get("tools"), "tools"), given)
+
+
+def _instructed(fields: Mapping[str, Any]) -> Conversation:
+    """What is asked, with what it is about below it, and the answer."""
+    question = "\n\n".join(_text(fields, name) for name in ("instruction", "input") if fields.get(name))
+    said = {"system": _text(fields, "system")} if fields.get("system") else {}
+    said |= {"user": question, "assistant": _text(fields, "output")}
+    return Conversation(tuple({"role": role, "content": content} for role, content in said.items()))
 
 
 def _before_the_answer(messages: tuple[dict[str, Any], ...]) -> int:

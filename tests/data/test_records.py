@@ -31,6 +31,17 @@ TOOL = {"type": "function", "function": SCHEMA}
         ({"conversations": [USER, ANSWER], "tools": '[{"name": "add", "parameters": {"type": "object"}}]'},
          Conversation((USER, ANSWER), (TOOL,))),
         ({"prompt": "1 + 1 =", "completion": " 2"}, Completion("1 + 1 =", " 2")),
+        ({"instruction": "1 + 1?", "input": "", "output": "2"}, Conversation((USER, ANSWER))),
+        (
+            {"instruction": "Add.", "input": "1, 1", "output": "2", "system": "Be brief."},
+            Conversation(
+                (
+                    {"role": "system", "content": "Be brief."},
+                    {"role": "user", "content": "Add.\n\n1, 1"},
+                    {"role": "assistant", "content": "2"},
+                )
+            ),
+        ),
         ({"prompt": [USER], "completion": [ANSWER]}, Conversation((USER, ANSWER), (), 1)),
     ],
 )  # fmt: skip
@@ -79,9 +90,9 @@ def test_preferences_between_texts():
     ("fields", "form", "says"),
     [
         (
-            {"instruction": "a", "output": "b"},
+            {"question": "a", "answer": "b"},
             "answers",
-            "the fields are instruction, output; a record needs messages;",
+            "the fields are answer, question; a record needs messages;",
         ),
         ({"text": None}, "text", "the fields are none"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "text", "a preference between two answers, for --task dpo"),
