@@ -64,6 +64,10 @@ check-deploy: install  ## validate deploy/ against Kubernetes' schemas, and its 
 	$(BIN)/python -m pytest tests/test_deploy.py tests/server/test_dashboard.py
 	$(BIN)/python scripts/check_prometheus.py
 
+.PHONY: check-adapters
+check-adapters: install  ## load and unload adapters under load, by requests and by SIGHUP: no request may be lost
+	$(BIN)/python scripts/check_adapters.py
+
 .PHONY: check-rolling
 check-rolling: install  ## restart three replicas in turn under load behind nginx (apt install nginx-light): no request may fail
 	$(BIN)/python scripts/check_rolling_restart.py

@@ -1,5 +1,6 @@
 """The engine: the same tokens whatever runs beside a request, and no slot ever lost."""
 
+import itertools
 import queue
 from dataclasses import replace
 
@@ -243,6 +244,29 @@ def test_the_thread_serves_many_submitters(model: Model) -> None:
         engine.close()
     alone = [finish_all(Engine(model, max_batch=3), [r])[0] for r in requests]
     assert [tokens(e) for e in heard] == [tokens(e) for e in alone]
+
+
+def test_every_other_step_is_for_the_prompts_of_a_tenant_with_fewer_requests(model: Model) -> None:
+    engine = Engine(model, max_batch=3)
+    greedy = [replace(request(seed, 5, 200), tenant="greedy") for seed in (0, 1)]
+    modest = replace(request(2, 350, 3), tenant="modest")
+    for each in greedy:
+        engine.submit(each, lambda event: None)
+    engine.step()
+    engine.step()
+    events: list[TokenEvent] = []
+    engine.submit(modest, events.append)
+    advances = []
+    [*streams] = engine._scheduler.running
+    while not events:
+        before = [stream.sampled for stream in streams]
+        engine.step()
+        advances.append([stream.sampled - was for stream, was in zip(streams, before, strict=True)])
+    assert advances[:2] == [[0, 0], [1, 1]]  # the prompt alone, or its beginning; then the streams again
+    assert [0, 0] not in [now for before, now in itertools.pairwise(advances) if before == [0, 0]]
+    while engine.step():
+        pass
+    assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [modest])[0])
 
 
 def test_after_warmup_nothing_is_compiled(model: Model) -> None:

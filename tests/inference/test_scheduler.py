@@ -154,6 +154,18 @@ def test_prompts_of_several_tenants_take_turns() -> None:
     assert orders[1] == orders[3] == [modest[0], greedy[0], modest[1], greedy[1], greedy[2]]
 
 
+def test_tenants_with_fewer_running_requests_than_the_average_are_light() -> None:
+    scheduler = scheduler_of(20)
+    submit(scheduler, 5, tenant="greedy")
+    scheduler.admit()
+    assert (scheduler.light_tenants(), scheduler.is_shared) == (set(), False)
+    submit(scheduler, 1, tenant="modest")
+    submit(scheduler, 3, tenant="average")
+    assert (scheduler.light_tenants(), scheduler.is_shared) == (set(), True)  # they wait
+    scheduler.admit()
+    assert scheduler.light_tenants() == {"modest"}
+
+
 def run_one(scheduler: Scheduler) -> SequenceState:
     """Admits one request and ends it."""
     [sequence] = scheduler.admit()

@@ -1,5 +1,7 @@
 """How many prompt tokens a step computes: most per second, within the limit on inter-token latency."""
 
+import math
+
 import pytest
 
 from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, PassShape
@@ -34,6 +36,16 @@ def test_the_latency_limit_grows_with_a_long_queue() -> None:
         return budget.choose({n: [of(n)] for n in (64, 256)}, [of(1)], prompt_tokens=1000, waiting=waiting)
 
     assert [chosen(waiting) for waiting in (1, QUEUE, 3 * QUEUE - 1, 3 * QUEUE)] == [64, 64, 64, 256]
+
+
+def test_a_step_is_no_longer_than_it_should_be_where_a_size_allows_that() -> None:
+    budget = TokenBudget(BUCKETS)
+    for size, seconds in {1: 10.0, 8: 11.0, 64: 15.0, 256: 40.0}.items():
+        budget.record(of(size), seconds)
+    steps = {n: [of(n)] for n in (8, 64, 256)}
+    for decode_only in ([], [of(1)]):
+        chosen = [budget.choose(steps, decode_only, 1000, waiting=100, longest=s) for s in (math.inf, 39, 14, 5)]
+        assert chosen == [256, 64, 8, 8]  # prefill must go on
 
 
 def test_where_no_time_is_known_one_program_holds_the_prompt() -> None:

@@ -11,6 +11,7 @@ equal shares of the slots too (`shares`): where all are taken, one that has more
 import bisect
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from llm_jax.inference.engine.prompt_lookup import PromptLookup
 from llm_jax.inference.engine.request import FinishReason, Request, TokenLogprob
 from llm_jax.inference.engine.shares import Shares
 
+LATELY = 60.0  # seconds
 PRIORITY_TOKENS = 1 << 17  # of others' work that a request of the next priority lets pass
 
 
@@ -41,6 +43,7 @@ class SequenceState:
         cached: length in the KV cache, in-flight steps included.
         sampled: tokens that the device has sampled or is about to, in-flight steps included.
         is_prefilled: all its tokens have been dispatched.
+        decoded_in: the last step that had tokens of it.
         block_keys: keys of its whole blocks, as far as they were needed; `named` of them are in the pool.
         has_ended: finished, failed or cancelled; its tokens in flight are dropped.
         prompt_logprobs, hidden_sum_D: what was read off the prompt so far, where the request wants it.
@@ -57,6 +60,7 @@ class SequenceState:
     cached: int = 0
     sampled: int = 0
     is_prefilled: bool = False
+    decoded_in: int = 0
     block_keys: list[bytes] = field(default_factory=list)
     named: int = 0
     has_ended: bool = False
@@ -125,6 +129,7 @@ class Scheduler:
         self._clock = 0
         self._closed: Exception | None = None
         self._next_turn: dict[str, int] = {}  # of each tenant
+        self._seen: dict[str, float] = {}  # when each tenant last submitted a request
 
     @property
     def running(self) -> list[SequenceState]:
@@ -149,6 +154,8 @@ class Scheduler:
             self._next_turn[request.tenant] = start + request.most_tokens
             sequence.turn = (start + PRIORITY_TOKENS * request.priority, sequence.request_id)
             bisect.insort(self.waiting, sequence, key=_turn)
+            now = time.monotonic()
+            self._seen = {tenant: at for tenant, at in self._seen.items() if now - at < LATELY} | {request.tenant: now}
             self.changed.notify_all()
         return sequence.request_id
 
@@ -236,6 +243,15 @@ class Scheduler:
     def prefilling(self) -> list[SequenceState]:
         """The sequences whose text is not completely dispatched, in the order in which the next step takes them."""
         return self._shares.in_order(sequence for sequence in self.running if not sequence.is_prefilled)
+
+    def light_tenants(self) -> set[str]:
+        """The tenants that have fewer running requests than tenants have on average."""
+        return self._shares.light(self.running)
+
+    @property
+    def is_shared(self) -> bool:
+        """Several tenants have submitted requests lately: one that has none now may come back at any moment."""
+        return len(self._seen) > 1
 
     def decoding(self) -> list[SequenceState]:
         """The sequences whose next token the next step samples, in order."""

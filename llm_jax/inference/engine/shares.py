@@ -54,6 +54,11 @@ class Shares:
         ranks = itertools.zip_longest(*(by_tenant[tenant] for tenant in tenants))
         return [sequence for rank in ranks for sequence in rank if sequence is not None]
 
+    def light(self, running: Iterable[SequenceState]) -> set[str]:
+        """The tenants that have fewer running requests than tenants have on average."""
+        counts = Counter(sequence.request.tenant for sequence in running)
+        return {tenant for tenant, count in counts.items() if count * len(counts) < counts.total()}
+
     def _below(
         self, waiting: Sequence[SequenceState], running: Sequence[SequenceState], priority: int | None
     ) -> SequenceState | None:

@@ -24,6 +24,9 @@ from llm_jax.inference.engine.stats import compilations
 from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
 
+LONG, LONG_SHARED = 0.05, 0.01  # seconds of a step that is not dispatched ahead; while there are several tenants
+SHORT = 0.05  # seconds of a step while there are several tenants
+
 _NOT_FINITE = (
     "The logits behind {} generated tokens are infinite or not numbers, or all tokens are ruled out; the weights may "
     "be damaged, or overflow in their dtype."
@@ -57,7 +60,12 @@ class Stepper:
     """Runs the scheduler's requests on the runner's device, step by step, in one thread.
 
     Steps are pipelined: while the device computes one, the host dispatches the next, whose input tokens it does not
-    need to know.
+    need to know. One that takes long is not: the host's work is little beside it, and who comes meanwhile would wait
+    for two.
+
+    While there are several tenants, no newcomer's first token waits for all that a greedy one computes: steps are
+    short, so that streams may take turns, and every other one is for the prompts of tenants with few requests alone,
+    where there are any.
 
     Args:
         use_cache: False computes each sequence anew for each token.
@@ -75,6 +83,8 @@ class Stepper:
         self._in_flight: deque[_InFlight] = deque()  # oldest first
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llm-masks")
         self._collected_at = 0.0
+        self._is_light = self._was_light = False  # the step, and the one before, are for prompts of light tenants
+        self._steps = 0
         self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = self.compilations = self.failures = 0
 
     @property
@@ -87,6 +97,8 @@ class Stepper:
         An exception ends every running request, which gets it as its last event; the engine stays usable.
         """
         before = compilations(here=True)
+        self._was_light = self._is_light
+        self._steps += 1
         try:
             self._admit()
             if self._has_draft() or not self._use_cache:
@@ -98,7 +110,9 @@ class Stepper:
             self._dispatch(passes, decoding | prefilling)
             # Behind draft tokens, the next chunk starts where the last accepted one is.
             is_drafted = any(chunk.draft_count for chunk in decoding.values())
-            self._collect(remaining=0 if is_drafted or not self._use_cache else len(passes))
+            long = LONG_SHARED if self._scheduler.is_shared else LONG
+            waits = is_drafted or not self._use_cache or self._budget.seconds(passes) > long
+            self._collect(remaining=0 if waits else len(passes))
         except Exception as error:
             self._fail(error)
         self.compilations += compilations(here=True) - before
@@ -148,9 +162,29 @@ class Stepper:
         """The chunks of the sequences that decode, and of those that prefill."""
         with_draft = self._has_draft()
         sequences = self._scheduler.decoding() if self._use_cache else []
+        if self._scheduler.is_shared:
+            sequences = self._in_turns(sequences)
         decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
         prefilling, queued = self._scheduler.prefilling(), len(self._scheduler.waiting)
-        return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued)
+        tenants = set() if self._was_light else self._scheduler.light_tenants()
+        light = [sequence for sequence in prefilling if sequence.request.tenant in tenants]
+        self._is_light = bool(light)
+        if light:
+            decoding, prefilling = {}, light
+        longest = SHORT if self._scheduler.is_shared else math.inf
+        return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued, longest=longest)
+
+    def _in_turns(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
+        """As many of these as a short step decodes: those of light tenants, then those that have waited longest."""
+        light = self._scheduler.light_tenants()
+        order = sorted(sequences, key=lambda s: (s.request.tenant not in light, s.decoded_in))
+        number = len(order)
+        while number > 1:
+            chunks = [self._decode_chunk(sequence, with_draft=False) for sequence in order[:number]]
+            if not SHORT < self._budget.seconds(plan_step(self._buckets, chunks, [])) < math.inf:
+                break
+            number //= 2
+        return sorted(order[:number], key=lambda sequence: sequence.turn)
 
     def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
         """The last token of a sequence, and draft tokens where its text repeats."""
@@ -169,6 +203,7 @@ class Stepper:
             self.drafted += chunk.draft_count
             sequence.cached += len(chunk.tokens) - chunk.draft_count
             sequence.sampled += chunk.is_sampled
+            sequence.decoded_in = self._steps
             if not sequence.is_prefilled:
                 sequence.is_prefilled = chunk.end == len(sequence.tokens)
                 self._name_blocks(sequence)

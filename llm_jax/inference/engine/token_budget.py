@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from llm_jax.inference.engine.scheduler import SequenceState
-from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, Chunk, PassShape, plan_step
+from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, Chunk, ForwardPass, PassShape, plan_step
 
 LATENCY_LIMIT = 1.7  # times a decode-only step; with noise and rounding, a stream's longest gap stays under three times
 QUEUE = 4  # requests
@@ -46,7 +46,12 @@ class TokenBudget:
         self._averages[shape] = average + weight * change, average_pairs + weight * change_pairs
 
     def prefill_chunks(
-        self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState], *, queued: int
+        self,
+        decoding: Sequence[Chunk],
+        prefilling: Sequence[SequenceState],
+        *,
+        queued: int,
+        longest: float = math.inf,
     ) -> dict[SequenceState, Chunk]:
         """The chunk of each prompt in this step. The budget goes to the oldest prompt first; chunks may be empty.
 
@@ -54,10 +59,11 @@ class TokenBudget:
             decoding: the chunks beside which they are computed.
             prefilling: oldest first.
             queued: requests that wait for a slot.
+            longest: seconds that the step should take at most.
         """
         if not prefilling:
             return {}
-        budget = self._prefill_budget(decoding, prefilling, queued)
+        budget = self._prefill_budget(decoding, prefilling, queued, longest)
         chunks = {}
         for sequence in prefilling:
             tokens = sequence.tokens[sequence.cached : sequence.cached + budget]
@@ -66,6 +72,10 @@ class TokenBudget:
             chunks[sequence] = Chunk(sequence.slot, sequence.cached, tokens, is_sampled=is_sampled)
             budget -= len(tokens)
         return chunks
+
+    def seconds(self, passes: Sequence[ForwardPass]) -> float:
+        """What these passes will probably take; inf while nothing is known."""
+        return self._time([each.shape for each in passes], sum(each.pairs for each in passes))
 
     def sizes(self, decoding: int) -> list[int]:
         """The prefill budgets that a step may have beside so many decoding tokens: those that fill a bucket."""
@@ -83,6 +93,7 @@ class TokenBudget:
         decode_pairs: float = 0,
         context: int = 0,
         waiting: int = 1,
+        longest: float = math.inf,
     ) -> int:
         """The budget with most prompt tokens per second, of those within the latency limit; at least the smallest.
 
@@ -93,6 +104,7 @@ class TokenBudget:
             decode_pairs: pairs of tokens that the attention of what decodes is computed over.
             context: tokens before each prompt token.
             waiting: requests that wait for their first token.
+            longest: seconds that the step should take at most.
 
         Returns:
             At most the largest key of `steps`. While no time is known, the least that all tokens fit, so that little is
@@ -103,7 +115,7 @@ class TokenBudget:
             return min((n for n in steps if n >= prompt_tokens), default=max(steps))
         per_token = self._slope * context
         limit = LATENCY_LIMIT * self._time(decode_only, decode_pairs) if decode_only else math.inf
-        limit *= max(1, waiting / QUEUE)
+        limit = min(limit * max(1, waiting / QUEUE), longest)
 
         def fitting(size: int, limit: float) -> int:
             """How many of the tokens that a shape holds are within a limit."""
@@ -120,7 +132,9 @@ class TokenBudget:
             return max(min(MIN_PREFILL, size), fitting(size, LATENCY_LIMIT * seconds[size]))
         return budgets[max(budgets, key=rate)]
 
-    def _prefill_budget(self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState], queued: int) -> int:
+    def _prefill_budget(
+        self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState], queued: int, longest: float
+    ) -> int:
         def shapes(prefill: Sequence[Chunk]) -> list[PassShape]:
             return [forward_pass.shape for forward_pass in plan_step(self._buckets, decoding, prefill)]
 
@@ -133,6 +147,7 @@ class TokenBudget:
             decode_pairs=sum(len(chunk.tokens) * chunk.end for chunk in decoding),
             context=start,
             waiting=len(prefilling) + queued,
+            longest=longest,
         )
 
     @property
