@@ -10,6 +10,7 @@ import pytest
 
 from llm_jax.errors import ConfigError, RequestError
 from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
+from llm_jax.inference.engine import stepper
 from llm_jax.model import Model, forward
 
 VARIETY = [
@@ -267,6 +268,24 @@ def test_every_other_step_is_for_the_prompts_of_a_tenant_with_fewer_requests(mod
     while engine.step():
         pass
     assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [modest])[0])
+
+
+def test_streams_take_turns_where_a_step_of_all_would_be_long(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepper, "SHORT", 0.0)
+    requests = [replace(request(seed, 5, 12), tenant=tenant) for seed, tenant in enumerate(("a", "b", "b"))]
+    engine = Engine(model, max_batch=3)
+    events: list[list[TokenEvent]] = [[] for _ in requests]
+    for each, mine in zip(requests, events, strict=True):
+        engine.submit(each, mine.append)
+    order: list[int] = []  # whose tokens came, once all had one
+    before = [0, 0, 0]
+    while engine.step():
+        made = [len(mine) for mine in events]
+        order += [index for index in range(3) for _ in range(made[index] - before[index]) if all(before)]
+        before = made
+    assert [sorted(order[at : at + 3]) for at in range(1, 13, 3)] == [[0, 1, 2]] * 4
+    for each, mine in zip(requests, events, strict=True):
+        assert tokens(mine) == tokens(finish_all(Engine(model, max_batch=3), [each])[0])
 
 
 def test_after_warmup_nothing_is_compiled(model: Model) -> None:

@@ -29,20 +29,16 @@ def narrow(reciter: Path) -> Iterator[App]:
         yield app
 
 
-def test_prompts_of_one_request_do_not_time_out_behind_each_other(narrow: App) -> None:
+def test_prompts_of_one_request_do_not_time_out_behind_each_other_and_others_do(narrow: App) -> None:
     many = {"prompt": ["Say"] * 6, **ENDLESS}
-    first, second = narrow.requests(("/v1/completions", many), ("/v1/completions", {"prompt": "Say", **ENDLESS}))
+    one = {"prompt": "Say", **ENDLESS}
+    first, second, waiting = narrow.requests(*(("/v1/completions", b) for b in (many, one, {**one, "stream": True})))
     assert first.status_code == 200
     assert [choice["finish_reason"] for choice in first.json()["choices"]] == ["length"] * 6
     assert second.status_code == 503  # of another request: it did wait for a slot
     assert second.json()["error"]["code"] == "queue_timeout"
     assert int(second.headers["retry-after"]) >= 1
-
-
-def test_a_stream_that_waits_gets_comments_and_its_first_error_as_an_event(narrow: App) -> None:
-    many = {"prompt": ["Say"] * 6, **ENDLESS}
-    _, waiting = narrow.requests(("/v1/completions", many), ("/v1/completions", {**many, "stream": True}))
-    assert waiting.status_code == 200
+    assert waiting.status_code == 200  # a stream gets comments, and its first error as an event
     *comments, event = [frame for frame in waiting.text.split("\n\n") if frame]
     assert comments
     assert all(comment.startswith(":") for comment in comments)

@@ -262,7 +262,8 @@ def test_it_will_not_start_on_more_devices_than_there_are(reciter: Path) -> None
 
 def test_one_model_on_two_devices_answers_as_on_one(reciter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
-    with running(model_path=reciter, tensor_parallel=2, max_model_len=64, dtype="int8") as server:
+    settings = {"tensor_parallel": 2, "max_model_len": 64, "dtype": "int8"}
+    with running("--max-batch=1", model_path=reciter, **settings) as server:
         answer = httpx.post(f"{server.url}/generate", json={"prompt": "Say", "temperature": 0}, timeout=60).json()
     assert answer["generated_text"] == "Say" + RECITED
     assert answer["finish_reason"] == "stop"

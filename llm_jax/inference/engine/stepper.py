@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -175,9 +175,13 @@ class Stepper:
         return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued, longest=longest)
 
     def _in_turns(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
-        """As many of these as a short step decodes: those of light tenants, then those that have waited longest."""
-        light = self._scheduler.light_tenants()
-        order = sorted(sequences, key=lambda s: (s.request.tenant not in light, s.decoded_in))
+        """As many of these as a short step decodes: the one of each tenant that waited longest, then the seconds."""
+        ranks: Counter[str] = Counter()
+        keys = {}
+        for sequence in sorted(sequences, key=lambda s: s.decoded_in):
+            keys[sequence] = ranks[sequence.request.tenant], sequence.decoded_in
+            ranks[sequence.request.tenant] += 1
+        order = sorted(keys, key=keys.__getitem__)
         number = len(order)
         while number > 1:
             chunks = [self._decode_chunk(sequence, with_draft=False) for sequence in order[:number]]
