@@ -80,3 +80,13 @@ class Shares:
     def _share(self, waiting: Sequence[SequenceState], running: Sequence[SequenceState]) -> int:
         tenants = {sequence.request.tenant for sequence in itertools.chain(waiting, running)}
         return max(1, self._slots // max(len(tenants), 1))
+
+
+def by_waiting(streams: Iterable[SequenceState]) -> list[SequenceState]:
+    """The order in which streams get their next token: the one of each tenant that waited longest, then the seconds."""
+    ranks: Counter[str] = Counter()
+    keys: dict[SequenceState, tuple[int, int]] = {}
+    for stream in sorted(streams, key=lambda stream: stream.decoded_in):
+        keys[stream] = ranks[stream.request.tenant], stream.decoded_in
+        ranks[stream.request.tenant] += 1
+    return sorted(keys, key=keys.__getitem__)

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.sampling import SampledTokens
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
+from llm_jax.inference.engine.shares import by_waiting
 from llm_jax.inference.engine.stats import compilations
 from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
@@ -175,13 +176,8 @@ class Stepper:
         return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued, longest=longest)
 
     def _in_turns(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
-        """As many of these as a short step decodes: the one of each tenant that waited longest, then the seconds."""
-        ranks: Counter[str] = Counter()
-        keys = {}
-        for sequence in sorted(sequences, key=lambda s: s.decoded_in):
-            keys[sequence] = ranks[sequence.request.tenant], sequence.decoded_in
-            ranks[sequence.request.tenant] += 1
-        order = sorted(keys, key=keys.__getitem__)
+        """As many of these as a short step decodes, in order."""
+        order = by_waiting(sequences)
         number = len(order)
         while number > 1:
             chunks = [self._decode_chunk(sequence, with_draft=False) for sequence in order[:number]]
