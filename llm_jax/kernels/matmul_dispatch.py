@@ -68,9 +68,8 @@ def linear(x: Array, weight_OI: Array) -> Array:
 
 def has_native_linear(dtype: jnp.dtype) -> bool:
     """Whether `linear` in that dtype runs natively, and rounds its matrix itself. XLA does not divide a native call
-    among the devices of a mesh."""
-    is_alone = jax.sharding.get_abstract_mesh().size <= 1
-    return is_alone and cpu.best_level() in NATIVE_LINEAR.get(jnp.dtype(dtype).name, ())
+    among devices."""
+    return jax.device_count() == 1 and cpu.best_level() in NATIVE_LINEAR.get(jnp.dtype(dtype).name, ())
 
 
 @jax.custom_vjp

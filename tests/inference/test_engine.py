@@ -1,6 +1,7 @@
 """The engine: the same tokens whatever runs beside a request, and no slot ever lost."""
 
 import itertools
+import math
 import queue
 from dataclasses import replace
 
@@ -272,6 +273,7 @@ def test_every_other_step_is_for_the_prompts_of_a_tenant_with_fewer_requests(mod
 
 def test_streams_take_turns_where_a_step_of_all_would_be_long(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stepper, "SHORT", 0.0)
+    monkeypatch.setattr(stepper, "WORTHWHILE", math.inf)
     requests = [replace(request(seed, 5, 12), tenant=tenant) for seed, tenant in enumerate(("a", "b", "b"))]
     engine = Engine(model, max_batch=3)
     events: list[list[TokenEvent]] = [[] for _ in requests]

@@ -13,8 +13,10 @@ import numpy as np
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.config import ModelConfig
 from llm_jax.inference import Engine, Request, SamplingParams
+from llm_jax.kernels import has_native_linear
 from llm_jax.model import Model, init_params, tensor_parallel_mesh
 
+assert not has_native_linear(np.dtype("bfloat16")), "XLA does not divide a native call among devices"
 dtype = sys.argv[1]
 mesh = tensor_parallel_mesh(4)
 base = dict(vocab_size=64, hidden_size=32, num_layers=1, num_heads=8, max_seq_len=96, positions="rotary", dropout=0.0)

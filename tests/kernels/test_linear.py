@@ -49,10 +49,3 @@ def test_gradients_in_bfloat16_differ_from_float64_by_one_rounding() -> None:
         np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2.0**-8, atol=1e-4)
     exact_of_weight = np.einsum("bto,bti->oi", of_y.astype(np.float64), x)
     np.testing.assert_allclose(np.asarray(of_weight), exact_of_weight, rtol=1e-5, atol=1e-4)
-
-
-def test_a_mesh_of_several_devices_multiplies_by_xla() -> None:
-    mesh = jax.sharding.AbstractMesh((2,), ("data",))
-    with jax.sharding.use_abstract_mesh(mesh):
-        assert not has_native_linear(jnp.dtype("bfloat16"))
-    assert not has_native_linear(jnp.dtype("float32"))

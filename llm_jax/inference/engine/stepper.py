@@ -25,8 +25,10 @@ from llm_jax.inference.engine.stats import compilations
 from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
 
-LONG, LONG_SHARED = 0.05, 0.01  # seconds of a step that is not dispatched ahead; while there are several tenants
-SHORT = 0.05  # seconds of a step while there are several tenants
+# While there are several tenants:
+LONG = 0.01  # seconds of a step that is not dispatched ahead
+SHORT = 0.05  # seconds that a step takes at most, where half of the streams take less than WORTHWHILE of its time
+WORTHWHILE = 0.7
 
 _NOT_FINITE = (
     "The logits behind {} generated tokens are infinite or not numbers, or all tokens are ruled out; the weights may "
@@ -61,12 +63,12 @@ class Stepper:
     """Runs the scheduler's requests on the runner's device, step by step, in one thread.
 
     Steps are pipelined: while the device computes one, the host dispatches the next, whose input tokens it does not
-    need to know. One that takes long is not: the host's work is little beside it, and who comes meanwhile would wait
-    for two.
+    need to know.
 
     While there are several tenants, no newcomer's first token waits for all that a greedy one computes: steps are
-    short, so that streams may take turns, and every other one is for the prompts of tenants with few requests alone,
-    where there are any.
+    short where that costs little of the rate, so that streams take turns; a long one is not dispatched ahead, or who
+    comes meanwhile would wait for two; and every other one is for the prompts of tenants with few requests alone, where
+    there are any.
 
     Args:
         use_cache: False computes each sequence anew for each token.
@@ -111,9 +113,8 @@ class Stepper:
             self._dispatch(passes, decoding | prefilling)
             # Behind draft tokens, the next chunk starts where the last accepted one is.
             is_drafted = any(chunk.draft_count for chunk in decoding.values())
-            long = LONG_SHARED if self._scheduler.is_shared else LONG
-            waits = is_drafted or not self._use_cache or self._budget.seconds(passes) > long
-            self._collect(remaining=0 if waits else len(passes))
+            is_long = self._scheduler.is_shared and self._budget.seconds(passes) > LONG
+            self._collect(remaining=0 if is_drafted or is_long or not self._use_cache else len(passes))
         except Exception as error:
             self._fail(error)
         self.compilations += compilations(here=True) - before
@@ -176,13 +177,15 @@ class Stepper:
         return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued, longest=longest)
 
     def _in_turns(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
-        """As many of these as a short step decodes, in order."""
+        """As many of these as a short step decodes, in order; all where fewer take almost as long."""
         order = by_waiting(sequences)
-        number = len(order)
-        while number > 1:
+
+        def seconds(number: int) -> float:
             chunks = [self._decode_chunk(sequence, with_draft=False) for sequence in order[:number]]
-            if not SHORT < self._budget.seconds(plan_step(self._buckets, chunks, [])) < math.inf:
-                break
+            return self._budget.seconds(plan_step(self._buckets, chunks, []))
+
+        number = len(order)
+        while number > 1 and SHORT < seconds(number) < math.inf and seconds(number // 2) < WORTHWHILE * seconds(number):
             number //= 2
         return sorted(order[:number], key=lambda sequence: sequence.turn)
 
