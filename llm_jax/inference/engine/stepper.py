@@ -184,9 +184,9 @@ class Stepper:
             chunks = [self._decode_chunk(sequence, with_draft=False) for sequence in order[:number]]
             return self._budget.seconds(plan_step(self._buckets, chunks, []))
 
-        number = len(order)
-        while number > 1 and SHORT < seconds(number) < math.inf and seconds(number // 2) < WORTHWHILE * seconds(number):
-            number //= 2
+        number, whole = len(order), seconds(len(order))
+        while number > 1 and SHORT < whole < math.inf and (half := seconds(number // 2)) < WORTHWHILE * whole:
+            number, whole = number // 2, half
         return sorted(order[:number], key=lambda sequence: sequence.turn)
 
     def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
