@@ -78,6 +78,8 @@ def main(
         alone = Served(model, Path.cwd(), flags)
         beside = Served(model, Path.cwd(), (*flags, *given))
         try:
+            for server in (alone, beside):
+                server.wait_for_programs()
             load = Load(clients, requests, new_tokens, vocab)
             mixed = replace(load, models=("llm", *paths))
             without = max(measure("without any", alone, load) for _ in range(rounds))

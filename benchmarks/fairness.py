@@ -44,6 +44,7 @@ def main(model: str, flags: tuple[str, ...], greedy: int, requests: int, prompt:
         path.write_text("\n".join(map(key_entry, ("modest", "greedy"), keys)), encoding="utf-8")
         server = Served(model, Path().resolve(), (*flags, "--api-key-file", str(path), "--max-queue", str(4 * greedy)))
         try:
+            server.wait_for_programs()
             modest = Load(1, requests, 16, vocab, prompt)
             flood = Load(greedy, 1000, 64, vocab)
             asyncio.run(over_http(server.url, Load(1, 3, 16, vocab, prompt), keys[0]))

@@ -285,6 +285,7 @@ def main(
         return
     server = Served(model, checkout.resolve(), flags)
     try:
+        server.wait_for_programs()
         measure_server(server.url, loads, "llm-serve", server.process.pid, profile=profile)
     finally:
         server.close()

@@ -8,6 +8,7 @@ With --checkout an earlier build serves, for a comparison in turns; flags behind
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -55,6 +56,11 @@ class Served:
     def resident(self) -> float:
         """Gigabytes."""
         return psutil.Process(self.process.pid).memory_info().rss / 1e9
+
+    def wait_for_programs(self) -> None:
+        """Waits until nothing is compiled any more beside requests; an earlier build does not tell."""
+        while re.search(r"^llm_programs_missing\S* [1-9]", httpx.get(f"{self.url}/metrics").text, re.MULTILINE):
+            time.sleep(0.2)
 
     def close(self) -> None:
         self.process.terminate()

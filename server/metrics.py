@@ -165,6 +165,12 @@ class _EngineMetrics(Collector):
         yield family(
             counter, "llm_compilations", "XLA compilations that requests waited for.", lambda e: e.compilations
         )
+        yield family(
+            gauge,
+            "llm_programs_missing",
+            "Programs that are still being compiled; requests are served meanwhile, slower.",
+            lambda e: e.missing_programs,
+        )
         yield _cache_config(engines)
         yield _adapters(engines)
         if engines:

@@ -95,6 +95,7 @@ PUBLISHED = [
     "llm_request_prompt_tokens_bucket",
     "llm_request_generation_tokens_bucket",
     "llm_compilations_total",
+    "llm_programs_missing",
     "http_requests_total",
     "http_request_duration_seconds_bucket",
 ]

@@ -293,6 +293,7 @@ class Engine:
             drafted=stepper.drafted,
             accepted=stepper.accepted,
             compilations=stepper.compilations,
+            missing_programs=self._runner.missing_programs,
             failures=stepper.failures,
             is_dead=self._is_dead,
             block_tokens=BLOCK_TOKENS,

@@ -49,12 +49,12 @@ class ProgramSet:
     """Programs by name. A missing one is made when it is called for.
 
     Attributes:
-        is_growing: others are being made, in a thread; meanwhile the caller should do with those that are there.
+        missing: how many are still to be made, in a thread; meanwhile the caller should do with those that are there.
     """
 
     def __init__(self) -> None:
         self.ready: dict[Hashable, Callable[..., Any]] = {}
-        self.is_growing = False
+        self.missing = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -76,7 +76,7 @@ class ProgramSet:
             list(pool.map(self._make, [call for call in self._missing(calls) if complete or call.is_needed]))
         rest = self._missing(calls)
         if rest:
-            self.is_growing = True
+            self.missing = len(rest)
             self._thread = threading.Thread(target=self._make_all, args=(rest,), name="llm-programs", daemon=True)
             atexit.register(self.close)  # before JAX's own: it must not be at work when the interpreter ends
             self._thread.start()
@@ -100,8 +100,9 @@ class ProgramSet:
                 if self._stop.is_set():
                     return
                 self._make(call)
+                self.missing -= 1
         finally:
-            self.is_growing = False
+            self.missing = 0
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

@@ -111,7 +111,7 @@ class Runner:
             The pass, in the shape that was run, hidden states [P, R, D] for `sample`, and those of all tokens [M, D].
         """
         shape = self._buckets.compiled(forward_pass.shape)
-        if self._programs.is_growing and shape not in self._programs.ready:
+        if self._programs.missing and shape not in self._programs.ready:
             shape = min((other for other in self._ready(PassShape) if other.holds(shape)), key=lambda s: s.tokens)
         forward_pass = replace(forward_pass, shape=shape)
         self._cache, hidden_PRD, hidden_MD = self._programs.run(self._forward_call(forward_pass))
@@ -124,7 +124,7 @@ class Runner:
             masks: the allowed tokens of some chunks, uint32 [W].
         """
         shape = self._sampler_shape(forward_pass.shape, forward_pass.sampled)
-        if self._programs.is_growing and shape not in self._programs.ready:
+        if self._programs.missing and shape not in self._programs.ready:
             shape = min(s for s in self._ready(SamplerShape) if s[:2] == shape[:2] and s.batch >= shape.batch)
         result: StepResult
         self._state, result = self._programs.run(self._sample_call(forward_pass, shape, hidden_PRD, masks))
@@ -142,9 +142,14 @@ class Runner:
             for token, logprob, *top in zip(token_M.tolist(), logprob_M, top_MA, top_logprob_MA, strict=False):
                 yield TokenLogprob(token, logprob, tuple(zip(*top, strict=True))[:alternatives])
 
+    @property
+    def missing_programs(self) -> int:
+        """How many programs are still being made, in a thread."""
+        return self._programs.missing
+
     def can_draft(self) -> bool:
         """Whether the programs that verify draft tokens are there, or nobody minds that they are made now."""
-        return not self._programs.is_growing
+        return self.missing_programs == 0
 
     def _ready(self, kind: type) -> list[Any]:
         return [name for name in list(self._programs.ready) if isinstance(name, kind)]

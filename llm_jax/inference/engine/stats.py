@@ -24,6 +24,7 @@ class EngineStats:
         drafted, accepted: draft tokens of speculative decoding, and how many of them were accepted.
         adapter_slots: how many adapters there can be; running_adapters, waiting_adapters: those that requests have.
         compilations: XLA compilations that a step waited for; none once all programs are there.
+        missing_programs: those that are still being made; requests are served meanwhile with what is there.
         failures: steps that have failed since one was right.
         is_dead: the engine's thread has ended, since its state could not be restored.
     """
@@ -40,6 +41,7 @@ class EngineStats:
     drafted: int
     accepted: int
     compilations: int
+    missing_programs: int
     failures: int
     is_dead: bool
     block_tokens: int

@@ -28,6 +28,7 @@ from llm_jax.inference.engine.token_budget import TokenBudget
 # While there are several tenants:
 LONG = 0.01  # seconds of a step that is not dispatched ahead
 SHORT = 0.05  # seconds that a step takes at most, where half of the streams take less than WORTHWHILE of its time
+LIGHT = 0.1  # seconds of a step for the prompts of light tenants alone: in pieces they would wait for each other step
 WORTHWHILE = 0.7
 
 _NOT_FINITE = (
@@ -173,7 +174,7 @@ class Stepper:
         self._is_light = bool(light)
         if light:
             decoding, prefilling = {}, light
-        longest = SHORT if self._scheduler.is_shared else math.inf
+        longest = (LIGHT if light else SHORT) if self._scheduler.is_shared else math.inf
         return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued, longest=longest)
 
     def _in_turns(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
