@@ -42,7 +42,8 @@ def main(model: str, flags: tuple[str, ...], greedy: int, requests: int, prompt:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "keys.toml"
         path.write_text("\n".join(map(key_entry, ("modest", "greedy"), keys)), encoding="utf-8")
-        server = Served(model, Path().resolve(), (*flags, "--api-key-file", str(path), "--max-queue", str(4 * greedy)))
+        keyed = ("--api-key-file", str(path), "--open-metrics", "--max-queue", str(4 * greedy))
+        server = Served(model, Path().resolve(), (*flags, *keyed))
         try:
             server.wait_for_programs()
             modest = Load(1, requests, 16, vocab, prompt)

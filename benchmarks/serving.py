@@ -59,8 +59,11 @@ class Served:
 
     def wait_for_programs(self) -> None:
         """Waits until nothing is compiled any more beside requests; an earlier build does not tell."""
-        while re.search(r"^llm_programs_missing\S* [1-9]", httpx.get(f"{self.url}/metrics").text, re.MULTILINE):
+        while re.search(r"^llm_programs_missing\S* [1-9]", self._metrics(), re.MULTILINE):
             time.sleep(0.2)
+
+    def _metrics(self) -> str:
+        return httpx.get(f"{self.url}/metrics").raise_for_status().text
 
     def close(self) -> None:
         self.process.terminate()
