@@ -1,7 +1,6 @@
 """The engine: the same tokens whatever runs beside a request, and no slot ever lost."""
 
 import itertools
-import math
 import queue
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ import pytest
 
 from llm_jax.errors import ConfigError, RequestError
 from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
-from llm_jax.inference.engine import stepper
+from llm_jax.inference.engine import planner
 from llm_jax.model import Model, forward
 
 VARIETY = [
@@ -272,8 +271,8 @@ def test_every_other_step_is_for_the_prompts_of_a_tenant_with_fewer_requests(mod
 
 
 def test_streams_take_turns_where_a_step_of_all_would_be_long(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepper, "SHORT", 0.0)
-    monkeypatch.setattr(stepper, "WORTHWHILE", math.inf)
+    monkeypatch.setattr(planner, "SHORT", 0.0)
+    monkeypatch.setattr(planner, "WORTHWHILE", 0.0)
     requests = [replace(request(seed, 5, 12), tenant=tenant) for seed, tenant in enumerate(("a", "b", "b"))]
     engine = Engine(model, max_batch=3)
     events: list[list[TokenEvent]] = [[] for _ in requests]
@@ -283,9 +282,10 @@ def test_streams_take_turns_where_a_step_of_all_would_be_long(model: Model, monk
     before = [0, 0, 0]
     while engine.step():
         made = [len(mine) for mine in events]
+        assert not all(before) or sum(made) - sum(before) < 3
         order += [index for index in range(3) for _ in range(made[index] - before[index]) if all(before)]
         before = made
-    assert [sorted(order[at : at + 3]) for at in range(1, 13, 3)] == [[0, 1, 2]] * 4
+    assert all(set(order[at : at + 4]) == {0, 1, 2} for at in range(1, 12))
     for each, mine in zip(requests, events, strict=True):
         assert tokens(mine) == tokens(finish_all(Engine(model, max_batch=3), [each])[0])
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, PassShape
-from llm_jax.inference.engine.token_budget import LATENCY_LIMIT, QUEUE, TokenBudget
+from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets
+from llm_jax.inference.engine.token_budget import LATENCY_LIMIT, QUEUE, PassKind, TokenBudget
 
 BUCKETS = Buckets(12, 700)
 
@@ -46,6 +46,16 @@ def test_a_step_is_no_longer_than_it_should_be_where_a_size_allows_that() -> Non
     for decode_only in ([], [of(1)]):
         chosen = [budget.choose(steps, decode_only, 1000, waiting=100, longest=s) for s in (math.inf, 39, 14, 5)]
         assert chosen == [256, 64, 8, 8]  # prefill must go on
+
+
+def test_passes_with_many_sampled_tokens_say_nothing_about_a_prompt_alone() -> None:
+    budget = TokenBudget(BUCKETS)
+    for _ in range(9):
+        budget.record(of(64, sampled=64), 130.0)
+        budget.record(of(64), 37.0)
+        budget.record(of(16), 20.0)
+    assert budget.choose({n: [of(n)] for n in (16, 64)}, [], prompt_tokens=64, longest=100) == 64
+    assert budget.choose({n: [of(n, sampled=64)] for n in (16, 64)}, [], prompt_tokens=64, longest=100) == 16
 
 
 def test_where_no_time_is_known_one_program_holds_the_prompt() -> None:
@@ -96,5 +106,5 @@ def test_where_every_step_is_slow_one_is_not_wasted_on_few_tokens() -> None:
     assert budget.choose({64: [of(64)]}, [of(1)], 1000) == 64
 
 
-def of(tokens: int) -> PassShape:
-    return BUCKETS.prefill(tokens, 100)._replace(length=tokens)
+def of(tokens: int, sampled: int = 1) -> PassKind:
+    return PassKind(BUCKETS.prefill(tokens, 100)._replace(length=tokens), sampled)

@@ -126,6 +126,11 @@ class Buckets:
         return sizes
 
     @property
+    def decode_sizes(self) -> Sequence[int]:
+        """The numbers of sequences that fill a forward pass over one token of each."""
+        return self.ragged_sizes if self.is_ragged else self.all_batches()
+
+    @property
     def max_chunk(self) -> int:
         """The most tokens that a forward pass may add to a sequence."""
         return (self.ragged_sizes if self.is_ragged else self.chunks)[-1]

@@ -15,21 +15,14 @@ from jax import Array
 from llm_jax.errors import InferenceError
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
 from llm_jax.inference.engine.masks import compute_masks, without
+from llm_jax.inference.engine.planner import Chunks, Planner
 from llm_jax.inference.engine.programs import StepResult
 from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.sampling import SampledTokens
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
-from llm_jax.inference.engine.shares import by_waiting
 from llm_jax.inference.engine.stats import compilations
-from llm_jax.inference.engine.step_plan import LAST_TOKEN, Buckets, Chunk, ForwardPass, plan_step
-from llm_jax.inference.engine.token_budget import TokenBudget
-
-# While there are several tenants:
-LONG = 0.01  # seconds of a step that is not dispatched ahead
-SHORT = 0.05  # seconds that a step takes at most, where half of the streams take less than WORTHWHILE of its time
-LIGHT = 0.1  # seconds of a step for the prompts of light tenants alone: in pieces they would wait for each other step
-WORTHWHILE = 0.7
+from llm_jax.inference.engine.step_plan import Buckets, Chunk, ForwardPass, plan_step
 
 _NOT_FINITE = (
     "The logits behind {} generated tokens are infinite or not numbers, or all tokens are ruled out; the weights may "
@@ -66,11 +59,6 @@ class Stepper:
     Steps are pipelined: while the device computes one, the host dispatches the next, whose input tokens it does not
     need to know.
 
-    While there are several tenants, no newcomer's first token waits for all that a greedy one computes: steps are
-    short where that costs little of the rate, so that streams take turns; a long one is not dispatched ahead, or who
-    comes meanwhile would wait for two; and every other one is for the prompts of tenants with few requests alone, where
-    there are any.
-
     Args:
         use_cache: False computes each sequence anew for each token.
 
@@ -83,11 +71,10 @@ class Stepper:
         self._runner = runner
         self._buckets = buckets
         self._use_cache = use_cache
-        self._budget = TokenBudget(buckets)
+        self._planner = Planner(scheduler, buckets)
         self._in_flight: deque[_InFlight] = deque()  # oldest first
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="llm-masks")
         self._collected_at = 0.0
-        self._is_light = self._was_light = False  # the step, and the one before, are for prompts of light tenants
         self._steps = 0
         self.prefix_queries = self.prefix_hits = self.drafted = self.accepted = self.compilations = self.failures = 0
 
@@ -101,21 +88,20 @@ class Stepper:
         An exception ends every running request, which gets it as its last event; the engine stays usable.
         """
         before = compilations(here=True)
-        self._was_light = self._is_light
         self._steps += 1
         try:
             self._admit()
             if self._has_draft() or not self._use_cache:
                 self._collect(remaining=0)  # drafts depend on the last token
-            decoding, prefilling = self._plan_chunks()
+            decoding, prefilling = self._plan()
             while not self._make_room(decoding | prefilling):
-                decoding, prefilling = self._plan_chunks()
+                decoding, prefilling = self._plan()
             passes = plan_step(self._buckets, [*decoding.values()], [*prefilling.values()])
             self._dispatch(passes, decoding | prefilling)
             # Behind draft tokens, the next chunk starts where the last accepted one is.
             is_drafted = any(chunk.draft_count for chunk in decoding.values())
-            is_long = self._scheduler.is_shared and self._budget.seconds(passes) > LONG
-            self._collect(remaining=0 if is_drafted or is_long or not self._use_cache else len(passes))
+            is_ahead = self._use_cache and not is_drafted and self._planner.may_be_ahead(passes)
+            self._collect(remaining=len(passes) if is_ahead else 0)
         except Exception as error:
             self._fail(error)
         self.compilations += compilations(here=True) - before
@@ -161,42 +147,9 @@ class Stepper:
         is_free = running[0].request.constraint is None and not running[0].must_go_on and self._runner.can_draft()
         return is_free and bool(running[0].prompt_lookup.draft(1))
 
-    def _plan_chunks(self) -> tuple[dict[SequenceState, Chunk], dict[SequenceState, Chunk]]:
-        """The chunks of the sequences that decode, and of those that prefill."""
-        with_draft = self._has_draft()
-        sequences = self._scheduler.decoding() if self._use_cache else []
-        if self._scheduler.is_shared:
-            sequences = self._in_turns(sequences)
-        decoding = {sequence: self._decode_chunk(sequence, with_draft=with_draft) for sequence in sequences}
-        prefilling, queued = self._scheduler.prefilling(), len(self._scheduler.waiting)
-        tenants = set() if self._was_light else self._scheduler.light_tenants()
-        light = [sequence for sequence in prefilling if sequence.request.tenant in tenants]
-        self._is_light = bool(light)
-        if light:
-            decoding, prefilling = {}, light
-        longest = (LIGHT if light else SHORT) if self._scheduler.is_shared else math.inf
-        return decoding, self._budget.prefill_chunks([*decoding.values()], prefilling, queued=queued, longest=longest)
-
-    def _in_turns(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
-        """As many of these as a short step decodes, in order; all where fewer take almost as long."""
-        order = by_waiting(sequences)
-
-        def seconds(number: int) -> float:
-            chunks = [self._decode_chunk(sequence, with_draft=False) for sequence in order[:number]]
-            return self._budget.seconds(plan_step(self._buckets, chunks, []))
-
-        number, whole = len(order), seconds(len(order))
-        while number > 1 and SHORT < whole < math.inf and (half := seconds(number // 2)) < WORTHWHILE * whole:
-            number, whole = number // 2, half
-        return sorted(order[:number], key=lambda sequence: sequence.turn)
-
-    def _decode_chunk(self, sequence: SequenceState, *, with_draft: bool) -> Chunk:
-        """The last token of a sequence, and draft tokens where its text repeats."""
-        draft: list[int] = []
-        if with_draft:
-            free = self._buckets.max_len - sequence.cached - 1
-            draft = sequence.prompt_lookup.draft(min(self._buckets.draft, free))
-        return Chunk(sequence.slot, sequence.cached, [LAST_TOKEN, *draft], len(draft))
+    def _plan(self) -> tuple[Chunks, Chunks]:
+        streams = self._scheduler.decoding() if self._use_cache else []
+        return self._planner.plan(self._steps, streams, with_draft=self._has_draft())
 
     def _dispatch(self, passes: Sequence[ForwardPass], chunks: Mapping[SequenceState, Chunk]) -> None:
         """Dispatches the forward passes of a step; its sequences advance by their chunks."""
@@ -262,7 +215,7 @@ class Stepper:
             self.failures = 0
             if compilations() == oldest.compilations:
                 seconds = now - max(self._collected_at, oldest.dispatched_at)
-                self._budget.record(oldest.forward_pass.shape, seconds, oldest.forward_pass.pairs)
+                self._planner.record(oldest.forward_pass, seconds)
             self._collected_at = now
             hidden_MD = np.asarray(oldest.hidden_MD) if oldest.read else np.empty((0, 0))
             for sequence, chunk, row in oldest.read:

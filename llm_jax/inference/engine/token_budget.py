@@ -7,7 +7,8 @@ higher, so that slots fill under load.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from llm_jax.inference.engine.scheduler import SequenceState
 from llm_jax.inference.engine.step_plan import MIN_PREFILL, Buckets, Chunk, ForwardPass, PassShape, plan_step
@@ -18,32 +19,48 @@ _WEIGHT_FASTER, _WEIGHT_SLOWER = 0.5, 0.2  # of a new measurement in the average
 _OUTLIER_CAP = 2.0  # times the average: a slower measurement counts as this
 
 
+class PassKind(NamedTuple):
+    """What a forward pass takes time for, beside attention.
+
+    Attributes:
+        sampled: behind the tokens of how many sequences one is sampled, in the sampling program's size: behind a prompt
+            it is one, behind as many tokens that decode all of them.
+    """
+
+    shape: PassShape
+    sampled: int
+
+
 class TokenBudget:
     """Chooses prefill chunks by the seconds of forward passes, measured or predicted.
 
-    A pass takes some time that depends on its shape, and some for each pair of tokens that attention is computed over:
-    behind 4,000 tokens a chunk takes twice as long as at the beginning. The former is a moving average per shape, the
-    latter the slope of a regression over all passes, in deviations from the averages of their shapes.
+    A pass takes some time that depends on its kind, and some for each pair of tokens that attention is computed over:
+    behind 4,000 tokens a chunk takes twice as long as at the beginning. The former is a moving average per kind, the
+    latter the slope of a regression over all passes, in deviations from the averages of their kinds.
     """
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
-        self._averages: dict[PassShape, tuple[float, float]] = {}  # seconds, and pairs
+        self._averages: dict[PassKind, tuple[float, float]] = {}  # seconds, and pairs
         self._covariance = self._variance = 0.0  # of the pairs with the seconds, and with themselves
 
-    def record(self, shape: PassShape, seconds: float, pairs: float = 0) -> None:
-        """Adds a measurement of a forward pass of this shape, over so many pairs of tokens."""
-        if shape not in self._averages:
-            self._averages[shape] = seconds, pairs
+    def kind(self, forward_pass: ForwardPass) -> PassKind:
+        shape = self._buckets.compiled(forward_pass.shape)
+        return PassKind(shape, self._buckets.sampled(shape, forward_pass.sampled))
+
+    def record(self, kind: PassKind, seconds: float, pairs: float = 0) -> None:
+        """Adds a measurement of a forward pass of this kind, over so many pairs of tokens."""
+        if kind not in self._averages:
+            self._averages[kind] = seconds, pairs
             return
-        expected = self._time([shape], pairs)
+        expected = self._time([kind], pairs)
         seconds = min(seconds, _OUTLIER_CAP * expected)
-        average, average_pairs = self._averages[shape]
+        average, average_pairs = self._averages[kind]
         change, change_pairs = seconds - average, pairs - average_pairs
         self._covariance += change * change_pairs
         self._variance += change_pairs**2
         weight = _WEIGHT_FASTER if seconds < expected else _WEIGHT_SLOWER
-        self._averages[shape] = average + weight * change, average_pairs + weight * change_pairs
+        self._averages[kind] = average + weight * change, average_pairs + weight * change_pairs
 
     def prefill_chunks(
         self,
@@ -75,7 +92,7 @@ class TokenBudget:
 
     def seconds(self, passes: Sequence[ForwardPass]) -> float:
         """What these passes will probably take; inf while nothing is known."""
-        return self._time([each.shape for each in passes], sum(each.pairs for each in passes))
+        return self._time(map(self.kind, passes), sum(each.pairs for each in passes))
 
     def sizes(self, decoding: int) -> list[int]:
         """The prefill budgets that a step may have beside so many decoding tokens: those that fill a bucket."""
@@ -86,8 +103,8 @@ class TokenBudget:
 
     def choose(
         self,
-        steps: Mapping[int, Sequence[PassShape]],
-        decode_only: Sequence[PassShape],
+        steps: Mapping[int, Sequence[PassKind]],
+        decode_only: Sequence[PassKind],
         prompt_tokens: int,
         *,
         decode_pairs: float = 0,
@@ -98,7 +115,7 @@ class TokenBudget:
         """The budget with most prompt tokens per second, of those within the latency limit; at least the smallest.
 
         Args:
-            steps: the shapes of a step's forward passes with each budget; a smaller budget has the same.
+            steps: the kinds of a step's forward passes with each budget; a smaller budget has the same.
             decode_only: those of a step without prefill; none where no sequence decodes.
             prompt_tokens: how many there are to compute.
             decode_pairs: pairs of tokens that the attention of what decodes is computed over.
@@ -110,7 +127,7 @@ class TokenBudget:
             At most the largest key of `steps`. While no time is known, the least that all tokens fit, so that little is
             compiled.
         """
-        seconds = {size: self._time(shapes, decode_pairs) for size, shapes in steps.items()}
+        seconds = {size: self._time(kinds, decode_pairs) for size, kinds in steps.items()}
         if math.inf in seconds.values():
             return min((n for n in steps if n >= prompt_tokens), default=max(steps))
         per_token = self._slope * context
@@ -135,14 +152,14 @@ class TokenBudget:
     def _prefill_budget(
         self, decoding: Sequence[Chunk], prefilling: Sequence[SequenceState], queued: int, longest: float
     ) -> int:
-        def shapes(prefill: Sequence[Chunk]) -> list[PassShape]:
-            return [forward_pass.shape for forward_pass in plan_step(self._buckets, decoding, prefill)]
+        def kinds(prefill: Sequence[Chunk]) -> list[PassKind]:
+            return [*map(self.kind, plan_step(self._buckets, decoding, prefill))]
 
         slot, start = prefilling[0].slot, prefilling[0].cached  # a chunk of any other prompt costs about the same
         sizes = self.sizes(sum(len(chunk.tokens) for chunk in decoding))
         return self.choose(
-            {n: shapes([Chunk(slot, start, range(n))]) for n in sizes},
-            shapes([]),
+            {n: kinds([Chunk(slot, start, range(n))]) for n in sizes},
+            kinds([]),
             sum(len(s.tokens) - s.cached for s in prefilling),
             decode_pairs=sum(len(chunk.tokens) * chunk.end for chunk in decoding),
             context=start,
@@ -155,28 +172,31 @@ class TokenBudget:
         """Seconds for each pair of tokens."""
         return max(0.0, self._covariance / self._variance) if self._variance else 0.0
 
-    def _time(self, shapes: Sequence[PassShape], pairs: float) -> float:
+    def _time(self, kinds: Iterable[PassKind], pairs: float) -> float:
         """The seconds of a step's passes, over so many pairs together; inf where nothing is known."""
-        seconds = sum(self._seconds(shape) for shape in shapes)
+        seconds = sum(map(self._seconds, kinds))
         return seconds + self._slope * pairs
 
-    def _seconds(self, shape: PassShape) -> float:
+    def _seconds(self, kind: PassKind) -> float:
         """The seconds that a pass takes without attention."""
-        if shape not in self._averages:
-            return self._predicted(shape)
-        seconds, pairs = self._averages[shape]
+        if kind not in self._averages:
+            return self._predicted(kind)
+        seconds, pairs = self._averages[kind]
         return max(seconds - self._slope * pairs, seconds / 4)
 
-    def _predicted(self, shape: PassShape) -> float:
+    def _predicted(self, kind: PassKind) -> float:
         """The seconds of a pass that was never measured, by those of other numbers of tokens; inf where there are none.
+
+        Those with as many sampled tokens count, where there are any.
 
         Time grows as a straight line over tokens: first weights have to be read, then there is more to compute. One
         measurement counts half as the one and half as the other.
         """
-        known = sorted((other.tokens, self._seconds(other)) for other in self._averages)
+        alike = [other for other in self._averages if other.sampled == kind.sampled] or [*self._averages]
+        known = sorted((other.shape.tokens, self._seconds(other)) for other in alike)
         if not known:
             return math.inf
-        n = shape.tokens
+        n = kind.shape.tokens
         above = next((i for i, (tokens, _) in enumerate(known) if tokens >= n), len(known) - 1)
         (low, low_seconds), (high, high_seconds) = known[max(above - 1, 0)], known[max(above, min(1, len(known) - 1))]
         if low == high:
