@@ -18,6 +18,7 @@ from llm_jax.kernels import has_native_linear
 from llm_jax.model import Params, head_params, merge
 
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 2**27, 2**29  # of a chunk's logits in float32
+FROZEN_CHUNK_BYTES = 2**25  # on a CPU, where no chunk has a gradient of the head to add up
 
 
 def next_token_loss(
@@ -63,7 +64,7 @@ def _log_probs(config: ModelConfig, head: Params, hidden_BTD: Array, targets_BT:
     def chunk(_: None, arrays: tuple[Array, ...]) -> tuple[None, tuple[Array, Array]]:
         return None, _probabilities(merge(config, head).head(arrays[0]), arrays[1])
 
-    _, results = jax.lax.scan(chunk, None, _chunks(config, hidden_BTD, targets_BT))
+    _, results = jax.lax.scan(chunk, None, _chunks(config, _limit(is_trained=False), hidden_BTD, targets_BT))
     logp_BT, logsumexp_BT = (_joined(x, targets_BT.shape[1]) for x in results)
     return logp_BT, logsumexp_BT
 
@@ -135,7 +136,8 @@ def _gradients(
         return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, of_trained), (logp_BT, of_hidden_BTD)
 
     sums = jax.tree.map(jnp.zeros_like, trained)
-    chunks = _chunks(config, hidden_BTD, targets_BT, of_logp_BT, of_logsumexp_BT)
+    limit = _limit(is_trained=bool(trained))
+    chunks = _chunks(config, limit, hidden_BTD, targets_BT, of_logp_BT, of_logsumexp_BT)
     of_trained, results = jax.lax.scan(chunk, sums, chunks)
     logp_BT, of_hidden_BTD = (_joined(x, targets_BT.shape[1]) for x in results)
     return logp_BT, {**dict.fromkeys(frozen), **of_trained}, of_hidden_BTD
@@ -148,10 +150,16 @@ def _probabilities(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
     return target_BT - logsumexp_BT, logsumexp_BT
 
 
-def _chunks(config: ModelConfig, *arrays: Array) -> tuple[Array, ...]:
+def _limit(*, is_trained: bool) -> int:
+    """Bytes of a chunk's logits, where the head is trained or not."""
+    if jax.default_backend() != "cpu":
+        return GPU_CHUNK_BYTES
+    return CPU_CHUNK_BYTES if is_trained else FROZEN_CHUNK_BYTES
+
+
+def _chunks(config: ModelConfig, limit: int, *arrays: Array) -> tuple[Array, ...]:
     """Arrays [B, T, …] as equal chunks of T, padded with zeros: [chunks, B, tokens of a chunk, …]."""
     B, T = arrays[0].shape[:2]
-    limit = CPU_CHUNK_BYTES if jax.default_backend() == "cpu" else GPU_CHUNK_BYTES
     count = min(T, -(-4 * B * T * config.vocab_size // limit))
     size = -(-T // count)
     count = -(-T // size)
