@@ -16,7 +16,16 @@ from llm_jax.model.cache import (
 )
 from llm_jax.model.initial import init_params, initial_distribution
 from llm_jax.model.lora import Adapter, LoraModule, LowRank, Rows, adapted, init_lora, low_rank, merged_weight
-from llm_jax.model.model import Model, Params, forward, forward_hidden, head_params, merge, observe_inputs
+from llm_jax.model.model import (
+    Model,
+    Params,
+    forward,
+    forward_hidden,
+    forward_routed,
+    head_params,
+    merge,
+    observe_inputs,
+)
 from llm_jax.model.packing import (
     MODEL_DTYPES,
     ModelDtype,
@@ -28,6 +37,7 @@ from llm_jax.model.packing import (
     weight_types,
 )
 from llm_jax.model.positions import rope_frequencies, sinusoidal_table
+from llm_jax.model.routing import Routing
 from llm_jax.model.shapes import param_shapes
 from llm_jax.model.sharding import allocate_cache, cache_devices, param_sharding
 from llm_jax.parallel import tensor_parallel_mesh
@@ -46,6 +56,7 @@ __all__ = [
     "ModelDtype",
     "MutableModel",
     "Params",
+    "Routing",
     "Rows",
     "adapted",
     "adapter_rows",
@@ -58,6 +69,7 @@ __all__ = [
     "dense_layout",
     "forward",
     "forward_hidden",
+    "forward_routed",
     "freeze",
     "head_params",
     "init_cache",

@@ -1,6 +1,7 @@
 """ids -> logits: the one decoder that all families are settings of."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from llm_jax.model.layers import Embedding, FeedForward, Linear, SublayerEnd, ma
 from llm_jax.model.moe import MixtureOfExperts
 from llm_jax.model.positions import sinusoidal_table
 from llm_jax.model.remat import remat
+from llm_jax.model.routing import Routing
 
 
 class LearnedPositions(nnx.Module):
@@ -97,14 +99,17 @@ class Decoder(nnx.Module):
         cache: KVCache | None,
         dtype: jnp.dtype,
         dropout_key: Array | None,
-    ) -> tuple[Array, list[LayerCache]]:
-        """The last hidden states [B, T, D], after the final norm, and each layer's cache with the new tokens."""
+        counted_BT: Array | None = None,
+    ) -> tuple[Array, list[LayerCache], list[Routing]]:
+        """The last hidden states [B, T, D], after the final norm, each layer's cache with the new tokens, and without a
+        cache what each router did with the tokens that are counted (bool).
+        """
         config = self.config
         x = self.embedding_layer(tokens_BT, inputs.position_BT, dtype)
         if dropout_key is not None:
             rate = config.dropout_rate(config.embedding_dropout)
             x = dropout(x, rate, jax.random.fold_in(dropout_key, config.num_layers))
-        layers = []
+        layers, routings = [], []
         for i, block in enumerate(self.transformer_blocks):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
             if cache is not None:
@@ -112,11 +117,12 @@ class Decoder(nnx.Module):
                 layers.append(layer)
             elif config.gradient_checkpointing:
                 graph, state = nnx.split(block)
-                x = remat(partial(_merged, graph), x, state, inputs, key)
+                x, routing = remat(partial(_merged, graph), x, state, inputs, key, counted_BT)
+                routings += [] if routing is None else [routing]
             else:
-                x, _ = block(parallel.rows_in_place(x), inputs, None, key)
-                x = parallel.rows_in_place(x)
-        return (x if self.final_norm is None else self.final_norm(x)), layers
+                x, routing = _behind(block, x, inputs, key, counted_BT)
+                routings += [] if routing is None else [routing]
+        return (x if self.final_norm is None else self.final_norm(x)), layers, routings
 
     def head(self, hidden: Array) -> Array:
         """Logits in float32 over the last axis."""
@@ -128,9 +134,20 @@ class Decoder(nnx.Module):
         return softcap(logits, self.config.logit_softcap)
 
 
+def _behind(
+    block: Block, x_BTD: Array, inputs: AttentionInputs, dropout_key: Array | None, counted_BT: Array | None
+) -> tuple[Array, Routing | None]:
+    """The residual stream behind a block, and what its router did with the tokens that are counted."""
+    found: list[Routing] = []
+    if counted_BT is not None and isinstance(block.mlp, MixtureOfExperts):
+        router, counted_M = block.mlp.router, counted_BT.reshape(-1)
+        router.observe = lambda score_ME, expert_Mk: found.append(router.routing(counted_M, score_ME, expert_Mk))
+    x_BTD, _ = block(parallel.rows_in_place(x_BTD), inputs, None, dropout_key)
+    return parallel.rows_in_place(x_BTD), (found[0] if found else None)
+
+
 def _merged(
-    graph: nnx.GraphDef[Block], x_BTD: Array, state: nnx.State, inputs: AttentionInputs, dropout_key: Array | None
-) -> Array:
-    """The residual stream behind a block."""
-    x_BTD, _ = nnx.merge(graph, state)(parallel.rows_in_place(x_BTD), inputs, None, dropout_key)
-    return parallel.rows_in_place(x_BTD)
+    graph: nnx.GraphDef[Block], x_BTD: Array, state: nnx.State, *arguments: Any
+) -> tuple[Array, Routing | None]:
+    """The same of a block in two parts."""
+    return _behind(nnx.merge(graph, state), x_BTD, *arguments)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,10 +21,12 @@ from llm_jax.config import ModelConfig
 from llm_jax.kernels import ChunkLayout
 from llm_jax.model.cache import KVCache
 from llm_jax.model.initial import init_params
+from llm_jax.model.routing import Routing
 
 if TYPE_CHECKING:
     from flax import nnx
 
+    from llm_jax.model.attention import AttentionInputs
     from llm_jax.model.decoder import Decoder
 
 FACTOR = ".lora.a"  # ends the name of the first factor beside a linear map
@@ -128,20 +131,34 @@ def forward_hidden(
     layout: ChunkLayout | None = None,
 ) -> tuple[Array, KVCache | None]:
     """Like `forward`, but stops before the output head: hidden states [B, T, D]."""
-    from llm_jax.model.attention import AttentionInputs
-
-    B, T = tokens_BT.shape
-    decoder = merge(config, params)
-    compute = jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
     if cache is not None:
         if layout is None or positions_BT is not None or segments_BT is not None:
             raise ValueError("With a cache, a layout says where tokens go, and there are no positions and no segments.")
-        positions_BT = layout.positions((B, T))
-    elif positions_BT is None:
-        positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    inputs = AttentionInputs(positions_BT, mask, segments_BT, layout)
-    hidden, layers = decoder.hidden(tokens_BT, inputs, cache, compute, dropout_key)
+        positions_BT = layout.positions(tokens_BT.shape)
+    inputs = _inputs(tokens_BT, positions_BT, mask, segments_BT, layout)
+    hidden, layers, _ = merge(config, params).hidden(tokens_BT, inputs, cache, _dtype(params, dtype), dropout_key)
     return hidden, None if cache is None else cache.with_layers(layers)
+
+
+def forward_routed(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: Array,
+    counted_BT: Array,
+    *,
+    positions_BT: Array | None = None,
+    segments_BT: Array | None = None,
+    dtype: jnp.dtype | str | None = None,
+    dropout_key: Array | None = None,
+) -> tuple[Array, Routing]:
+    """Like `forward_hidden` of a model with experts; also what its routers did, summed over its layers.
+
+    Args:
+        counted_BT: bool, the tokens whose routing counts: those that are no padding.
+    """
+    inputs, compute = _inputs(tokens_BT, positions_BT, None, segments_BT, None), _dtype(params, dtype)
+    hidden, _, routings = merge(config, params).hidden(tokens_BT, inputs, None, compute, dropout_key, counted_BT)
+    return hidden, jax.tree.map(lambda *layers: sum(layers[1:], layers[0]), *routings)
 
 
 def observe_inputs(model: Model, tokens_BT: Array, observe: Callable[[str, Array], None]) -> None:
@@ -151,7 +168,6 @@ def observe_inputs(model: Model, tokens_BT: Array, observe: Callable[[str, Array
     """
     from flax import nnx
 
-    from llm_jax.model.attention import AttentionInputs
     from llm_jax.model.layers import Linear
 
     config = model.config
@@ -159,8 +175,8 @@ def observe_inputs(model: Model, tokens_BT: Array, observe: Callable[[str, Array
     for path, module in nnx.iter_modules(decoder):
         if isinstance(module, Linear):
             module.observe = partial(observe, f"{_name(path)}.weight")
-    inputs = AttentionInputs(jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape))
-    hidden, _ = decoder.hidden(tokens_BT, inputs, None, jnp.dtype(jnp.float32), None)
+    inputs = _inputs(tokens_BT, None, None, None, None)
+    hidden, _, _ = decoder.hidden(tokens_BT, inputs, None, jnp.dtype(jnp.float32), None)
     observe("embedding_layer.token_embeddings.weight" if config.tie_embeddings else "lm_head.weight", hidden)
 
 
@@ -184,6 +200,25 @@ def _skeleton(config: ModelConfig, adapted: frozenset[str]) -> "tuple[nnx.GraphD
         return decoder
 
     return nnx.split(nnx.eval_shape(build))
+
+
+def _inputs(
+    tokens_BT: Array,
+    positions_BT: Array | None,
+    mask: Array | None,
+    segments_BT: Array | None,
+    layout: ChunkLayout | None,
+) -> "AttentionInputs":
+    from llm_jax.model.attention import AttentionInputs
+
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape)
+    return AttentionInputs(positions_BT, mask, segments_BT, layout)
+
+
+def _dtype(params: Params, dtype: jnp.dtype | str | None) -> jnp.dtype:
+    """What to compute in."""
+    return jnp.dtype(dtype or params["embedding_layer.token_embeddings.weight"].dtype)
 
 
 def _name(path: tuple[Any, ...]) -> str:

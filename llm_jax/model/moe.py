@@ -1,5 +1,7 @@
 """A mixture of experts: each token visits its top_k feed-forward blocks (arXiv:1701.06538, arXiv:2401.04088)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from jax import Array
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import ACTIVATIONS
 from llm_jax.model.layers import AnyNorm, FeedForward, Linear, SublayerEnd, normalised, parameter
+from llm_jax.model.routing import Routing
 
 
 class Experts(nnx.Module):
@@ -58,6 +61,7 @@ class Router(nnx.Module):
         self.bias = parameter(config.num_experts) if config.router_bias else None
         self.correction = parameter(config.num_experts) if config.router == "sigmoid" else None
         self.config = config
+        self.observe: Callable[[Array, Array], None] | None = None  # called with scores [M, E] and experts [M, k]
 
     def __call__(self, x_MD: Array) -> tuple[Array, Array]:
         """Weights [M, k] in float32 and experts [M, k]."""
@@ -68,12 +72,26 @@ class Router(nnx.Module):
         if self.correction is None:
             weight_Mk, expert_Mk = jax.lax.top_k(jax.nn.softmax(score_ME, axis=-1), config.top_k)
         else:
-            score_ME = jax.nn.sigmoid(score_ME)
-            _, expert_Mk = jax.lax.top_k(score_ME + self.correction[...].astype(jnp.float32), config.top_k)
-            weight_Mk = jnp.take_along_axis(score_ME, expert_Mk, axis=-1)
+            sigmoid_ME = jax.nn.sigmoid(score_ME)
+            _, expert_Mk = jax.lax.top_k(sigmoid_ME + self.correction[...].astype(jnp.float32), config.top_k)
+            weight_Mk = jnp.take_along_axis(sigmoid_ME, expert_Mk, axis=-1)
+        if self.observe is not None:
+            self.observe(score_ME, expert_Mk)
         if config.moe_renormalize:
             weight_Mk = weight_Mk / weight_Mk.sum(-1, keepdims=True)
         return weight_Mk * config.expert_scale, expert_Mk
+
+    def routing(self, counted_M: Array, score_ME: Array, expert_Mk: Array) -> Routing:
+        """What the router did with the tokens that are counted (bool)."""
+        if self.correction is None:
+            probability_ME = jax.nn.softmax(score_ME, axis=-1)
+        else:
+            sigmoid_ME = jax.nn.sigmoid(score_ME)
+            probability_ME = sigmoid_ME / sigmoid_ME.sum(-1, keepdims=True)
+        weight_M = counted_M.astype(jnp.float32)
+        visit_ME = jax.nn.one_hot(expert_Mk, self.config.num_experts).sum(1)
+        squared_M = jnp.square(jax.nn.logsumexp(score_ME, axis=-1))
+        return Routing(weight_M @ visit_ME, weight_M @ probability_ME, weight_M @ squared_M, weight_M.sum())
 
 
 class MixtureOfExperts(nnx.Module):

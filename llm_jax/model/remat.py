@@ -7,40 +7,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 
-def remat(function: Callable[..., Array], x: Array, *arguments: Any) -> Array:
+def remat(function: Callable[..., Any], x: Array, *arguments: Any) -> Any:
     """function(x, *arguments); the backward pass computes it again from these. `function` closes over no array.
 
     As `jax.checkpoint`, whose barriers XLA's CPU compiler removes: it then finds the same products twice in one
     program, and keeps the first. Here they are in a branch that always runs, which the compiler cannot know.
     """
     if jax.default_backend() != "cpu":
-        checkpointed: Array = jax.checkpoint(function)(x, *arguments)
-        return checkpointed
+        return jax.checkpoint(function)(x, *arguments)
     leaves, structure = jax.tree.flatten(arguments)
-    out: Array = _run(lambda x, leaves: function(x, *jax.tree.unflatten(structure, leaves)), x, leaves)
-    return out
+    return _run(lambda x, leaves: function(x, *jax.tree.unflatten(structure, leaves)), x, leaves)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(function: Callable[..., Array], x: Array, arguments: list[Array]) -> Array:
+def _run(function: Callable[..., Any], x: Array, arguments: list[Array]) -> Any:
     return function(x, arguments)
 
 
-def _forward(function: Callable[..., Array], x: Any, arguments: Any) -> tuple[Array, Any]:
+def _forward(function: Callable[..., Any], x: Any, arguments: Any) -> tuple[Any, Any]:
     # Parameters whose gradient nobody wants have None among the trained ones, and the others among the frozen ones.
     trained = [primal.value if primal.perturbed else None for primal in arguments]
     frozen = [None if primal.perturbed else primal.value for primal in arguments]
     return function(x.value, _together(trained, frozen)), (x.value, trained, frozen)
 
 
-def _backward(function: Callable[..., Array], saved: Any, of_out: Array) -> Any:
-    def again(x: Array, trained: list[Any], frozen: list[Any], of_out: Array) -> Any:
+def _backward(function: Callable[..., Any], saved: Any, of_out: Any) -> Any:
+    of_out = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x, of_out)
+
+    def again(x: Array, trained: list[Any], frozen: list[Any], of_out: Any) -> Any:
         _, pull_back = jax.vjp(lambda x, trained: function(x, _together(trained, frozen)), x, trained)
         return pull_back(of_out)
 
-    def never(x: Array, trained: list[Any], frozen: list[Any], of_out: Array) -> Any:
+    def never(x: Array, trained: list[Any], frozen: list[Any], of_out: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, (x, trained))
 
     always = jax.lax.rng_uniform(jnp.float32(0), jnp.float32(1), ()) < 2

@@ -25,6 +25,7 @@ class DataConfig:
     tokenizer_type: Literal["simple", "bpe", "hf"] = "simple"  # simple: one token per character
     tokenizer_path: str | None = None  # a saved tokenizer; hf also takes a Hub name. None: made from the training text
     vocab_size: int = 1024  # of a BPE tokenizer trained here
+    chat_template: str | None = None  # a Jinja file that replaces the tokenizer's template, in the saved model too
     # Files, directories, globs: .txt, .jsonl, .json (also .gz, .zst), .parquet, .arrow. A list of them is one dataset,
     # a mapping from path to weight a mixture, of which each gives that proportion of the examples.
     dataset_path: str | tuple[str, ...] | dict[str, float] | None = None
@@ -84,6 +85,8 @@ class TrainingConfig:
     z_loss: float = (
         0.0  # times the squared logsumexp of the logits, added to the loss (arXiv:2204.02311); 1e-4 is usual
     )
+    router_aux_loss_coef: float = 0.0  # of experts: times the loss that balances their use; Mixtral has 0.02
+    router_z_loss_coef: float = 0.0  # of experts: times the squared logsumexp of the router's scores; 1e-3 is usual
     freeze: tuple[str, ...] = ()  # regular expressions: parameters in whose names one is found stay as they are
 
     run_validation: bool = True
@@ -99,7 +102,8 @@ class TrainingConfig:
         require(0.0 < self.lr < float("inf"), self, "lr", "above 0")
         require(0.0 <= self.min_lr <= self.lr, self, "min_lr", f"0 to lr ({self.lr})")
         require(0.0 < self.lr_decay <= 1.0, self, "lr_decay", "above 0 and at most 1")
-        for name in ("warmup_epochs", "plateau_patience", "weight_decay", "z_loss", "early_stopping_min_delta"):
+        at_least_0 = ("warmup_epochs", "plateau_patience", "weight_decay", "early_stopping_min_delta")
+        for name in (*at_least_0, "z_loss", "router_aux_loss_coef", "router_z_loss_coef"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
         for name in ("length", "evaluate_every", "warmup"):
             if getattr(self, name) is not None:

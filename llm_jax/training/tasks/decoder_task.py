@@ -11,10 +11,11 @@ from jax import Array
 
 from llm_jax.config import ModelConfig
 from llm_jax.data import Batch, Source
-from llm_jax.model import Model, Params, forward_hidden, param_shapes
+from llm_jax.model import Model, Params, forward_hidden, forward_routed, param_shapes
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import TrainConfig, TrainingConfig
 from llm_jax.training.step import LossSums, total_weight
+from llm_jax.training.tasks.balance import COEFFICIENTS, counted_tokens, has_penalties, router_penalties
 from llm_jax.training.tasks.losses import next_token_loss, token_log_probs
 from llm_jax.training.tasks.start import Start
 from llm_jax.training.tasks.text_data import TextData
@@ -27,6 +28,7 @@ class DecoderTask:
     Attributes:
         floor: name and value of the loss to compare with, see `Task.baseline`.
         settings: of regularisers.
+        notes: what whoever starts the run should know of its data.
     """
 
     start: Start
@@ -37,6 +39,7 @@ class DecoderTask:
     settings: TrainingConfig = field(default_factory=TrainingConfig)
     unit: str = "tokens"
     beta2: float = 0.95
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: TrainConfig, start: Start, data: TextData, floor: tuple[str, float], **more: Any) -> Self:
@@ -103,13 +106,40 @@ class DecoderTask:
         self, trainable: Params, frozen: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
     ) -> LossSums:
         params = self.start.params(trainable, frozen, dropout_key)
-        hidden_BTD = hidden_states(self.config, params, batch, dtype=dtype, dropout_key=dropout_key)
+        hidden_BTD, penalties = self.hidden_states(params, batch, dtype=dtype, dropout_key=dropout_key)
         targets_BT, weights_BT = batch["targets"], batch["weights"]
         if dropout_key is None or not self.settings.z_loss:  # regularisers are for training alone
-            return *next_token_loss(self.config, params, hidden_BTD, targets_BT, weights_BT), {}
+            total, weight = next_token_loss(self.config, params, hidden_BTD, targets_BT, weights_BT)
+            return self.penalised((total, weight, {}), penalties)
         logp_BT, logsumexp_BT = token_log_probs(self.config, params, hidden_BTD, targets_BT)
         loss_BT = self.settings.z_loss * jnp.square(logsumexp_BT) - logp_BT
-        return jnp.sum(loss_BT * weights_BT), weights_BT.sum(), {}
+        return self.penalised((jnp.sum(loss_BT * weights_BT), weights_BT.sum(), {}), penalties)
+
+    def hidden_states(
+        self, params: Params, batch: Batch, *, dtype: jnp.dtype, dropout_key: Array | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """The decoder's hidden states [B, T, D] of a batch, and in training the penalties of its routers, by name."""
+        if dropout_key is None or not has_penalties(self.settings):
+            return hidden_states(self.config, params, batch, dtype=dtype, dropout_key=dropout_key), {}
+        hidden_BTD, routing = forward_routed(
+            self.config,
+            params,
+            batch["inputs"],
+            counted_tokens(batch),
+            positions_BT=batch.get("positions"),
+            segments_BT=batch.get("segments"),
+            dtype=dtype,
+            dropout_key=dropout_key,
+        )
+        return hidden_BTD, router_penalties(routing)
+
+    def penalised(self, sums: LossSums, penalties: dict[str, Array]) -> LossSums:
+        """A loss with the penalties added to its mean; each is measured too."""
+        total, weight, aux = sums
+        for name, penalty in penalties.items():
+            total += getattr(self.settings, COEFFICIENTS[name]) * penalty * weight
+            aux = aux | {name: penalty * weight}
+        return total, weight, aux
 
     def model_of(self, trainable: Params, frozen: Params) -> tuple[Model, Tokenizer]:
         return Model(self.config, self.start.merged(trainable, frozen)), self.tokenizer

@@ -67,7 +67,7 @@ class DistillationTask(DecoderTask):
         own = {name: value for name, value in frozen.items() if not name.startswith(TEACHER)}
         taught = {name.removeprefix(TEACHER): frozen[name] for name in frozen.keys() - own.keys()}
         params, settings = self.start.params(trainable, own, dropout_key), self.distillation
-        student_BTD = hidden_states(self.config, params, batch, dtype=dtype, dropout_key=dropout_key)
+        student_BTD, penalties = self.hidden_states(params, batch, dtype=dtype, dropout_key=dropout_key)
         teacher_BTD = hidden_states(self.teacher.config, taught, batch, dtype=dtype, dropout_key=None)
         divergence_BT = divergence(
             (self.config, params, student_BTD),
@@ -79,7 +79,7 @@ class DistillationTask(DecoderTask):
         sums = {"divergence": jnp.sum(divergence_BT * weights_BT), "cross_entropy": -jnp.sum(logp_BT * weights_BT)}
         own_weight, teacher_weight = 1 - settings.weight, settings.weight * settings.temperature**2
         loss = teacher_weight * sums["divergence"] + own_weight * sums["cross_entropy"]
-        return loss, weights_BT.sum(), sums
+        return self.penalised((loss, weights_BT.sum(), sums), penalties)
 
 
 _Head = tuple[ModelConfig, Params, Array]  # of an architecture with these parameters, over these hidden states

@@ -61,14 +61,17 @@ class PreferenceTask(DecoderTask):
     ) -> LossSums:
         rows = pair_rows(batch)
         own = {name: value for name, value in frozen.items() if not name.startswith(REFERENCE)}
-        policy = self._answers(self.start.params(trainable, own, dropout_key), rows, dtype, dropout_key)
+        params = self.start.params(trainable, own, dropout_key)
+        hidden_BTD, penalties = self.hidden_states(params, rows, dtype=dtype, dropout_key=dropout_key)
+        policy = self._answers(params, hidden_BTD, rows)
         if not self.has_reference:
-            return odds_ratio_preference(policy, self.preference)
+            return self.penalised(odds_ratio_preference(policy, self.preference), penalties)
         before = own | {name.removeprefix(REFERENCE): frozen[name] for name in frozen.keys() - own.keys()}
-        reference = self._answers(jax.lax.stop_gradient(before), rows, dtype, None)
-        return direct_preference(policy, reference, self.preference)
+        before = jax.lax.stop_gradient(before)
+        reference_BTD = hidden_states(self.config, before, rows, dtype=dtype, dropout_key=None)
+        reference = self._answers(before, reference_BTD, rows)
+        return self.penalised(direct_preference(policy, reference, self.preference), penalties)
 
-    def _answers(self, params: Params, rows: Batch, dtype: jnp.dtype, dropout_key: Array | None) -> Answers:
-        hidden_BTD = hidden_states(self.config, params, rows, dtype=dtype, dropout_key=dropout_key)
+    def _answers(self, params: Params, hidden_BTD: Array, rows: Batch) -> Answers:
         logp_BT, _ = token_log_probs(self.config, params, hidden_BTD, rows["targets"])
         return Answers.of(logp_BT, rows["weights"])

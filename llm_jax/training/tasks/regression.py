@@ -21,6 +21,7 @@ from llm_jax.kernels import ACTIVATIONS
 from llm_jax.model import Params
 from llm_jax.training.config import TrainConfig
 from llm_jax.training.step import LossSums, total_weight
+from llm_jax.training.tasks.balance import check_experts
 from llm_jax.training.tasks.losses import squared_error
 
 
@@ -62,9 +63,12 @@ class RegressionTask:
     unit: str = "samples"
     beta2: float = 0.999
     flops: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, config: TrainConfig, resumed: Path | None = None) -> Self:
+        """Raises ConfigError where experts are to be balanced."""
+        check_experts(config.training, None)
         model = config.model
         samples = NoisyLine.sample(config.training.num_samples, config.training.seed)
         held_out = 0

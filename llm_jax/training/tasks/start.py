@@ -18,6 +18,7 @@ from llm_jax.hub import find, open_pretrained
 from llm_jax.model import Adapter, Model, Params, adapted, freeze, init_lora, init_params, merged_weight, param_shapes
 from llm_jax.tokenizers import Tokenizer
 from llm_jax.training.config import ModelSection, TrainConfig
+from llm_jax.training.tasks.balance import check_experts
 from llm_jax.training.tasks.vocabulary import fit_vocabulary, grown
 
 # With a model to start from, what may be another than that model's.
@@ -61,11 +62,13 @@ class Start:
 
         Raises:
             ConfigError: model.vocab_size is too small for the tokenizer, a field contradicts the model to start from,
-                a target of the adapter or a pattern of frozen parameters matches nothing.
+                a target of the adapter or a pattern of frozen parameters matches nothing, or experts are to be balanced
+                and there are none.
         """
         section, lora = config.model, config.lora
         architecture = section.architecture if stored is None else _adjusted(config, stored)
         architecture = fit_vocabulary(config, architecture, tokenizer)
+        check_experts(config.training, architecture)
         adapter = None
         if lora.rank:
             if stored is None or section.init_from is None:
