@@ -52,6 +52,8 @@ def main(
     for name, row in rows.items():
         click.echo(f"{name:<12}  " + ", ".join(f"{value:,} {what}" for what, value in row.items()))
     click.echo(f"The tokens are in {_cache(config.data.cache_dir)}.")
+    for note in built.notes:
+        click.echo(note, err=True)
 
 
 def _describe(source: Any) -> dict[str, Any]:

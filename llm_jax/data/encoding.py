@@ -10,6 +10,7 @@ from llm_jax.data.messages import Conversation, FieldError
 from llm_jax.data.records import Answered, Completion, Form, Preference, Record
 from llm_jax.errors import RequestError
 from llm_jax.tokenizers import (
+    Span,
     Tokenizer,
     describe_tools,
     encode_answers,
@@ -38,18 +39,19 @@ class Encoded:
 
 
 def encode_record(tokenizer: Tokenizer, record: Record, form: Form) -> tuple[Encoded, ...]:
-    """One sequence; of a preference two, the chosen one first.
+    """One sequence; of a preference two, the chosen one first; of answers several, where the chat template writes
+    earlier ones in another way than they are asked for.
 
     Raises:
         FieldError: the chat template refuses the messages.
         UnknownToken: the tokenizer has no token for a part of the text.
     """
     if isinstance(record, Preference):
-        return _encode(tokenizer, record.chosen), _encode(tokenizer, record.rejected)
+        return _encode_only(tokenizer, record.chosen), _encode_only(tokenizer, record.rejected)
     if isinstance(record, str):
         return (next(encode_texts(tokenizer, [record])),)
     encoded = _encode(tokenizer, record)
-    return (Encoded(encoded.ids, None, encoded.size) if form == "text" else encoded,)
+    return (Encoded(encoded[-1].ids, None, encoded[-1].size),) if form == "text" else encoded
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoded]:
@@ -102,10 +104,20 @@ def ending(tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode(SEPARATOR) if eos is None else [eos]
 
 
-def _encode(tokenizer: Tokenizer, record: Answered) -> Encoded:
-    return (
-        _encode_conversation(tokenizer, record) if isinstance(record, Conversation) else _encode_pair(tokenizer, record)
-    )
+def _encode(tokenizer: Tokenizer, record: Answered) -> tuple[Encoded, ...]:
+    if isinstance(record, Conversation):
+        return _encode_conversation(tokenizer, record)
+    return (_encode_pair(tokenizer, record),)
+
+
+def _encode_only(tokenizer: Tokenizer, record: Answered) -> Encoded:
+    encoded = _encode(tokenizer, record)
+    if len(encoded) > 1:
+        raise FieldError(
+            "the chat template writes earlier answers in another way where more messages follow, and a preference is "
+            "between two single answers: put the earlier ones into prompt."
+        )
+    return encoded[0]
 
 
 def _encode_pair(tokenizer: Tokenizer, record: Completion) -> Encoded:
@@ -116,20 +128,26 @@ def _encode_pair(tokenizer: Tokenizer, record: Completion) -> Encoded:
     return Encoded([*first, *ids, *last], marks, len(text))
 
 
-def _encode_conversation(tokenizer: Tokenizer, record: Conversation) -> Encoded:
+def _encode_conversation(tokenizer: Tokenizer, record: Conversation) -> tuple[Encoded, ...]:
     messages, tools = list(record.messages), list(record.tools)
     prompt = messages[: record.given]
     if not renders_tools(tokenizer) and (tools or any("tool_calls" in message for message in messages)):
         messages, prompt, tools = describe_tools(messages, tools), describe_tools(prompt, tools), []
     try:
-        text, answers = find_answers(tokenizer, messages, tools=tools or None)
-        if record.given:
-            asked = render_chat(tokenizer, prompt, tools=tools or None)
-            if not text.startswith(asked):
-                raise FieldError("the chat template writes the prompt in another way where an answer follows it.")
-            answers = [(max(begin, len(asked)), end) for begin, end in answers if end > len(asked)]
+        texts = find_answers(tokenizer, messages, tools=tools or None, given=record.given)
+        asked = render_chat(tokenizer, prompt, tools=tools or None) if record.given else ""
     except RequestError as error:
         raise FieldError(str(error)) from None
+    encoded = []
+    for text, answers in texts:
+        if not text.startswith(asked):
+            raise FieldError("the chat template writes the prompt in another way where an answer follows it.")
+        behind = [(max(begin, len(asked)), end) for begin, end in answers if end > len(asked)]
+        encoded.append(_encode_rendered(tokenizer, text, behind))
+    return tuple(encoded)
+
+
+def _encode_rendered(tokenizer: Tokenizer, text: str, answers: Sequence[Span]) -> Encoded:
     ids, learnt = encode_answers(tokenizer, text, answers)
     if _lacks_end(tokenizer, ids, learnt):
         ids, learnt = [*ids, *ending(tokenizer)], [*learnt, *(True for _ in ending(tokenizer))]

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_jax.tokenizers.answers import encode_answers, find_answers
+    from llm_jax.tokenizers.answers import Span, encode_answers, find_answers
     from llm_jax.tokenizers.base import ChatTemplate, Tokenizer
     from llm_jax.tokenizers.bpe import BPETokenizer
     from llm_jax.tokenizers.character import CharacterTokenizer
@@ -28,6 +28,7 @@ __all__ = [
     "ChatTemplate",
     "HFTokenizer",
     "IncrementalDecoder",
+    "Span",
     "Tokenizer",
     "TokenizerFiles",
     "answer_bounds",
@@ -50,6 +51,7 @@ _MODULES = {
     "ChatTemplate": "base",
     "HFTokenizer": "huggingface",
     "IncrementalDecoder": "stream",
+    "Span": "answers",
     "Tokenizer": "base",
     "TokenizerFiles": "files",
     "load_tokenizer": "load",

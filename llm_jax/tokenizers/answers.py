@@ -10,28 +10,38 @@ from llm_jax.tokenizers.base import Tokenizer
 from llm_jax.tokenizers.chat import GENERATION_MARKS, chat_template_source, render_chat
 
 Span = tuple[int, int]  # characters [begin, end) of a text
+Rendered = tuple[str, list[Span]]  # a conversation, and the parts of it that the assistant writes
 
 
 def find_answers(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-) -> tuple[str, list[Span]]:
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    given: int = 0,
+) -> list[Rendered]:
     """The text of a conversation, and which parts of it the assistant writes.
 
     They are what the chat template marks by {% generation %}. Where it marks nothing, an answer is the difference
     between the conversation that ends in it and the prompt that asks for it, provided that the one begins with the
-    other and the whole conversation with both.
+    other. Where the template writes an answer in another way once more messages follow, as those do that drop earlier
+    thoughts, there are several texts: each answer is in one that has it as the model wrote it, behind what the model
+    saw then.
 
     >>> from llm_jax.tokenizers import CharacterTokenizer
     >>> messages = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
     >>> find_answers(CharacterTokenizer(["…"]), messages)
-    ('User: 1 + 1?\\nAssistant: 2\\n', [(23, 26)])
+    [('User: 1 + 1?\\nAssistant: 2\\n', [(23, 26)])]
+
+    Args:
+        given: how many of the messages are the prompt: without marks, no answers are looked for in them.
 
     Raises:
         RequestError: the template refuses these messages, or the answers cannot be told from the rest.
     """
     if re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", chat_template_source(tokenizer, tools)):
-        return _by_marks(tokenizer, messages, tools)
-    return _by_difference(tokenizer, messages, tools)
+        return [_by_marks(tokenizer, messages, tools)]
+    return _by_difference(tokenizer, messages, tools, given)
 
 
 def encode_answers(tokenizer: Tokenizer, text: str, answers: Sequence[Span]) -> tuple[list[int], list[bool]]:
@@ -55,7 +65,7 @@ def encode_answers(tokenizer: Tokenizer, text: str, answers: Sequence[Span]) -> 
 
 def _by_marks(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
-) -> tuple[str, list[Span]]:
+) -> Rendered:
     # Marks that no message can contain, and that no template changes.
     begins, ends = marks = [f"\ue000{secrets.token_hex(8)}{side}\ue000" for side in "<>"]
     variables = dict(zip(GENERATION_MARKS, marks, strict=True))
@@ -72,21 +82,27 @@ def _by_marks(
 
 
 def _by_difference(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
-) -> tuple[str, list[Span]]:
-    text = render_chat(tokenizer, messages, tools=tools, add_generation_prompt=False)
-    answers = []
-    for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            prompt = render_chat(tokenizer, messages[:index], tools=tools)
-            answered = render_chat(tokenizer, messages[: index + 1], tools=tools, add_generation_prompt=False)
-            if not (answered.startswith(prompt) and text.startswith(answered)):
-                raise RequestError(
-                    f"The chat template writes messages[{index}] in another way than it asks for it, or earlier "
-                    "messages in another way where more follow, so that the assistant's words cannot be told from the "
-                    "rest. Mark them in the template, by {% generation %} … {% endgeneration %} around what the "
-                    "assistant writes.",
-                    "messages",
-                )
-            answers.append((len(prompt), len(answered)))
-    return text, answers
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    given: int,
+) -> list[Rendered]:
+    texts: list[Rendered] = [(render_chat(tokenizer, messages, tools=tools, add_generation_prompt=False), [])]
+    for index in range(len(messages) - 1, given - 1, -1):
+        if messages[index]["role"] != "assistant":
+            continue
+        prompt = render_chat(tokenizer, messages[:index], tools=tools)
+        answered = render_chat(tokenizer, messages[: index + 1], tools=tools, add_generation_prompt=False)
+        if not answered.startswith(prompt):
+            raise RequestError(
+                f"The chat template writes messages[{index}] in another way than it asks for it, so that the "
+                "assistant's words cannot be told from the rest. Mark them by {% generation %} … {% endgeneration %} "
+                "around what the assistant writes, in a copy of the template that data.chat_template names.",
+                "messages",
+            )
+        answers = next((answers for text, answers in texts if text.startswith(answered)), None)
+        if answers is None:
+            answers = []
+            texts.insert(0, (answered, answers))
+        answers.insert(0, (len(prompt), len(answered)))
+    return [(text, answers) for text, answers in texts if answers] or texts

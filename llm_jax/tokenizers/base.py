@@ -18,6 +18,8 @@ class Tokenizer(Protocol):
         byte_ids: ids that are one byte each, a run of which is decoded as a whole.
     """
 
+    chat_template: "ChatTemplate | None"
+
     @property
     def vocab_size(self) -> int: ...
     @property
@@ -28,8 +30,6 @@ class Tokenizer(Protocol):
     def eos_token_id(self) -> int | None: ...
     @property
     def special_tokens(self) -> Mapping[str, str]: ...
-    @property
-    def chat_template(self) -> "ChatTemplate | None": ...
     @property
     def hidden_tokens(self) -> Mapping[str, int]: ...
     @property

@@ -104,6 +104,8 @@ def train(
         console.say(f"There is no saved run in {config.checkpoint.checkpoint_dir} to resume: starting anew.", "WARNING")
     build = TASKS[task_name] if isinstance(task_name, str) else task_name
     task = build(config, resumed.last if resumed else None)
+    for note in task.notes:
+        console.say(note, "WARNING")
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         if not config.optimization.use_compile:

@@ -181,6 +181,22 @@ def test_tools_are_described_where_the_template_knows_none(bpe):
     )
 
 
+def test_answers_that_a_template_writes_in_another_way_later_are_sequences_of_their_own(bpe):
+    template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content if loop.last or m.role == 'user' else '-' }}\n{% endfor %}"
+    )
+    bpe = BPETokenizer(bpe._backend, chat_template=template + "{% if add_generation_prompt %}assistant:{% endif %}")
+    turns = Conversation((USER, ANSWER, USER, OTHER))
+    end = [bpe.eos_token_id]
+    assert learnt(bpe, turns) == [[*bpe.encode("2\n"), *end], [*bpe.encode("3\n"), *end]]
+    assert learnt(bpe, Conversation(turns.messages, (), 3)) == [[*bpe.encode("3\n"), *end]]
+    assert bpe.decode(encode_record(bpe, turns, "text")[0].ids).startswith("user:1 + 1?\nassistant:-\n"), "once"
+    pair = Preference(Conversation(turns.messages, (), 3), Conversation((*turns.messages[:3], ANSWER), (), 3))
+    assert len(encode_record(bpe, pair, "preferences")) == 2
+    with pytest.raises(DataError, match="into prompt"):
+        encode_record(bpe, Preference(turns, turns), "preferences")
+
+
 def test_what_a_template_refuses_is_said(bpe):
     bpe = BPETokenizer(bpe._backend, chat_template="{{ raise_exception('Turns!') }}")
     with pytest.raises(DataError, match="Turns!"):

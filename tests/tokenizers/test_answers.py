@@ -10,7 +10,15 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from llm_jax.errors import RequestError
-from llm_jax.tokenizers import CharacterTokenizer, HFTokenizer, encode_answers, find_answers, load_tokenizer
+from llm_jax.tokenizers import (
+    CharacterTokenizer,
+    HFTokenizer,
+    encode_answers,
+    find_answers,
+    load_tokenizer,
+    render_chat,
+)
+from tests.real_models import real
 from tests.tokenizers.test_chat import CHAT, MARKED_TURNS, STRICT_TURNS, TOOLS
 
 TURNS = [
@@ -68,9 +76,10 @@ def test_marked_answers_are_those_of_transformers(tokenizers, template, messages
         messages, tools=tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     if not any(message["role"] == "assistant" for message in messages):
-        assert find_answers(tokenizer, messages, tools=tools)[1] == []
+        assert find_answers(tokenizer, messages, tools=tools)[0][1] == []
         return
-    ids, belongs = encode_answers(tokenizer, *find_answers(tokenizer, messages, tools=tools))
+    (rendered,) = find_answers(tokenizer, messages, tools=tools)
+    ids, belongs = encode_answers(tokenizer, *rendered)
     assert ids == expected["input_ids"]
     assert belongs == [bool(mark) for mark in expected["assistant_masks"]]
     assert 0 < sum(belongs) < len(ids)
@@ -80,9 +89,9 @@ def test_marked_answers_are_those_of_transformers(tokenizers, template, messages
 def test_the_difference_of_renderings_finds_what_marks_do(tokenizers, messages, tools):
     """But for the line's end behind each turn, which a rendering includes."""
     marked, _ = tokenizers(CHATML)
-    text, answers = find_answers(marked, messages, tools=tools)
+    ((text, answers),) = find_answers(marked, messages, tools=tools)
     unmarked, _ = tokenizers(CHATML.replace("{%- generation %}", "").replace("{%- endgeneration %}", ""))
-    assert find_answers(unmarked, messages, tools=tools) == (text, [(begin, end + 1) for begin, end in answers])
+    assert find_answers(unmarked, messages, tools=tools) == [(text, [(begin, end + 1) for begin, end in answers])]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,13 +130,42 @@ def test_characters_are_tokens_of_their_own():
     assert (ids, ends) == (tokenizer.encode("ab<PAD>c"), [1, 2, 7, 8])
 
 
-def test_a_template_that_changes_what_was_said_is_refused(tokenizers):
-    """Like Qwen 3's, which drops the thoughts of earlier answers."""
+def check_each_answer_follows_its_prompt(tokenizer, messages, tools=None):
+    """Every answer is in one text, written as the model writes it, behind what the model saw then."""
+    texts = find_answers(tokenizer, messages, tools=tools)
+    found = sorted((text[:begin], text[begin:end]) for text, answers in texts for begin, end in answers)
+    expected = []
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt = render_chat(tokenizer, messages[:index], tools=tools)
+            whole = render_chat(tokenizer, messages[: index + 1], tools=tools, add_generation_prompt=False)
+            expected.append((prompt, whole[len(prompt) :]))
+    assert found == sorted(expected)
+    return texts
+
+
+def test_an_answer_that_is_written_in_another_way_later_has_a_text_of_its_own(tokenizers):
     forgets = CHATML.replace("{{- message.content }}", "{{- message.content if loop.last else '…' }}")
     tokenizer, _ = tokenizers(forgets.replace("{%- generation %}", "").replace("{%- endgeneration %}", ""))
-    with pytest.raises(RequestError, match=r"messages\[2\] in another way.*generation"):
-        find_answers(tokenizer, TURNS)
-    assert find_answers(tokenizer, TURNS[:3])[1], "the last answer alone can be told from the rest"
+    texts = check_each_answer_follows_its_prompt(tokenizer, TURNS)
+    assert [len(answers) for _, answers in texts] == [1, 1, 1]
+    assert find_answers(tokenizer, TURNS, given=len(TURNS) - 1) == texts[-1:], "earlier ones are given"
+
+
+def test_thoughts_of_earlier_answers_are_dropped_as_qwen_3_does():
+    """Calls and their results belong to one turn, whose thoughts stay."""
+    tokenizer = load_tokenizer(real("qwen3"))
+    thinking = [
+        {**turn, "content": f"<think>\nHm, {turn['content']}\n</think>\n\n{turn['content']}"}
+        if turn["role"] == "assistant"
+        else turn
+        for turn in [*CALLS, *TURNS[-2:]]
+    ]
+    for messages, tools in ((TURNS, None), (thinking, TOOLS), (CALLS, TOOLS)):
+        check_each_answer_follows_its_prompt(tokenizer, messages, tools)
+    (calls, last) = find_answers(tokenizer, thinking, tools=TOOLS)
+    assert [text.count("Hm") for text, _ in (calls, last)] == [2, 1]
+    assert len(calls[1]) == 2
 
 
 def test_a_template_whose_prompt_is_no_beginning_is_refused(tokenizers):
@@ -151,6 +189,6 @@ def test_marks_survive_what_a_template_does_to_an_answer(tokenizers):
         "{% endgeneration %}{% else %}{{ m.content }}{% endif %}]  {% endset %}{{ turn | trim }}{% endfor %}"
     )
     tokenizer, _ = tokenizers(captured)
-    text, answers = find_answers(tokenizer, TURNS)
+    ((text, answers),) = find_answers(tokenizer, TURNS)
     assert [text[begin:end] for begin, end in answers] == ["Well, thanks.", "5 🙂 é", "x"]
     assert text.count("[") == len(TURNS)

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from llm_jax import demo
 from llm_jax.data import Mixture, PackedRows, TokenWindows
 from llm_jax.errors import ConfigError, DataError
-from llm_jax.tokenizers import BPETokenizer
+from llm_jax.tokenizers import BPETokenizer, load_tokenizer
 from llm_jax.training import train
 from llm_jax.training.metrics import read_metrics
+from llm_jax.training.tasks import TASKS
 from llm_jax.training.tasks.text_data import open_text_data
 
 SENTENCES = [f"The {a} saw a {b}." for a in ("dog", "cat", "fox") for b in ("ball", "moon", "tree", "bird")]
@@ -68,6 +70,25 @@ def test_what_is_learnt_depends_on_the_task(config, files, bpe):
     assert bpe.decode(rejected[pairs.train[0]["weights"][1] == 1].tolist()).strip() == "A tree."
     with pytest.raises(DataError, match=r"pairs.jsonl, line 1: .*for --task dpo"):
         open_text_data(config(f"data.dataset_path={files / 'pairs.jsonl'}"), bpe, "text", 64)
+
+
+def test_answers_that_are_nothing_but_text_are_noted(config, files):
+    for name, notes in (("b", 1), ("talks", 0)):
+        data = [f"data.dataset_path={files / name}.jsonl", f"data.tokenizer_path={demo.PATH}"]
+        assert len(TASKS["sft"](config(*data), None).notes) == notes
+
+
+def test_a_chat_template_can_be_replaced_and_is_saved_with_the_model(config, files):
+    template = "{% for m in messages %}[{% generation %}{{ m.content }}{% endgeneration %}]{% endfor %}"
+    data = [f"data.dataset_path={files / 'talks.jsonl'}", f"data.tokenizer_path={demo.PATH}", "model.max_seq_len=64"]
+    given = f"data.chat_template={files / 'marked.jinja'}"
+    with pytest.raises(ConfigError, match=r"marked.jinja: No such file"):
+        TASKS["sft"](config(*data, given), None)
+    (files / "marked.jinja").write_text(template)
+    task = TASKS["sft"](config(*data, given), None)
+    assert texts_of(task.train, task.tokenizer)[0] == "Who?The dog."
+    task.tokenizer.save_pretrained(files / "saved")
+    assert load_tokenizer(files / "saved").chat_template == template
 
 
 def test_a_mapping_is_a_mixture(config, files, bpe):

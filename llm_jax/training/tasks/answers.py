@@ -12,6 +12,11 @@ from llm_jax.training.tasks.start import Start, open_start
 from llm_jax.training.tasks.text_data import open_text_data
 from llm_jax.training.tasks.tokenizer import find_tokenizer
 
+ALL_LEARNT = (
+    "These data are text, without a prompt or a user: all of it is learnt, as --task lm does. To learn answers alone, "
+    "give records with messages, or with prompt and completion."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedTask(DecoderTask):
@@ -28,7 +33,9 @@ class SupervisedTask(DecoderTask):
         """
         start = start_with_tokenizer(config, resumed)
         data = open_text_data(config, start.tokenizer, "answers", config.window_within(start.config.max_seq_len))
-        return cls.of(config, start, data, ("a uniform guess", math.log(start.config.vocab_size)))
+        marked = any(shard.learnt is not None for shard in data.sequences.shards)
+        notes = () if marked else (ALL_LEARNT,)
+        return cls.of(config, start, data, ("a uniform guess", math.log(start.config.vocab_size)), notes=notes)
 
 
 def start_with_tokenizer(config: TrainConfig, resumed: Path | None) -> Start:

@@ -26,6 +26,7 @@ class Task(Protocol):
         beta2: AdamW's, unless set.
         flops: floating-point operations in matrix products for a token of a step; 0 where they are not counted.
         decoder: the configuration of the decoder that is trained, None for another model.
+        notes: what whoever starts the run should know of its data.
         fused_rows: rows of the parts of parameters that are several matrices, by name.
         loss: of the trainable and the frozen parameters.
         weigh: what the loss of all micro-batches of a step is averaged over.
@@ -49,6 +50,8 @@ class Task(Protocol):
     def flops(self) -> float: ...
     @property
     def decoder(self) -> ModelConfig | None: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
     @property
     def fused_rows(self) -> Mapping[str, tuple[int, ...]]: ...
     @property

@@ -20,7 +20,7 @@ from llm_jax.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-from llm_jax.training.config import TrainConfig
+from llm_jax.training.config import DataConfig, TrainConfig
 from llm_jax.training.tasks.text_data import Paths, dataset_paths
 
 
@@ -28,11 +28,15 @@ def find_tokenizer(config: TrainConfig, stored: StoredModel | None, resumed: Pat
     """The tokenizer of a resumed run, that at data.tokenizer_path, or that of the model to start from; None of none.
 
     Raises:
-        ConfigError: data.tokenizer_type is "hf" and data.tokenizer_path is not set.
+        ConfigError: data.tokenizer_type is "hf" and data.tokenizer_path is not set; data.chat_template names no file.
         CheckpointError: the model to start from has no tokenizer, and no other is named.
         TokenizerError: there is no tokenizer at tokenizer_path.
     """
-    data = config.data
+    tokenizer = _find_tokenizer(config.data, stored, resumed)
+    return None if tokenizer is None else _with_template(config.data, tokenizer)
+
+
+def _find_tokenizer(data: DataConfig, stored: StoredModel | None, resumed: Path | None) -> Tokenizer | None:
     if resumed is not None:
         return load_tokenizer(resumed)
     if data.tokenizer_path is not None:
@@ -43,6 +47,18 @@ def find_tokenizer(config: TrainConfig, stored: StoredModel | None, resumed: Pat
     if stored is None and data.tokenizer_type == "hf":
         raise ConfigError("data.tokenizer_type is hf: set data.tokenizer_path to a directory or a Hub name.")
     return None if stored is None else stored.tokenizer
+
+
+def _with_template(data: DataConfig, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the chat template that is named."""
+    if data.chat_template is not None:
+        path = Path(data.chat_template).expanduser()
+        try:
+            tokenizer.chat_template = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+            raise ConfigError(f"data.chat_template is {path}: {reason}. Name a file with a Jinja template.") from None
+    return tokenizer
 
 
 def make_tokenizer(config: TrainConfig) -> Tokenizer:
@@ -73,7 +89,7 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
             tokenizer = CharacterTokenizer(sorted(characters))
         with atomic_directory(target) as new:
             tokenizer.save_pretrained(new)
-    return load_tokenizer(target)
+    return _with_template(data, load_tokenizer(target))
 
 
 def _training_texts(paths: Paths, held_out: float) -> Iterator[str]:
