@@ -1,4 +1,4 @@
-"""Make the demo model anew: its corpus, the training run of configs/demo.yaml, and the files in llm_jax/demo.
+"""Make the demo model anew: the commands of configs/demo.yaml, and the files in llm_jax/demo.
 
 python scripts/make_demo_model.py
 """
@@ -6,26 +6,16 @@ python scripts/make_demo_model.py
 import shutil
 from pathlib import Path
 
-from make_corpus import make_corpus
+from recipes import CONFIGS, ROOT, Recipe
 
-from cli.train import run_training
 from llm_jax.checkpoint import load_model, save_model
 from llm_jax.demo import PATH
-from llm_jax.training import Setting, load_train_config
-
-# Not the seed of the bundled corpus: that one stays new to the model, and can measure it.
-CORPUS_SEED, CORPUS_SIZE = 11, 2_500_000
+from llm_jax.training import load_train_config
 
 
 def main() -> None:
-    resume = Setting("checkpoint", "resume_from_checkpoint", "auto", "make_demo_model")
-    config = load_train_config("configs/demo.yaml", overrides=[resume])
-    assert config.data.dataset_path is not None
-    corpus = Path(config.data.dataset_path)
-    corpus.parent.mkdir(parents=True, exist_ok=True)
-    corpus.write_text(make_corpus(CORPUS_SEED, CORPUS_SIZE), encoding="utf-8")
-    run_training("lm", config, "cpu")
-    install(Path(config.checkpoint.checkpoint_dir))
+    Recipe.read("demo").run("--device", "cpu", "--resume")
+    install(ROOT / load_train_config(CONFIGS / "demo.yaml").checkpoint.checkpoint_dir)
 
 
 def install(run: Path) -> None:

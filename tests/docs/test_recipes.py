@@ -12,10 +12,8 @@ from llm_jax.model import Model
 from llm_jax.tokenizers import BPETokenizer
 from llm_jax.training import Setting, load_train_config, train
 from scripts.make_conversations import records
-from tests.docs.workplace import ROOT
+from scripts.recipes import CONFIGS, Recipe, names
 
-TASKS = {"lora": "sft", "full": "sft", "dpo": "dpo", "distill": "distill"}  # by name; the others are lm
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 32}
 TEXT = "Once upon a time there was a little dog. User: Hello! Assistant: Hello, who are you? {} [] 123 "
 
@@ -36,10 +34,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not divide")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_runs(recipe: Path, tiny: Path, tmp_path: Path) -> None:
-    given = load_train_config(recipe, environ={})
-    task: Any = TASKS.get(recipe.stem, "lm")
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_runs(name: str, tiny: Path, tmp_path: Path) -> None:
+    recipe, path = Recipe.read(name), CONFIGS / f"{name}.yaml"
+    given = load_train_config(path, environ={})
+    task: Any = recipe.task
     data = {"lm": "text.txt", "distill": "text.txt", "sft": "talks.jsonl", "dpo": "pairs.jsonl"}[task]
     settings = {
         "data.dataset_path": tiny / data, "checkpoint.checkpoint_dir": tmp_path / "run", "training.length": "2 steps",
@@ -61,8 +60,8 @@ def test_a_recipe_runs(recipe: Path, tiny: Path, tmp_path: Path) -> None:
         Setting(*name.split("."), value if isinstance(value, int) else str(value), "test")
         for name, value in settings.items()
     ]
-    result = train(task, load_train_config(recipe, environ={}, overrides=overrides))
+    result = train(task, load_train_config(path, environ={}, overrides=overrides))
     assert result.progress.step == 2
     assert (result.run.last / "tokenizer.json").exists()
-    heading = recipe.read_text(encoding="utf-8").split("\n\n")[0].lower()
-    assert "minutes" in heading or "gpu" in heading, "its cost is not stated"
+    assert f"configs/{name}.yaml" in recipe.commands[-1]
+    assert (recipe.loss and recipe.minutes) or name == "gpt2", "what it reaches, and in what time, is not stated"
