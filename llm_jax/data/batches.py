@@ -70,8 +70,14 @@ class Batches:
         return iter(batches.to_iter_dataset(options))
 
     def _shuffled(self, dataset: Any, number: int = 0) -> Any:
-        """In another order in each epoch."""
-        return dataset if self.seed is None else dataset.shuffle(seed=(self.seed + number) % 2**32)
+        """In another order in each epoch.
+
+        Grain orders epoch e by seed + e: of neighbouring seeds, one run's first epoch would be another one's second.
+        """
+        if self.seed is None:
+            return dataset
+        (seed,) = np.random.SeedSequence((self.seed % 2**64, number)).generate_state(1)
+        return dataset.shuffle(seed=int(seed))
 
     def _stack(self, examples: Sequence[Example | None]) -> Batch:
         shape = next((example for example in examples if example is not None), None) or self.source[0]

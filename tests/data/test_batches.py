@@ -54,6 +54,19 @@ def test_the_seed_decides():
     assert order(first, 0, 1) == order(again, 0, 1) != order(other, 0, 1)
 
 
+def test_no_epoch_of_a_seed_is_one_of_its_neighbours():
+    """Nor of another source of the same size in a mixture."""
+    by_seed = [[order(Batches(source=Numbers(50), size=50, seed=s), e, e + 1) for e in range(3)] for s in (-1, 0, 1)]
+    mixture = Batches(source=Mixture([Numbers(50), Numbers(50)], [1.0, 1.0]), size=100, seed=0)
+    mixture.source.sources[1].offset = 100
+    drawn = flat(order(mixture, 0, 3))
+    sources = [[value for value in drawn if value <= 50], [value - 100 for value in drawn if value > 100]]
+    by_source = [[values[i : i + 50] for i in range(0, 150, 50)] for values in sources]
+    for orders in (by_seed, by_source):
+        every = [str(epoch) for epochs in orders for epoch in epochs]
+        assert len(set(every)) == len(every)
+
+
 def test_without_a_seed_the_order_is_the_source():
     assert flat(order(Batches(source=Numbers(6), size=3), 0, 2)) == [1, 2, 3, 4, 5, 6]
 
