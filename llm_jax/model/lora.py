@@ -17,6 +17,8 @@ from jax import Array
 
 from llm_jax.model.model import Params
 
+_PURPOSE = 0x10CA  # of the adapter's dropout keys; no number of a layer
+
 
 class Rows(NamedTuple):
     """Consecutive outputs of a linear map, such as the keys of `transformer_blocks.0.self_attn.qkv_proj`."""
@@ -149,7 +151,8 @@ def adapted(
         if gain_O is not None:
             params[f"{linear}.lora.gain"] = gain_O
         if dropout_key is not None and adapter.dropout > 0.0:
-            params[f"{linear}.lora.key"] = jax.random.fold_in(dropout_key, i)
+            # The decoder folds its layers' numbers into the same key: the masks of both would be equal.
+            params[f"{linear}.lora.key"] = jax.random.fold_in(jax.random.fold_in(dropout_key, _PURPOSE), i)
             params[f"{linear}.lora.rate"] = jnp.float32(adapter.dropout)
     return params
 

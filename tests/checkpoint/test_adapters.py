@@ -19,7 +19,7 @@ from llm_jax.checkpoint import load_model, new_adapter, read_adapter, save_model
 from llm_jax.config import LoraConfig, ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError
 from llm_jax.hub import from_pretrained
-from llm_jax.model import Adapter, Model, adapted, forward, init_lora, low_rank
+from llm_jax.model import Adapter, Model, adapted, forward, init_lora, init_params, low_rank
 from tests.checkpoint.families_of_transformers import SHAPES, make, save
 
 # peft asks transformers under a name that is deprecated there.
@@ -68,6 +68,17 @@ plain = jax.jit(forward, static_argnums=0)
 @partial(jax.jit, static_argnums=(0, 1))
 def beside(config: ModelConfig, adapter: Adapter, lora: Any, base: Any) -> jax.Array:
     return forward(config, adapted(adapter, lora, base), jnp.asarray(TOKENS))
+
+
+def test_an_adapters_dropout_draws_nothing_that_the_decoder_draws() -> None:
+    """The decoder's keys are those of its layers' numbers, the embedding's one behind the last."""
+    config = ModelConfig(vocab_size=8, hidden_size=4, num_layers=2, num_heads=1, max_seq_len=8)
+    adapter = new_adapter(LoraConfig(rank=2, targets=("qkv_proj", "fc1"), dropout=0.5), config)
+    base, key = init_params(config), jax.random.key(0)
+    params = adapted(adapter, init_lora(adapter, base, 0), base, dropout_key=key)
+    keys = [value for name, value in params.items() if name.endswith(".lora.key")]
+    keys += [jax.random.fold_in(key, i) for i in range(config.num_layers + 1)]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys) == 4 + 3
 
 
 def our_logits(model: Model) -> np.ndarray:
