@@ -2,6 +2,8 @@
 // A query's arithmetic depends only on its position: not on other sequences, nor on the number of queries in a call.
 #pragma once
 
+#include <utility>
+
 #include "cache.h"
 
 namespace llm {
@@ -116,29 +118,34 @@ struct Attend {
       for (int i = 0; i < Vecs; ++i) Lanes::store(out + r * H + h + 16 * i, acc[r][i]);
   }
 
-  // One chunk for `count` queries, `Rows` at a time.
+  // One chunk for `Rows` queries.
   template <int Rows>
-  static void add(const Attention& a, const Chunk& c, const Scales* scales, const float* q, const Query* query,
-                  int64_t count, Softmax* softmax, float* out) {
-    if constexpr (Rows > 1) {
-      if (count % Rows) return add<Rows / 2>(a, c, scales, q, query, count, softmax, out);
-    }
+  static void add_rows(const Attention& a, const Chunk& c, const Scales* scales, bool is_first, const float* q,
+                       const Query* query, Softmax* softmax, float* out) {
     constexpr int kVecs = Lanes::kSums / Rows < 4 ? Lanes::kSums / Rows : 4;
     const int64_t H = a.H;
     alignas(64) float score[Rows * kChunk];
-    for (int64_t row = 0; row < count; row += Rows, q += Rows * H, out += Rows * H) {
-      const bool is_first = row == 0;
-      dots<Rows>(q, c, H, is_first, score);
-      for (int r = 0; r < Rows; ++r) {
-        const float rescale =
-            update_softmax(a, query[row + r], c.start, scales, softmax[row + r], score + r * kChunk);
-        if (rescale != 1.0f)
-          for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
-      }
-      const Cached* ahead = is_first ? c.next_keys : nullptr;
-      int64_t h = 0;
-      for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, out);
-      for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, out);
+    dots<Rows>(q, c, H, is_first, score);
+    for (int r = 0; r < Rows; ++r) {
+      const float rescale = update_softmax(a, query[r], c.start, scales, softmax[r], score + r * kChunk);
+      if (rescale != 1.0f)
+        for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
+    }
+    const Cached* ahead = is_first ? c.next_keys : nullptr;
+    int64_t h = 0;
+    for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, out);
+    for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, out);
+  }
+
+  // One chunk for `count` queries, kBlock at a time, then those that are left together: keys are widened once for all.
+  template <std::size_t... Rows>
+  static void add(const Attention& a, const Chunk& c, const Scales* scales, const float* q, const Query* query,
+                  int64_t count, Softmax* softmax, float* out, std::index_sequence<Rows...>) {
+    using AddRows = decltype(&add_rows<1>);
+    static constexpr AddRows block[] = {add_rows<Rows + 1>...};  // by the number of queries - 1
+    for (int64_t row = 0; row < count; row += kBlock) {
+      const int64_t rows = count - row < kBlock ? count - row : kBlock;
+      block[rows - 1](a, c, scales, row == 0, q + row * a.H, query + row, softmax + row, out + row * a.H);
     }
   }
 
@@ -149,12 +156,13 @@ struct Attend {
     Softmax softmax[kQueryRows];
     for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, q + r * H);
     std::memset(out, 0, count * H * sizeof(float));
+    const std::make_index_sequence<kBlock> rows;
     each_chunk<Cached>(a, seq, kv, query[0].begin, query[count - 1].end, [&](const Chunk& chunk) {
       if constexpr (kScaled<Cached>) {
         const Scales scales = scales_of(a, chunk);
-        add<kBlock>(a, chunk, &scales, q, query, count, softmax, out);
+        add(a, chunk, &scales, q, query, count, softmax, out, rows);
       } else {
-        add<kBlock>(a, chunk, nullptr, q, query, count, softmax, out);
+        add(a, chunk, nullptr, q, query, count, softmax, out, rows);
       }
     });
     for (int64_t r = 0; r < count; ++r) write_output(a, query[r], softmax[r].sum, out + r * H);
