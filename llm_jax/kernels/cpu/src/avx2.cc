@@ -5,6 +5,7 @@
 #include "block_rows.h"
 #include "dense.h"
 #include "product.h"
+#include "rounded_x86.h"
 
 namespace llm {
 namespace {
@@ -127,24 +128,19 @@ struct BlockLanes {
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
   }
-  static int32_t sum(Int x) {
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
-  }
-  static float sum(Float x) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+  // 16 floats as int16; their products with what they were are added to `products`.
+  static Int pairs(const float* x, float factor, Float& products) {
+    const Int low = _mm256_cvtps_epi32(mul(load(x), broadcast(factor)));
+    const Int high = _mm256_cvtps_epi32(mul(load(x + 8), broadcast(factor)));
+    products = fma(load(x), floats(low), fma(load(x + 8), floats(high), products));
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
   }
   static Rounded round(const float* x, float factor, int8_t* to) {
-    const Int low = _mm256_cvtps_epi32(_mm256_mul_ps(load(x), broadcast(factor)));
-    const Int high = _mm256_cvtps_epi32(_mm256_mul_ps(load(x + 8), broadcast(factor)));
-    const Int pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-    return {sum(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))), sum(_mm256_madd_epi16(pairs, pairs)),
-            sum(_mm256_fmadd_ps(load(x), floats(low), _mm256_mul_ps(load(x + 8), floats(high))))};
+    Float products = _mm256_setzero_ps();
+    const Int first = pairs(x, factor, products), last = pairs(x + 16, factor, products);
+    const Int bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(first, last), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<Int*>(to), bytes);
+    return rounded(first, last, products);
   }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>

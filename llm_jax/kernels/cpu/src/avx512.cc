@@ -5,6 +5,7 @@
 #include "block_rows.h"
 #include "dense.h"
 #include "product.h"
+#include "rounded_x86.h"
 
 namespace llm {
 namespace {
@@ -106,10 +107,13 @@ struct BlockLanes {
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(load(x)), _mm512_abs_ps(load(x + 16))));
   }
   static Rounded round(const float* x, float factor, int8_t* to) {
-    const Int levels = _mm512_cvtps_epi32(_mm512_mul_ps(load(x), broadcast(factor)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(levels));
-    return {_mm512_reduce_add_epi32(levels), _mm512_reduce_add_epi32(_mm512_mullo_epi32(levels, levels)),
-            _mm512_reduce_add_ps(_mm512_mul_ps(load(x), floats(levels)))};
+    const Int first = _mm512_cvtps_epi32(_mm512_mul_ps(load(x), broadcast(factor)));
+    const Int last = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + 16), broadcast(factor)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(first));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16), _mm512_cvtepi32_epi8(last));
+    const Float products = fma(load(x), floats(first), mul(load(x + 16), floats(last)));
+    return rounded(_mm512_cvtepi32_epi16(first), _mm512_cvtepi32_epi16(last),
+                   _mm256_add_ps(_mm512_castps512_ps256(products), _mm512_extractf32x8_ps(products, 1)));
   }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>

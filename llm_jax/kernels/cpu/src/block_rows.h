@@ -3,8 +3,8 @@
 // the order of groups, for any number of rows, so that the result of a row does not depend on the other rows.
 //
 // What a level gives (Lanes): registers of kLanes integers and floats; `unpack`, the operands of a group; `dot`, which adds
-// the products of operands and of a row to sums; `largest` of the magnitudes of 32 floats; `round`, 16 floats as
-// integers; and a few operations on floats. kPanels are multiplied together where there are many rows.
+// the products of operands and of a row to sums; `largest` of the magnitudes of a group; `round`, a group as integers;
+// and a few operations on floats. kPanels are multiplied together where there are many rows.
 #pragma once
 
 #include "blocks.h"
@@ -16,9 +16,9 @@ namespace {
 constexpr int64_t kBlockRows = 64;        // rows whose sums stay in the L1 cache
 constexpr int64_t kFewRows = 4;           // up to so many, one panel at a time is read faster than two
 
-// 16 floats as integers: their sum, the sum of their squares, and of the products with what they were.
+// A group as integers: the sum of the first 16 and of all, of their squares, and of the products with what they were.
 struct Rounded {
-  int32_t sum, squares;
+  int32_t first_sum, sum, squares;
   float product;
 };
 
@@ -38,12 +38,10 @@ void prepare_blocks(const BlockProduct& product, int64_t tile) {
       const float* from = x + g * kGroup;
       const float largest = Lanes::largest(from), inverse = largest > 0.0f ? kInt8Max / largest : 0.0f;
       RowGroup& group = reinterpret_cast<RowGroup*>(out + kTile * kGroup)[r];
-      int8_t* to = reinterpret_cast<int8_t*>(out) + r * kGroup;
-      const Rounded first = Lanes::round(from, inverse, to), last = Lanes::round(from + 16, inverse, to + 16);
-      group.first_sum = first.sum, group.sum = first.sum + last.sum;
+      const Rounded rounded = Lanes::round(from, inverse, reinterpret_cast<int8_t*>(out) + r * kGroup);
+      group.first_sum = rounded.first_sum, group.sum = rounded.sum;
       // The scale with the least squared error for these integers: it takes off what of the error lies along them.
-      const float squares = float(first.squares + last.squares);
-      group.scale = squares > 0.0f ? (first.product + last.product) / squares : 0.0f;
+      group.scale = rounded.squares > 0 ? rounded.product / float(rounded.squares) : 0.0f;
       group.scaled_sum = group.scale * float(group.sum);
     }
   }

@@ -144,6 +144,7 @@ ffi::Error block_product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer 
     p.segment[s] = {format, panels, at};
     base.panels += panels, at += panels * panel_bytes(format, p.groups);
   }
+  if (y->size_bytes() >= kLargeOutput) llm_huge_pages(y->untyped_data(), int64_t(y->size_bytes()));
   const Level& kernels = level_of(level);
   parallel(pool, (base.M + kTile - 1) / kTile, [&](int64_t tile) { kernels.prepare_blocks(p, tile); });
   parallel(pool, (base.panels + kPanelsAtOnce - 1) / kPanelsAtOnce, [&](int64_t task) {

@@ -49,6 +49,7 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   p.rows = static_cast<uint8_t*>(workspace->untyped_data());
   p.row_scale = reinterpret_cast<float*>(p.rows + workspace->element_count() - row_tiles * kTile * sizeof(float));
 
+  if (y->size_bytes() >= kLargeOutput) llm_huge_pages(y->untyped_data(), int64_t(y->size_bytes()));
   const Level& kernels = level_of(level);
   if (row_tiles == 1) {
     kernels.prepare(p, 0);

@@ -24,6 +24,7 @@ constexpr int kTile = 16;             // rows of a tile, and 4-byte words of one
 constexpr int kTileBytes = 1024;      // of a weight tile: 16 groups of 64 bytes
 constexpr int kGroupBytes = 64;       // 4 bytes of each of 16 output rows
 constexpr int64_t kPanelsAtOnce = 4;  // panels that a level computes in one pass over the rows
+constexpr size_t kLargeOutput = 4 << 20;  // bytes: such memory is new from the system each time, and faults by page
 constexpr int64_t kQueryRows = 64;    // queries that share one pass over the cache
 constexpr int64_t kChunk = 64;        // keys at a time: they, their scores and values stay in the L1 cache
 

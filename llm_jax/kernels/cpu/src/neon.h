@@ -145,17 +145,22 @@ struct BlockLanes {
     return vmaxvq_f32(most);
   }
   static Rounded round(const float* x, float factor, int8_t* to) {
-    int16x4_t part[4];
     Int squares = zero();
     Float products = broadcast(0.0f);
-    for (int i = 0; i < 4; ++i) {
-      const Int levels = vcvtnq_s32_f32(vmulq_n_f32(load(x + 4 * i), factor));
-      part[i] = vmovn_s32(levels), squares = vmlaq_s32(squares, levels, levels);
-      products = vfmaq_f32(products, load(x + 4 * i), floats(levels));
+    int32_t sum[2];
+    for (int half = 0; half < 2; ++half) {
+      int16x4_t part[4];
+      for (int i = 0; i < 4; ++i) {
+        const Float from = load(x + 16 * half + 4 * i);
+        const Int levels = vcvtnq_s32_f32(vmulq_n_f32(from, factor));
+        part[i] = vmovn_s32(levels), squares = vmlaq_s32(squares, levels, levels);
+        products = vfmaq_f32(products, from, floats(levels));
+      }
+      const int16x8_t low = vcombine_s16(part[0], part[1]), high = vcombine_s16(part[2], part[3]);
+      vst1q_s8(to + 16 * half, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+      sum[half] = vaddlvq_s16(low) + vaddlvq_s16(high);
     }
-    const int16x8_t low = vcombine_s16(part[0], part[1]), high = vcombine_s16(part[2], part[3]);
-    vst1q_s8(to, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-    return {vaddlvq_s16(low) + vaddlvq_s16(high), vaddvq_s32(squares), vaddvq_f32(products)};
+    return {sum[0], sum[0] + sum[1], vaddvq_s32(squares), vaddvq_f32(products)};
   }
   static uint32x2_t four(const uint8_t* x) { return vld1_dup_u32(reinterpret_cast<const uint32_t*>(x)); }
   static Float bytes(const uint8_t* x) {
