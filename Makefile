@@ -55,7 +55,7 @@ test-clients: install  ## run real clients of Python and JavaScript (CLIENTS="op
 .PHONY: test-page
 test-page: install  ## run the tests of the chat page in Chromium: the system's, or one that playwright downloads
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[browser]'
-	which chromium chromium-browser google-chrome > /dev/null 2>&1 || $(BIN)/playwright install --with-deps chromium
+	{ command -v chromium || command -v chromium-browser || command -v google-chrome; } > /dev/null || $(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest tests/server/test_chat_page.py tests/server/test_page_routes.py
 
 .PHONY: check-deploy
