@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
+from typing import Any
 
 import click
 import numpy as np
@@ -24,6 +26,8 @@ from llm_jax import demo
 
 SYLLABLES = [c + v + e for c in "bcdfghjklmnprstvwz" for v in "aeiou" for e in ("", "n", "r", "s", "l", "t")]
 VOCABULARY = 50_000  # words, as frequent as Zipf's law says
+RATE, MEMORY, AGAIN = 0.8, 1500, 0.02  # of the library's rate; MB; of the first start's time
+CORPUS, TINY = "corpus.txt", "tiny.txt"
 TRAINING = [
     *("model.hidden_size=64", "model.num_layers=2", "model.num_heads=2", "model.max_seq_len=256"),
     *("training.batch_size=8", "training.length=200 steps", "model.positions=rotary"),
@@ -37,15 +41,15 @@ TRAINING = [
 @click.option("--phases", default="library,prepare,again,train", show_default=True, help="What to measure.")
 @click.option("--folder", type=Path, help="Where the corpus and its tokens are left.  [default: a temporary folder]")
 def main(size: int, tokenizer: str, phases: str, folder: Path | None) -> None:
-    """Print one JSON object."""
+    """Print one JSON object, and whether the figures are those that are wanted; exits with 1 where one is not."""
     place = Path(tempfile.mkdtemp()) if folder is None else folder
     place.mkdir(parents=True, exist_ok=True)
-    corpus, tiny, cache = place / "corpus.txt", place / "tiny.txt", place / "cache"
+    corpus, tiny, cache = place / CORPUS, place / TINY, place / "cache"
     try:
         for path, nbytes in ((corpus, size * 1_000_000), (tiny, 100_000)):
             if not path.exists() or path.stat().st_size < nbytes:
                 make_corpus(path, nbytes)
-        found: dict[str, object] = {"MB": size}
+        found: dict[str, Any] = {"MB": size}
         library, tokenise = ["library", tokenizer, str(corpus)], ["prepare", tokenizer, str(corpus), str(cache)]
         chosen = phases.split(",")
         if "library" in chosen:
@@ -63,6 +67,30 @@ def main(size: int, tokenizer: str, phases: str, folder: Path | None) -> None:
     finally:
         if folder is None:
             shutil.rmtree(place)
+    verdicts = list(judged(found))
+    for what, ok in verdicts:
+        click.echo(f"{'ok    ' if ok else 'FAILED'} {what}")
+    if not all(ok for _, ok in verdicts):
+        raise SystemExit(1)
+
+
+def judged(found: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """What was measured, in words, and whether it is as wanted."""
+    first, again, library = (found.get(name) for name in ("prepare", "again", "library"))
+    if first and library:
+        ratio = first["mb_per_second"] / library["mb_per_second"]
+        yield f"tokenising: {ratio:.2f} of the library's rate; at least {RATE}", ratio >= RATE
+    if first:
+        peak = first["resident_mb"]
+        yield f"tokenising: {peak:,.0f} MB resident, all processes; below {MEMORY:,}", peak < MEMORY
+    if first and again:
+        share = again["seconds"] / first["seconds"]
+        wanted = again["seconds"] < max(1.0, AGAIN * first["seconds"])
+        yield f"a second start: {again['seconds']:.2f} s, {share:.1%} of the first; below 1 s or {AGAIN:.0%}", wanted
+    if f"train on {CORPUS}" in found:
+        large, small = (found[f"train on {name}"]["resident_mb"] for name in (CORPUS, TINY))
+        beyond = large - small
+        yield f"training: {beyond:,.0f} MB resident beyond a run on a tiny corpus; below {MEMORY:,}", beyond < MEMORY
 
 
 def make_corpus(path: Path, nbytes: int) -> None:

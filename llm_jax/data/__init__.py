@@ -7,11 +7,12 @@ from llm_jax.data.messages import Conversation
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.packing import PackedRows
 from llm_jax.data.pairs import PreferencePairs, pair_rows
-from llm_jax.data.preparation import Watcher, cache_directory, dataset_digest, prepare
+from llm_jax.data.preparation import Watcher, dataset_digest, prepare
 from llm_jax.data.progress import TokenisingBar
 from llm_jax.data.reading import Part, cut_into_parts, read_records, read_texts
 from llm_jax.data.records import Completion, Form, Preference, Record, read_record
 from llm_jax.data.sequences import TokenSequences, cut_point
+from llm_jax.data.shard_cache import StoredShard, cache_directory, remove_shards, stored_shards
 from llm_jax.data.synthetic import NOISE, NoisyLine
 from llm_jax.data.token_windows import TokenWindows, unigram_entropy, windows
 from llm_jax.data.types import Batch, Example, Source
@@ -35,6 +36,7 @@ __all__ = [
     "PreferencePairs",
     "Record",
     "Source",
+    "StoredShard",
     "TokenSequences",
     "TokenWindows",
     "TokenisingBar",
@@ -51,6 +53,8 @@ __all__ = [
     "read_record",
     "read_records",
     "read_texts",
+    "remove_shards",
+    "stored_shards",
     "unigram_entropy",
     "windows",
 ]

@@ -1,7 +1,7 @@
 """Datasets -> token sequences, made once and stored as shards."""
 
 import json
-import os
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from llm_jax.data.lines import Located
 from llm_jax.data.reading import cut_into_parts, read_fields
 from llm_jax.data.records import Form
 from llm_jax.data.sequences import Shard, TokenSequences
+from llm_jax.data.shard_cache import cache_directory, nothing_removed, remove_shards
 from llm_jax.data.shard_files import VERSION, open_shard, write_shard
 from llm_jax.data.tokenising import Encoder, Work, tokenise
 from llm_jax.errors import DataError
@@ -38,17 +39,13 @@ class Watcher(Protocol):
         """All is done, or has failed."""
 
 
-def cache_directory() -> Path:
-    """Where shards are stored unless another place is named: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm" / "data"
-
-
 def prepare(
     paths: str | Path | Iterable[str | Path],
     tokenizer: Tokenizer,
     form: Form,
     *,
     cache: str | Path | None = None,
+    limit: float = math.inf,
     watcher: Watcher | None = None,
 ) -> TokenSequences:
     """The tokens of a dataset: files, directories, globs, or a list of them.
@@ -59,6 +56,8 @@ def prepare(
     Args:
         form: what is learnt of a record: all of its text, the assistant's answers, or which of two answers is better.
         cache: where shards are stored; `cache_directory()` unless given.
+        limit: bytes of shards in it. Where new ones are made and there are more, those that were not used for longest
+            are removed; none that a running process uses.
 
     Raises:
         DataError: a path names nothing, a record is not as it should be, or the disk is full.
@@ -73,10 +72,13 @@ def prepare(
             for files in _groups(find_files(paths))
         ]
         digests.save()
-        missing = [(files, cache / key) for files, key in groups if not (cache / key).is_dir()]
+        with nothing_removed(cache):
+            missing = [(files, cache / key) for files, key in groups if not (cache / key).is_dir()]
+            if missing:
+                _make(missing, encoder, watcher)
+            shards = tuple(open_shard(cache / key) for _, key in groups)
         if missing:
-            _make(missing, encoder, watcher)
-        shards = tuple(open_shard(cache / key) for _, key in groups)
+            remove_shards(cache, limit)
     except OSError as error:
         raise DataError(_explain(error, cache)) from None
     if not any(len(shard.ends) for shard in shards):

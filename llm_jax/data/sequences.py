@@ -20,6 +20,7 @@ class Shard:
         sizes: [sequences] int64: characters of the text of each.
         learnt: [all] uint8: 1 for a token that is to be predicted; None where all are.
         digest: the same for the same tokens alone.
+        lease: what keeps the files of a stored shard from being removed, as long as it lives.
     """
 
     tokens: np.ndarray
@@ -27,6 +28,7 @@ class Shard:
     sizes: np.ndarray
     learnt: np.ndarray | None
     digest: str
+    lease: object = None
 
     @classmethod
     def of(cls, sequences: Iterable[Encoded], dtype: type[np.integer] = np.int32) -> "Shard":
@@ -51,7 +53,8 @@ class Shard:
         first, last = (int(self.ends[index - 1]) if index else 0 for index in (begin, end))
         learnt = None if self.learnt is None else self.learnt[first:last]
         digest = f"{self.digest} {begin}:{end}"
-        return Shard(self.tokens[first:last], self.ends[begin:end] - first, self.sizes[begin:end], learnt, digest)
+        tokens, ends, sizes = self.tokens[first:last], self.ends[begin:end] - first, self.sizes[begin:end]
+        return Shard(tokens, ends, sizes, learnt, digest, self.lease)
 
     def cut_single(self, fraction: float) -> tuple["Shard", "Shard"]:
         """The first `fraction` of the tokens of a shard that is one sequence, and the others."""
@@ -60,11 +63,8 @@ class Shard:
         for begin, end in ((0, cut), (cut, len(self.tokens))):
             learnt = None if self.learnt is None else self.learnt[begin:end]
             size = self.sizes * (end - begin) // max(1, len(self.tokens))
-            parts.append(
-                Shard(
-                    self.tokens[begin:end], np.array([end - begin]), size, learnt, f"{self.digest} tokens {begin}:{end}"
-                )
-            )
+            tokens, digest = self.tokens[begin:end], f"{self.digest} tokens {begin}:{end}"
+            parts.append(Shard(tokens, np.array([end - begin]), size, learnt, digest, self.lease))
         return parts[0], parts[1]
 
 

@@ -1,8 +1,10 @@
 """Shards on disk: flat arrays that are mapped into memory."""
 
 import json
+import os
+import weakref
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,26 @@ from llm_jax.data.sequences import Shard
 from llm_jax.errors import DataError
 
 VERSION = 1
-_INFO = "shard.json"
+INFO = "shard.json"
 _ARRAYS = {"tokens": None, "ends": np.int64, "sizes": np.int64, "learnt": np.uint8}  # the tokens' dtype varies
+
+
+class Lease:
+    """Marks a shard as used now, and as in use for as long as this lives.
+
+    Args:
+        info: the description of the shard, which is locked.
+    """
+
+    def __init__(self, info: Path) -> None:
+        with suppress(OSError):  # a folder that is only read
+            os.utime(info)
+        file = os.open(info, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        with suppress(ImportError, OSError):  # not a Unix; a file system without locks
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def write_shard(directory: Path, parts: Iterable[Shard], described: dict[str, Any]) -> None:
@@ -40,17 +60,18 @@ def write_shard(directory: Path, parts: Iterable[Shard], described: dict[str, An
             count, sequences = count + len(part.tokens), sequences + len(part.ends)
     info = {"version": VERSION, "tokens": count, "sequences": sequences, "dtype": dtype.name, "marked": marked}
     text = json.dumps({**info, "digest": digest.hexdigest(), **described}, indent=1)
-    (directory / _INFO).write_text(text, encoding="utf-8")
+    (directory / INFO).write_text(text, encoding="utf-8")
 
 
 def open_shard(directory: Path) -> Shard:
-    """The arrays of a shard, mapped.
+    """The arrays of a shard, mapped. It counts as in use until the last part of it is gone, see `shard_cache.py`.
 
     Raises:
         DataError: a file is missing, or of another size than its description says.
     """
     try:
-        info = json.loads((directory / _INFO).read_text(encoding="utf-8"))
+        lease = Lease(directory / INFO)
+        info = json.loads((directory / INFO).read_text(encoding="utf-8"))
         lengths = {"tokens": info["tokens"], "ends": info["sequences"], "sizes": info["sequences"]}
         lengths["learnt"] = info["tokens"] if info["marked"] else 0
         arrays = {
@@ -58,7 +79,7 @@ def open_shard(directory: Path) -> Shard:
             for name, dtype in _ARRAYS.items()
         }
         learnt = arrays["learnt"] if info["marked"] else None
-        return Shard(arrays["tokens"], arrays["ends"], arrays["sizes"], learnt, info["digest"])
+        return Shard(arrays["tokens"], arrays["ends"], arrays["sizes"], learnt, info["digest"], lease)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{directory}: a damaged shard of tokens ({error}). Remove it; it will be made again."

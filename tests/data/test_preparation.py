@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_jax.data import preparation, prepare, reading, tokenising
+from llm_jax.data import preparation, prepare, reading, remove_shards, stored_shards, tokenising
 from llm_jax.errors import DataError
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer
 
@@ -218,3 +218,63 @@ def test_a_long_document_has_the_tokens_of_the_whole(bpe, tmp_path, cache):
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     found = prepare(tmp_path / "a.txt", bpe, "text", cache=cache)
     assert ids(found) == [[*bpe.encode(text.strip("\n")), bpe.eos_token_id]]
+
+
+def in_another_process(corpus, cache):
+    """A process that has the shards of a text open, until its input ends."""
+    program = """
+import sys
+from llm_jax.data import prepare
+from llm_jax.tokenizers import load_tokenizer
+held = prepare(sys.argv[1], load_tokenizer(sys.argv[2]), "text", cache=sys.argv[3]).split(0.5)[1]  # a part of them
+print("ready", flush=True)
+sys.stdin.read()
+print(len(held.stream))
+"""
+    command = [sys.executable, "-c", program, str(corpus), str(corpus.parent / "tokenizer"), str(cache)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_the_least_recently_used_shards_go_and_none_that_is_in_use(tmp_path, cache, bpe):
+    texts = []
+    for name in "abc":
+        texts.append(tmp_path / name / "text.txt")
+        texts[-1].parent.mkdir()
+        texts[-1].write_text("\n\n".join(f"{name} {document}" for document in DOCUMENTS), encoding="utf-8")
+    bpe.save_pretrained(tmp_path / "a" / "tokenizer")
+    for text in texts:
+        prepare(text, bpe, "text", cache=cache)
+
+    def names():
+        return [Path(shard.files[0]).parent.name for shard in stored_shards(cache)]
+
+    size = stored_shards(cache)[0].nbytes
+    for age, shard in enumerate(stored_shards(cache)):  # as they were made: c is the newest
+        os.utime(shard.path / "shard.json", (1e9 - age, 1e9 - age))
+    assert not any(shard.in_use for shard in stored_shards(cache))
+    prepare(texts[1], bpe, "text", cache=cache)  # is used: b, c, a
+    assert names() == ["b", "c", "a"]
+    process = in_another_process(texts[0], cache)  # a, b, c, of which a is in use
+    assert [shard.in_use for shard in stored_shards(cache)] == [True, False, False]
+    assert [Path(shard.files[0]).parent.name for shard in remove_shards(cache, 2.5 * size)] == ["c"]
+    assert [Path(shard.files[0]).parent.name for shard in remove_shards(cache, 0)] == ["b"]
+    said, _ = process.communicate(timeout=60)
+    assert int(said) > 0
+    assert len(remove_shards(cache, 0)) == 1
+    assert stored_shards(cache) == []
+    assert not list(cache.glob(".*"))
+
+
+def test_a_limit_holds_where_something_new_is_made(tmp_path, cache, bpe, corpus):
+    for number in range(3):
+        corpus.write_text("\n\n".join(f"{number} {document}" for document in DOCUMENTS), encoding="utf-8")
+        found = prepare(corpus, bpe, "text", cache=cache, limit=1)
+        assert len(found) == len(DOCUMENTS)
+        stored = stored_shards(cache)
+        assert [shard.in_use for shard in stored] == [True], "the one that is in use stays"
+        del found
+    again = prepare(corpus, bpe, "text", cache=cache, limit=1)
+    assert len(stored_shards(cache)) == 1, "nothing was made, nothing goes"
+    assert len(again) == len(DOCUMENTS)

@@ -23,7 +23,7 @@ SECTIONS: dict[str, type[Any]] = {
     if isinstance(hint, type) and dataclasses.is_dataclass(hint)
 }
 NEAR = 0.6  # how similar a name must be to be suggested, see `nearest`
-PATHS = ("init_from", "teacher", "resume_from_checkpoint")  # besides those that end in _path and _dir
+PATHS = ("init_from", "teacher", "resume_from_checkpoint", "chat_template")  # besides those that end in _path and _dir
 ARCHITECTURE = [f.name for f in dataclasses.fields(ModelConfig)]
 
 

@@ -3,12 +3,14 @@
 `load_train_config` fills these from a file, the environment and the command line.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from llm_jax.config import LoraConfig, require
 from llm_jax.errors import ConfigError
+from llm_jax.memory import parse_memory
 from llm_jax.training.config.durations import Duration
 from llm_jax.training.config.model_section import ModelSection
 from llm_jax.training.config.objectives import DistillationConfig, PreferenceConfig
@@ -33,6 +35,7 @@ class DataConfig:
     val_fraction: float = 0.1
     validation: dict[str, str] = field(default_factory=dict)  # further datasets to measure the loss on, by name
     cache_dir: str | None = None  # where tokens are stored; the user's cache folder
+    cache_limit: str | None = "100GB"  # of those; beyond it the least recently used ones go. None: no limit
     # stream: windows of one stream of all texts, of which each sees those before; documents: texts are packed into rows
     # and see themselves alone; none: each has a row of its own. None: documents, but stream without an end-of-text id
     packing: Literal["stream", "documents", "none"] | None = None
@@ -41,6 +44,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 258, self, "vocab_size", "at least 258: 256 bytes and two special tokens")
+        limited = self.cache_limit is None or self.cache_bytes < math.inf
+        require(limited, self, "cache_limit", "an amount such as 100GB, or null for no limit")
         require(0.0 < self.val_fraction < 1.0, self, "val_fraction", "above 0 and below 1")
         require(self.max_seq_len is None or self.max_seq_len >= 1, self, "max_seq_len", "at least 1, or unset")
         require(self.overlap >= 0, self, "overlap", "at least 0")
@@ -48,6 +53,11 @@ class DataConfig:
         require(in_stream or not self.overlap, self, "overlap", "0 unless data.packing is stream")
         weights = self.dataset_path.values() if isinstance(self.dataset_path, dict) else ()
         require(all(weight > 0 for weight in weights), self, "dataset_path", "a mapping to weights above 0")
+
+    @property
+    def cache_bytes(self) -> float:
+        """What stored tokens may take, at most."""
+        return math.inf if self.cache_limit is None else parse_memory(self.cache_limit, free=None)
 
 
 @dataclass(frozen=True, kw_only=True)

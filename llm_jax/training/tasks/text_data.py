@@ -65,7 +65,7 @@ def open_text_data(config: TrainConfig, tokenizer: Tokenizer, form: Form, length
     """
     data = config.data
     bar = TokenisingBar(quiet=config.logging.log_level in ("WARNING", "ERROR"))
-    read = partial(prepare, tokenizer=tokenizer, form=form, cache=data.cache_dir, watcher=bar)
+    read = partial(prepare, tokenizer=tokenizer, form=form, cache=data.cache_dir, limit=data.cache_bytes, watcher=bar)
     rows = partial(_rows, config, tokenizer, form, length)
     paths = dataset_paths(data)
     mixed = data.dataset_path if isinstance(data.dataset_path, dict) else None

@@ -52,7 +52,7 @@ def _find_tokenizer(data: DataConfig, stored: StoredModel | None, resumed: Path 
 def _with_template(data: DataConfig, tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer with the chat template that is named."""
     if data.chat_template is not None:
-        path = Path(data.chat_template).expanduser()
+        path = Path(data.chat_template)
         try:
             tokenizer.chat_template = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
