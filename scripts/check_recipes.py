@@ -44,7 +44,7 @@ class Reached(NamedTuple):
 
     def __str__(self) -> str:
         time = f"{self.seconds / 60:.1f} minutes ({self.cpu_seconds:.0f} s of processors)"
-        return f"validation loss {self.best:.4f} in {time}"
+        return f"validation loss {self.best:.3g} in {time}"
 
 
 def train(recipe: Recipe, name: str, *settings: str) -> Reached:
