@@ -12,6 +12,7 @@ from llm_jax.kernels.cpu import available, best_level, features
 from llm_jax.kernels.matmul_dispatch import frozen_matmul, has_native_linear, linear, matmul, rows, values
 from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, WeightDtype
 from llm_jax.kernels.packing import pack, pack_blocks, pack_frozen, pack_gated, quantise
+from llm_jax.kernels.update_dispatch import adamw, has_native_update, norm
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
 
@@ -33,6 +34,7 @@ __all__ = [
     "PackedMatrix",
     "QuantisedMatrix",
     "WeightDtype",
+    "adamw",
     "attention",
     "available",
     "best_level",
@@ -45,8 +47,10 @@ __all__ = [
     "frozen_matmul",
     "has_native_attention",
     "has_native_linear",
+    "has_native_update",
     "linear",
     "matmul",
+    "norm",
     "normalise",
     "pack",
     "pack_blocks",

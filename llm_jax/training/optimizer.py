@@ -5,6 +5,7 @@ also passes as `lr` to those that have to know it.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from llm_jax import kernels
 from llm_jax.model import Params
 from llm_jax.training.config import TrainingConfig
 from llm_jax.training.muon import is_hidden_matrix, scale_by_muon
+
+EPSILON = 1e-8  # of Adam
 
 
 def make_optimizer(
@@ -54,11 +58,58 @@ def adamw(
     Gradients are first clipped to a global norm of `clip`, over the parameters that are given. The first moment is
     stored in `moment_dtype`; the second needs float32, whose last steps toward a mean are smaller than bfloat16's.
     """
-    return _chain(_adam(beta1, beta2, moment_dtype), weight_decay=weight_decay, clip=clip)
+    optimizer = AdamW(*_chain(_adam(beta1, beta2, moment_dtype), weight_decay=weight_decay, clip=clip))
+    optimizer.settings = AdamSettings((beta1, beta2), weight_decay, clip)
+    return optimizer
 
 
 def _adam(beta1: float, beta2: float, moment_dtype: str = "float32") -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=beta1, b2=beta2, eps=1e-8, mu_dtype=moment_dtype)
+    return optax.scale_by_adam(b1=beta1, b2=beta2, eps=EPSILON, mu_dtype=moment_dtype)
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float | None
+
+
+class AdamW(optax.GradientTransformation):
+    """`adamw`, which can also update parameters and moments where they lie."""
+
+    settings: AdamSettings
+
+    def is_in_place(self, params: Params) -> bool:
+        """Whether `apply` works here."""
+        return kernels.has_native_update() and all(value.dtype == jnp.float32 for value in params.values())
+
+    def apply(
+        self, grads: Params, norm: Array, state: Any, params: Params, *, lr: Array, applied: Array
+    ) -> tuple[Params, optax.OptState]:
+        """Parameters and state after a step, both unchanged where it is not to be `applied`.
+
+        Args:
+            norm: of the gradients.
+        """
+        clipping, adam, decaying = state
+        settings, decayed = self.settings, matrices(params)
+        clip = jnp.float32(1) if settings.clip is None else jnp.where(norm < settings.clip, 1.0, settings.clip / norm)
+        count = optax.safe_increment(adam.count)
+        params, mu, nu = kernels.adamw(
+            params,
+            adam.mu,
+            adam.nu,
+            grads,
+            rate=lr,
+            clip=clip,
+            step=count,
+            applied=applied,
+            betas=settings.betas,
+            epsilon=EPSILON,
+            decay={name: settings.weight_decay * decays for name, decays in decayed.items()},
+        )
+        adam = adam._replace(count=jnp.where(applied, count, adam.count), mu=mu, nu=nu)
+        return params, (clipping, adam, decaying)
 
 
 def muon(

@@ -9,7 +9,9 @@ import optax
 from jax import Array
 
 from llm_jax.data import Batch
+from llm_jax.kernels import norm
 from llm_jax.model import Params
+from llm_jax.training.optimizer import AdamW
 from llm_jax.training.precision import LossScale
 
 # (sum, weight, aux): the mean loss is sum / weight, over one batch or over many; aux holds more sums over the same
@@ -115,12 +117,16 @@ def make_train_step(
         value, grads = jax.tree.map(lambda x: x / scale, sums)
         aux = jax.tree.map(lambda x: x.sum() / weight, aux)
 
-        grad_norm = optax.tree.norm(grads)
-        updates, optimizer_state = update(grads, state.optimizer, state.trainable, lr=lr)
-        trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
+        grad_norm = norm(grads)
         applied = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        after, before = TrainState(trainable, optimizer_state, None), state._replace(loss_scale=None)
-        after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+        if isinstance(optimizer, AdamW) and optimizer.is_in_place(state.trainable):
+            changed = optimizer.apply(grads, grad_norm, state.optimizer, state.trainable, lr=lr, applied=applied)
+            after = TrainState(*changed, None)
+        else:
+            updates, optimizer_state = update(grads, state.optimizer, state.trainable, lr=lr)
+            trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
+            after, before = TrainState(trainable, optimizer_state, None), state._replace(loss_scale=None)
+            after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
         failed = ~applied
         if state.loss_scale is not None:
             failed &= ~jnp.isfinite(value) | (scale <= 1.0)

@@ -4,11 +4,13 @@ from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attent
 from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quantise
 from llm_jax.kernels.cpu.matmul import TILE, dense, matmul, pack_tiles, unpacked_rows
 from llm_jax.kernels.cpu.native import available, best_level, features, is_built
+from llm_jax.kernels.cpu.update import adamw, norm
 
 __all__ = [
     "HEAD_STEP",
     "LARGEST_HEAD",
     "TILE",
+    "adamw",
     "aligned",
     "available",
     "best_level",
@@ -19,6 +21,7 @@ __all__ = [
     "features",
     "is_built",
     "matmul",
+    "norm",
     "pack_blocks",
     "pack_tiles",
     "quantise",

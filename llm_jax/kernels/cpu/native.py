@@ -9,13 +9,15 @@ import numpy as np
 from llm_jax import native
 from llm_jax.native import Level
 
-PACK, PRODUCT, DENSE, BLOCK_PRODUCT, ATTENTION, EMPTY = CALLS = (
+PACK, PRODUCT, DENSE, BLOCK_PRODUCT, ATTENTION, EMPTY, NORM, ADAMW = CALLS = (
     "llm_pack",
     "llm_product",
     "llm_dense",
     "llm_block_product",
     "llm_attention",
     "llm_empty",
+    "llm_norm",
+    "llm_adamw",
 )
 
 

@@ -3,6 +3,7 @@
 
 #include "attend_amx.h"
 #include "dense.h"
+#include "update.h"
 
 namespace llm {
 namespace {
@@ -143,6 +144,6 @@ void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) { kAvx
 }  // namespace
 
 extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks,
-                           gather_rows, gather_panel};
+                           gather_rows, gather_panel,    sum_of_squares,  adamw};
 
 }  // namespace llm

@@ -6,6 +6,7 @@
 #include "dense.h"
 #include "product.h"
 #include "rounded_x86.h"
+#include "update.h"
 
 namespace llm {
 namespace {
@@ -161,6 +162,6 @@ struct BlockLanes {
 
 extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>,  write_any,
                               attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>,
-                              gather_rows,     gather_panel};
+                              gather_rows,     gather_panel,    sum_of_squares,  adamw};
 
 }  // namespace llm

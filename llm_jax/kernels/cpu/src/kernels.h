@@ -86,6 +86,16 @@ struct Operand {
   bool by_columns;
 };
 
+// An optimiser's update of one array: its parameters, the moving averages of gradients and of their squares.
+struct Update {
+  float* parameter;
+  Floats mean;
+  float* square;
+  const float* gradient;
+  float rate, clip, beta1, beta2, epsilon, decay;
+  float mean_scale, square_scale;  // what makes up for averages of few steps
+};
+
 struct BlockProduct;  // blocks.h
 
 struct Level {
@@ -104,6 +114,9 @@ struct Level {
   // Lay out 16 vectors of a plain matrix: as rows of float32, for `prepare`, or as a panel, for `multiply` (dense.h).
   void (*gather_rows)(const Operand&, int64_t first, float* rows);
   void (*gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
+  // Over many elements (update.h).
+  double (*sum_of_squares)(const float* x, int64_t count);
+  void (*adamw)(const Update&, int64_t first, int64_t last);
 };
 
 extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64

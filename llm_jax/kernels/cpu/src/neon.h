@@ -7,6 +7,7 @@
 #include "block_rows.h"
 #include "dense.h"
 #include "product.h"
+#include "update.h"
 
 namespace llm {
 namespace {
@@ -201,7 +202,7 @@ template <typename Dot>
 constexpr Level level() {
   return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
           attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>,
-          gather_rows,          gather_panel};
+          gather_rows,          gather_panel,    sum_of_squares,  adamw};
 }
 
 }  // namespace
