@@ -54,9 +54,10 @@ def adamw(
     names, step = list(parameters), step.astype(jnp.float32)
     scales = [1 / (1 - jnp.float32(beta) ** step) for beta in betas]
     numbers = jnp.stack([jnp.asarray(x, jnp.float32) for x in (rate, clip, *scales, applied)])
+    lists = ([arrays[name] for name in names] for arrays in (parameters, means, squares, gradients))
     changed = cpu.adamw(
-        *([arrays[name] for name in names] for arrays in (parameters, means, squares, gradients)),
-        numbers,
+        *lists,
+        numbers=numbers,
         betas=betas,
         epsilon=epsilon,
         decay=[decay[name] for name in names],

@@ -4,8 +4,11 @@ Weights have the layout of torch and safetensors ([out, in] for a linear map), s
 map onto them without a copy. Every layer computes in the dtype of its input.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +30,17 @@ from llm_jax.kernels import (
     normalise,
     rows,
 )
+from llm_jax.model.remat import recomputed
 from llm_jax.parallel import whole_rows
 
 
 def parameter(*shape: int) -> nnx.Param[Array]:
     """A place for an array of this shape: `merge` puts it there, `init_params` makes it."""
     return nnx.Param(jnp.zeros(shape))
+
+
+Inputs = Any  # an array, or several that a `Prepare` makes one of
+Prepare = Callable[[Inputs], Array]
 
 
 class Linear(nnx.Module):
@@ -51,14 +59,19 @@ class Linear(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
+        x: Inputs,
         *,
         norm: "AnyNorm | None" = None,
+        prepare: Prepare | None = None,
         activation: ActivationName = "none",
         bias: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """[..., in] -> [..., out]. `bias` stands in for the map's own (a packed gated pair has two)."""
+        """[..., in] -> [..., out]. `bias` stands in for the map's own (a packed gated pair has two).
+
+        Args:
+            prepare: what x is made of, before the norm; closes over no array.
+        """
         if bias is None and self.bias is not None:
             bias = self.bias[...]
         if self.packed is not None and self.lora is None:
@@ -72,16 +85,24 @@ class Linear(nnx.Module):
                 return matmul(x, self.packed, bias, norm=parameters, residual=change)
             y = ACTIVATIONS[activation](matmul(x, self.packed, bias, norm=parameters, residual=change))
             return y if residual is None else residual + y
-        x = normalised(x, norm)
-        if self.observe is not None:
-            self.observe(x)
-        y = self.product(x)
+        if self.is_plain:
+            (y,) = products([self], x, norm, prepare)
+        else:
+            x = normalised(x if prepare is None else prepare(x), norm)
+            if self.observe is not None:
+                self.observe(x)
+            y = self.product(x)
         if self.lora is not None:
             y = self.lora(x, y)
         if bias is not None:
-            y = y + bias.astype(x.dtype)
+            y = y + bias.astype(y.dtype)
         y = ACTIVATIONS[activation](y)
         return y if residual is None else residual + y
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a matrix of its own, with nothing beside it."""
+        return isinstance(self.weight.get_value(), Array) and self.lora is None and self.observe is None
 
     def product(self, x: Array) -> Array:
         """x Wᵀ. Of a matrix in blocks, gradients need its values once more, which are not stored until then."""
@@ -94,11 +115,32 @@ class Linear(nnx.Module):
             return matmul(x, self.packed)
         return linear(x, self.weight[...])
 
-    def add_to(self, residual: Array, x: Array, end: "SublayerEnd", dropout_key: Array | None) -> Array:
+    def add_to(
+        self,
+        residual: Array,
+        x: Inputs,
+        end: "SublayerEnd",
+        dropout_key: Array | None,
+        prepare: Prepare | None = None,
+    ) -> Array:
         """The end of a sublayer: x Wᵀ + b, added to the residual stream."""
         if end.adds_as_is and dropout_key is None:
-            return self(x, residual=residual)
-        return end(residual, self(x), dropout_key)
+            return self(x, prepare=prepare, residual=residual)
+        return end(residual, self(x, prepare=prepare), dropout_key)
+
+
+def products(maps: "Sequence[Linear]", x: Inputs, norm: "AnyNorm | None", prepare: Prepare | None) -> list[Array]:
+    """norm(prepare(x)) Wᵀ of plain matrices. For the backward pass x is stored, and not what is multiplied."""
+
+    def multiplied(x: Inputs, norm: Norm | None, weights: Sequence[Array]) -> list[Array]:
+        x = x if prepare is None else prepare(x)
+        x = x if norm is None else normalise(x, norm)
+        return [linear(x, weight) for weight in weights]
+
+    weights = [map.weight[...] for map in maps]
+    if norm is None and prepare is None:
+        return multiplied(x, None, weights)
+    return recomputed(multiplied, x, None if norm is None else norm.parameters, weights)
 
 
 class LowRankFactors(nnx.Module):
@@ -232,18 +274,34 @@ class FeedForward(nnx.Module):
         self, x: Array, residual: Array, norm: AnyNorm | None, end: SublayerEnd, dropout_key: Array | None
     ) -> Array:
         """The residual stream [..., D] with feed_forward(norm(x)) added."""
-        return self.fc2.add_to(residual, self.hidden(x, norm), end, dropout_key)
+        hidden, prepare = self.hidden(x, norm)
+        return self.fc2.add_to(residual, hidden, end, dropout_key, prepare)
 
     def output(self, x: Array) -> Array:
         """feed_forward(x), [..., D]."""
-        return self.fc2(self.hidden(x, None))
+        hidden, prepare = self.hidden(x, None)
+        return self.fc2(hidden, prepare=prepare)
 
-    def hidden(self, x: Array, norm: AnyNorm | None) -> Array:
-        if self.gate_proj is None:
-            return self.fc1(x, norm=norm, activation=self.activation)
+    def hidden(self, x: Array, norm: AnyNorm | None) -> tuple[Inputs, Prepare | None]:
+        """What fc2 multiplies, or what that is made of and how."""
+        maps = [self.fc1] if self.gate_proj is None else [self.fc1, self.gate_proj]
+        if self.fc1.packed is not None and len(maps) == 1:
+            return self.fc1(x, norm=norm, activation=self.activation), None
         if self.fc1.packed is not None and self.fc1.packed.gated:  # it has the gate in it, see packing.py
-            pair = self.fc1.bias, self.gate_proj.bias
+            pair = self.fc1.bias, maps[1].bias
             bias = None if pair[0] is None or pair[1] is None else jnp.stack([pair[0][...], pair[1][...]])
-            return self.fc1(x, norm=norm, activation=self.activation, bias=bias)
-        x = normalised(x, norm)
-        return self.fc1(x, activation=self.activation) * self.gate_proj(x)
+            return self.fc1(x, norm=norm, activation=self.activation, bias=bias), None
+        if all(map.is_plain for map in maps):
+            parts = products(maps, x, norm, None)
+            biases = [None if map.bias is None else map.bias[...].astype(x.dtype) for map in maps]
+            inputs = tuple(y if bias is None else y + bias for y, bias in zip(parts, biases, strict=True))
+        else:
+            x = normalised(x, norm)
+            inputs = tuple(map(x) for map in maps)
+        return inputs, partial(_gated, self.activation)
+
+
+def _gated(activation: ActivationName, inputs: tuple[Array, ...]) -> Array:
+    """act(inputs[0]) · inputs[1], or without the second."""
+    y: Array = math.prod(inputs[1:], start=ACTIVATIONS[activation](inputs[0]))
+    return y

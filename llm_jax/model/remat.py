@@ -51,5 +51,30 @@ def _backward(function: Callable[..., Any], saved: Any, of_out: Any) -> Any:
 _run.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), of which the backward pass stores the arguments alone: for what is cheap to compute again.
+
+    What follows from the first argument alone is computed again. `function` closes over no array.
+    """
+    return function(*arguments)
+
+
+def _recomputed_forward(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+    return function(*arguments), arguments
+
+
+def _recomputed_backward(function: Callable[..., Any], arguments: Any, of_out: Any) -> Any:
+    # Zero, unless a gradient is infinite: the compiler cannot know, so that it does not find the same values in the
+    # forward pass and keep those.
+    zero = jax.tree.leaves(of_out)[0].reshape(-1)[0] * 0
+    first = jax.tree.map(lambda x: x + zero.astype(x.dtype), arguments[0])
+    _, pull_back = jax.vjp(function, first, *arguments[1:])
+    return pull_back(of_out)
+
+
+recomputed.defvjp(_recomputed_forward, _recomputed_backward)
+
+
 def _together(trained: list[Any], frozen: list[Any]) -> list[Array]:
     return [f if t is None else t for t, f in zip(trained, frozen, strict=True)]

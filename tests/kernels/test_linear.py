@@ -18,7 +18,7 @@ def random(seed: int, *shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("level", NATIVE)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("M", "N", "K"), [(1, 1, 1), (37, 129, 45), (300, 70, 600), (16, 16, 33)])
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 1, 1), (37, 129, 45), (300, 70, 600), (16, 16, 33), (40, 33, 2100)])
 def test_every_orientation_equals_float64(level: Level, dtype: WeightDtype, M: int, N: int, K: int) -> None:
     a, b = random(1, M, K), random(2, N, K)
     exact = a.astype(np.float64) @ b.T.astype(np.float64)

@@ -13,6 +13,7 @@ from llm_jax.native import Level
 TILE = 16  # rows and columns of a tile, as in src/kernels.h
 ROW_TILE_BYTES = 64  # of one row of x in a tile
 SCALE_BYTES = 4  # of a row of x
+LARGEST_DEPTH = 2048  # of the contracted axis of plain matrices that is multiplied in turn: 128 rows fit the L2 cache
 
 
 def pack_tiles(weight_OI: Array, gate_OI: Array | None = None) -> Array:
@@ -87,18 +88,19 @@ def dense(
     """
     load()
     (K, M), N = left.shape[:: 1 if by_columns[0] else -1], right.shape[1 if by_columns[1] else 0]
-    chunks = -(-K * jnp.dtype(dtype).itemsize // ROW_TILE_BYTES)
-    workspace_bytes = -(-M // TILE) * TILE * _row_bytes(chunks, dtype, level)
-    call = jax.ffi.ffi_call(
-        DENSE,
-        (jax.ShapeDtypeStruct((M, N), out_dtype), jax.ShapeDtypeStruct((workspace_bytes,), jnp.uint8)),
-        vmap_method="sequential",
-    )
-    product_MN, _ = call(
+    depth = -(-K // -(-K // LARGEST_DEPTH))
+    chunks = -(-depth * jnp.dtype(dtype).itemsize // ROW_TILE_BYTES)
+    row_bytes = _row_bytes(chunks, dtype, level) if M <= N else chunks * ROW_TILE_BYTES
+    workspace = jax.ShapeDtypeStruct((-(-min(M, N) // TILE) * TILE * row_bytes,), jnp.uint8)
+    sums = jax.ShapeDtypeStruct((M, N) if depth < K and out_dtype != jnp.float32 else (0,), jnp.float32)
+    outputs = jax.ShapeDtypeStruct((M, N), out_dtype), workspace, sums
+    product_MN, _, _ = jax.ffi.ffi_call(DENSE, outputs, vmap_method="sequential")(
         left,
         right,
         level=np.int64(level),
         dtype=np.int64(WEIGHT_DTYPES.index(dtype)),
+        depth=np.int64(depth),
+        chunk_bytes=np.int64(_row_bytes(1, dtype, level)),
         left_by_columns=by_columns[0],
         right_by_columns=by_columns[1],
     )

@@ -10,15 +10,19 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kRowsOfTask = 128;  // at least, where rows are divided among tasks: each lays its panels out anew
+constexpr int64_t kRowsOfTask = 128;  // of a block of the contracted axis they fit the L2 cache
 
-// Vectors of K values, which a product contracts.
 Operand operand(const ffi::AnyBuffer& matrix, bool by_columns) {
   const auto shape = matrix.dimensions();
-  return {{matrix.untyped_data(), matrix.element_type() == ffi::DataType::BF16},
-          shape[by_columns ? 1 : 0],
-          shape[by_columns ? 0 : 1],
-          by_columns};
+  const Floats values = {matrix.untyped_data(), matrix.element_type() == ffi::DataType::BF16};
+  return {values, 0, shape[by_columns ? 1 : 0], shape[by_columns ? 0 : 1], shape[1], by_columns};
+}
+
+// Values k … k + depth - 1 of its vectors.
+Operand slice(Operand a, int64_t k, int64_t depth) {
+  a.first = a.by_columns ? k * a.stride : k;
+  a.K = k + depth < a.K ? depth : a.K - k;
+  return a;
 }
 
 // Memory that a thread keeps from call to call: a system's fresh pages cost more than what is written to them.
@@ -31,47 +35,76 @@ T* scratch(int64_t count) {
   return reinterpret_cast<T*>((start + 63) / 64 * 64);
 }
 
+int64_t up_to(int64_t count, int64_t step) { return (count + step - 1) / step; }
+
+// The contracted axis in blocks of `depth`, to which sums are added in turn. Of each block, the operand with fewer
+// vectors is laid out first, for all threads (`workspace`); tasks lay out their share of the other. Both are read from
+// memory once, and from then on out of a cache.
 ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::Result<ffi::AnyBuffer> out,
-                 ffi::Result<ffi::AnyBuffer> workspace, int64_t level, int64_t dtype, bool left_by_columns,
-                 bool right_by_columns) {
-  const Operand a = operand(left, left_by_columns), b = operand(right, right_by_columns);
-  const int64_t depth = DType(dtype) == kFloat32 ? kTile : 2 * kTile, row_tiles = (a.count + kTile - 1) / kTile;
-  Product p{};
-  p.M = a.count, p.I = a.K, p.O = b.count, p.dtype = DType(dtype);
-  p.panels = (b.count + kTile - 1) / kTile, p.chunks = (a.K + depth - 1) / depth;
-  p.x = a.values, p.y = {out->untyped_data(), out->element_type() == ffi::DataType::BF16};
-  p.rows = static_cast<uint8_t*>(workspace->untyped_data());
-  const int64_t tile_bytes = workspace->element_count() / row_tiles, panel_bytes = p.chunks * kTileBytes;
+                 ffi::Result<ffi::AnyBuffer> workspace, ffi::Result<ffi::AnyBuffer> sums, int64_t level, int64_t dtype,
+                 int64_t depth, int64_t chunk_bytes, bool left_by_columns, bool right_by_columns) {
+  const Operand whole_a = operand(left, left_by_columns), whole_b = operand(right, right_by_columns);
   const Level& kernels = level_of(level);
+  uint8_t* shared = static_cast<uint8_t*>(workspace->untyped_data());
+  const Floats y = {out->untyped_data(), out->element_type() == ffi::DataType::BF16};
+  const Floats partial = {y.is_bfloat16 ? sums->untyped_data() : y.data, false};
+  const int64_t M = whole_a.count, N = whole_b.count, panels = up_to(N, kTile);
 
-  parallel(pool, row_tiles, [&](int64_t tile) {
-    if (!a.by_columns) return kernels.prepare(p, tile);
-    float* rows = scratch<float>(kTile * a.K);
-    kernels.gather_rows(a, tile * kTile, rows);
-    Product q = p;
-    q.M = kTile, q.x = {rows, false}, q.rows = p.rows + tile * tile_bytes;
-    kernels.prepare(q, 0);
-  });
+  for (int64_t k = 0; k < whole_a.K; k += depth) {
+    const Operand a = slice(whole_a, k, depth), b = slice(whole_b, k, depth);
+    Product p{};
+    p.M = M, p.I = a.K, p.O = N, p.dtype = DType(dtype), p.panels = panels;
+    p.chunks = up_to(a.K, p.dtype == kFloat32 ? kTile : 2 * kTile);
+    if (k > 0) p.residual = partial;
+    p.y = k + depth < whole_a.K ? partial : y;
+    const int64_t tile_bytes = p.chunks * kTile * chunk_bytes, panel_bytes = p.chunks * kTileBytes;
 
-  // Columns in groups of panels; where there are fewer of them than threads keep busy, rows are divided too.
-  const int64_t groups = (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce, wanted = 4 * pool.num_threads();
-  const int64_t most = (p.M + kRowsOfTask - 1) / kRowsOfTask, even = (wanted + groups - 1) / groups;
-  const int64_t parts = most < even ? most : even;
-  const int64_t rows = ((p.M + parts - 1) / parts + kTile - 1) / kTile * kTile;
-  parallel(pool, groups * parts, [&](int64_t task) {
-    const int64_t first = task / parts * kPanelsAtOnce, row = task % parts * rows;
-    if (row >= p.M) return;
-    const int64_t count = first + kPanelsAtOnce < p.panels ? kPanelsAtOnce : p.panels - first;
-    uint8_t* panels = scratch<uint8_t>(kPanelsAtOnce * panel_bytes);
-    for (int64_t i = 0; i < count; ++i)
-      kernels.gather_panel(b, p.dtype, (first + i) * kTile, panels + i * panel_bytes);
-    Product q = p;
-    q.M = row + rows < p.M ? rows : p.M - row;
-    q.rows = p.rows + row / kTile * tile_bytes;
-    q.y.data = static_cast<uint8_t*>(p.y.data) + row * p.O * (p.y.is_bfloat16 ? sizeof(uint16_t) : sizeof(float));
-    q.weight = panels - first * panel_bytes;  // the kernels count panels from the matrix' first
-    kernels.multiply(q, first, count);
-  });
+    const auto lay_out_rows = [&](int64_t tile, uint8_t* to) {
+      float* rows = scratch<float>(kTile * a.K);
+      kernels.gather_rows(a, tile * kTile, rows);
+      Product q = p;
+      q.M = kTile, q.x = {rows, false}, q.rows = to;
+      kernels.prepare(q, 0);
+    };
+    const auto lay_out_panels = [&](int64_t first, int64_t count, uint8_t* to) {
+      for (int64_t i = 0; i < count; ++i) kernels.gather_panel(b, p.dtype, (first + i) * kTile, to + i * panel_bytes);
+    };
+    // Rows from `row` on, which are at `rows`, with panels that begin at `weights`.
+    const auto multiply = [&](int64_t row, int64_t count, uint8_t* rows, int64_t first, uint8_t* weights) {
+      const auto moved = [&](Floats x) -> Floats {
+        const int64_t bytes = row * N * (x.is_bfloat16 ? sizeof(uint16_t) : sizeof(float));
+        return {x.data == nullptr ? nullptr : static_cast<uint8_t*>(x.data) + bytes, x.is_bfloat16};
+      };
+      Product q = p;
+      q.M = row + count < M ? count : M - row, q.rows = rows, q.y = moved(p.y), q.residual = moved(p.residual);
+      q.weight = weights - first * panel_bytes;  // the kernels count panels from the matrix' first
+      kernels.multiply(q, first, first + kPanelsAtOnce < panels ? kPanelsAtOnce : panels - first);
+    };
+
+    const int64_t wanted = 4 * pool.num_threads();
+    if (M <= N) {  // columns in groups of panels; where there are few of them, rows are divided too
+      parallel(pool, up_to(M, kTile), [&](int64_t tile) { lay_out_rows(tile, shared + tile * tile_bytes); });
+      const int64_t groups = up_to(panels, kPanelsAtOnce), most = up_to(M, kRowsOfTask), even = up_to(wanted, groups);
+      const int64_t parts = most < even ? most : even, rows = up_to(up_to(M, parts), kTile) * kTile;
+      parallel(pool, groups * parts, [&](int64_t task) {
+        const int64_t first = task / parts * kPanelsAtOnce, row = task % parts * rows;
+        if (row >= M) return;
+        uint8_t* weights = scratch<uint8_t>(kPanelsAtOnce * panel_bytes);
+        lay_out_panels(first, first + kPanelsAtOnce < panels ? kPanelsAtOnce : panels - first, weights);
+        multiply(row, rows, shared + row / kTile * tile_bytes, first, weights);
+      });
+    } else {
+      parallel(pool, panels, [&](int64_t panel) { lay_out_panels(panel, 1, shared + panel * panel_bytes); });
+      const int64_t even = up_to(up_to(M, wanted), kTile) * kTile, rows = even < kRowsOfTask ? even : kRowsOfTask;
+      parallel(pool, up_to(M, rows), [&](int64_t task) {
+        const int64_t row = task * rows, tiles = up_to(row + rows < M ? rows : M - row, kTile);
+        uint8_t* own = scratch<uint8_t>(tiles * tile_bytes);
+        for (int64_t i = 0; i < tiles; ++i) lay_out_rows(row / kTile + i, own + i * tile_bytes);
+        for (int64_t first = 0; first < panels; first += kPanelsAtOnce)
+          multiply(row, rows, own, first, shared + first * panel_bytes);
+      });
+    }
+  }
   return ffi::Error::Success();
 }
 
@@ -85,7 +118,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_dense, llm::dense,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<int64_t>("level")
                                   .Attr<int64_t>("dtype")
+                                  .Attr<int64_t>("depth")
+                                  .Attr<int64_t>("chunk_bytes")
                                   .Attr<bool>("left_by_columns")
                                   .Attr<bool>("right_by_columns"));

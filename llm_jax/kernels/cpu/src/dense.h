@@ -9,14 +9,19 @@
 namespace llm {
 namespace {
 
-// Vectors first … first + 15 as rows of K float32; zero beyond the last. Of a matrix that is stored by columns.
+// Vectors first … first + 15 as rows of K float32; zero beyond the last.
 inline void gather_rows(const Operand& a, int64_t first, float* rows) {
   const int64_t count = a.count - first < kTile ? a.count - first : kTile;
+  if (!a.by_columns) {
+    for (int64_t r = 0; r < count; ++r) load(a.values, a.first + (first + r) * a.stride, a.K, rows + r * a.K);
+    std::memset(rows + count * a.K, 0, (kTile - count) * a.K * sizeof(float));
+    return;
+  }
   for (int64_t k = 0; k < a.K; k += kTile) {
     const int64_t depth = a.K - k < kTile ? a.K - k : kTile;
     alignas(64) float block[kTile][kTile];
     if (count < kTile) std::memset(block, 0, sizeof block);
-    for (int64_t j = 0; j < depth; ++j) load(a.values, (k + j) * a.count + first, count, block[j]);
+    for (int64_t j = 0; j < depth; ++j) load(a.values, a.first + (k + j) * a.stride + first, count, block[j]);
     for (int64_t r = 0; r < kTile; ++r)
       for (int64_t j = 0; j < depth; ++j) rows[r * a.K + k + j] = block[j][r];
   }
@@ -35,7 +40,7 @@ inline void gather_panel(const Operand& b, DType dtype, int64_t first, uint8_t* 
     if (b.by_columns) {
       alignas(64) float block[2 * kTile][kTile];
       if (!whole) std::memset(block, 0, sizeof block);
-      for (int64_t j = 0; j < depth; ++j) load(b.values, (k + j) * b.count + first, count, block[j]);
+      for (int64_t j = 0; j < depth; ++j) load(b.values, b.first + (k + j) * b.stride + first, count, block[j]);
       if (dtype == kFloat32) {
         std::memcpy(tile, block, kTileBytes);
       } else {
@@ -49,7 +54,7 @@ inline void gather_panel(const Operand& b, DType dtype, int64_t first, uint8_t* 
     for (int64_t r = 0; r < count; ++r) {
       alignas(64) float line[2 * kTile];
       if (!whole) std::memset(line, 0, sizeof line);
-      load(b.values, (first + r) * b.K + k, depth, line);
+      load(b.values, b.first + (first + r) * b.stride + k, depth, line);
       if (dtype == kFloat32) {
         std::memcpy(words[r], line, sizeof words[r]);
       } else {

@@ -78,11 +78,11 @@ struct Attention {
   const float *cosine, *sine;                    // [tokens, rotary], or null
 };
 
-// A plain matrix as a product reads it: `count` vectors of K values. Value k of vector n is at n * K + k, or, where it is
-// stored by columns, at k * count + n.
+// A plain matrix as a product reads it: `count` vectors of K values. Value k of vector n is at n * stride + k from the
+// first, or, where it is stored by columns, at k * stride + n.
 struct Operand {
   Floats values;
-  int64_t count, K;
+  int64_t first, count, K, stride;
   bool by_columns;
 };
 
