@@ -1,7 +1,7 @@
 """`python -m benchmarks.training`: training steps beside PyTorch on this machine, in turns, each in its own process.
 
-Prints tokens/s, their ratios, the share of the peak of matrix products (MFU), peak memory of each process, and where a
-step of this project goes; with --sweep it also plots tokens/s over batch, length and depth.
+Prints tokens/s, their ratios, the share of the peak of matrix products (MFU), the most memory of each in its turns, and
+where a step of this project goes; with --sweep it also plots tokens/s over batch, length and depth.
 """
 
 import json
@@ -43,7 +43,7 @@ class Worker:
 
     def turn(self, steps: int) -> None:
         answer = self.ask(str(steps))
-        self.seconds, self.memory = min(self.seconds, *answer["seconds"]), answer["memory"]
+        self.seconds, self.memory = min(self.seconds, *answer["seconds"]), max(self.memory, answer["memory"])
 
     def ask(self, line: str) -> Any:
         assert self.process.stdin is not None
@@ -176,6 +176,8 @@ def main(
         rows.append(measure(Cell(shape, batch, length, dtype, layers), engines, rounds, steps))
         if as_json:
             click.echo(json.dumps(rows[-1]))
+        else:  # at once: all of them take long
+            click.echo("\n".join(table(rows[-1:]).splitlines()[2:]), err=True)
     if not as_json:
         click.echo(" · ".join(f"{name} {value}" for name, value in describe().items()))
         click.echo(f"\n{table(rows)}\n\n{parts_table(rows)}")

@@ -1,21 +1,27 @@
 """Training steps of one engine in a process of its own: it takes its turn when a line comes, and answers with figures.
 
+Memory is the largest resident set of a turn: that of the steps, not of compiling them.
+
 A line is a number of steps, or `profile`, which our engine answers with the seconds of each part of a step.
 
 Both do the same: the loss of next tokens, its gradient clipped to a norm of 1, AdamW; no dropout.
 """
 
 import json
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.weights import SHAPES
 from llm_jax.config import ModelConfig
 from llm_jax.kernels import WeightDtype
+from llm_jax.memory import return_freed_memory
 
 LEARNING_RATE, BETAS, DECAY, CLIP = 1e-4, (0.9, 0.95), 0.1, 1.0
 
@@ -44,7 +50,14 @@ def jax_step(cell: Cell) -> Callable[[], float]:
 
     from llm_jax.data import Batch
     from llm_jax.model import Params, forward_hidden, init_params
-    from llm_jax.training import LossSums, adamw, initial_state, make_train_step, next_token_loss
+    from llm_jax.training import (
+        LossSums,
+        adamw,
+        compiled_beforehand,
+        initial_state,
+        make_train_step,
+        next_token_loss,
+    )
 
     config, dtype = cell.config, jnp.dtype(cell.dtype)
 
@@ -55,7 +68,7 @@ def jax_step(cell: Cell) -> Callable[[], float]:
         return *next_token_loss(config, trainable, hidden, batch["targets"], batch["weights"]), {}
 
     optimizer = adamw(beta1=BETAS[0], beta2=BETAS[1], weight_decay=DECAY, clip=CLIP)
-    train_step = make_train_step(loss, optimizer, dtype=dtype, seed=0)
+    train_step = compiled_beforehand(make_train_step(loss, optimizer, dtype=dtype, seed=0))
     state = [initial_state(init_params(config), optimizer, dtype)]
     tokens = jax.random.randint(jax.random.key(0), (1, cell.batch, cell.length + 1), 0, config.vocab_size)
     batch = {"inputs": tokens[..., :-1], "targets": tokens[..., 1:], "weights": jnp.ones((1, cell.batch, cell.length))}
@@ -116,23 +129,39 @@ def _parts(step: Callable[[], float]) -> dict[str, float]:
     return profile(timed, TRAINING_PARTS)
 
 
+def _forget_peak() -> None:
+    """The largest resident set is that of now; where the system has no such thing, it stays that of the process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """Bytes of the largest resident set."""
+    try:
+        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except (OSError, ValueError):
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(kilobytes) * 1024
+
+
 def main() -> None:
     """Arguments: the engine, and a cell as JSON."""
     engine, cell = sys.argv[1], Cell(**json.loads(sys.argv[2]))
     step = jax_step(cell) if engine == "llm" else torch_step(cell, compiled=engine == "torch compiled")
     losses = [step(), step()]  # the first compiles
+    return_freed_memory()
     print(json.dumps({"losses": losses}), flush=True)
     for line in sys.stdin:
         if line.strip() == "profile":
             print(json.dumps(_parts(step)), flush=True)
             continue
         seconds = []
+        _forget_peak()
         for _ in range(int(line)):
             start = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "memory": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "memory": _peak()}), flush=True)
 
 
 if __name__ == "__main__":

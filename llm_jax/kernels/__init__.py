@@ -9,11 +9,19 @@ from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkL
 from llm_jax.kernels.blocks import FORMATS, PANEL, BlockMatrix, BlockRows, Format, QuantisedMatrix
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
-from llm_jax.kernels.matmul_dispatch import frozen_matmul, has_native_linear, linear, matmul, rows, values
-from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, WeightDtype
+from llm_jax.kernels.matmul_dispatch import (
+    frozen_matmul,
+    has_native_linear,
+    linear,
+    matmul,
+    rows,
+    summed_matmul,
+    values,
+)
+from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, SummedMatrix, WeightDtype
 from llm_jax.kernels.packing import pack, pack_blocks, pack_frozen, pack_gated, quantise
 from llm_jax.kernels.update_dispatch import adamw, has_native_update, norm
-from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, dropout, normalise, rotate, softcap
+from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, afresh, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
 
 __all__ = [
@@ -33,8 +41,10 @@ __all__ = [
     "Norm",
     "PackedMatrix",
     "QuantisedMatrix",
+    "SummedMatrix",
     "WeightDtype",
     "adamw",
+    "afresh",
     "attention",
     "available",
     "best_level",
@@ -60,6 +70,7 @@ __all__ = [
     "rotate",
     "rows",
     "softcap",
+    "summed_matmul",
     "values",
     "vector_width",
 ]

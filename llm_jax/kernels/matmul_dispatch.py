@@ -8,7 +8,7 @@ from jax import Array
 
 from llm_jax.kernels import cpu, xla
 from llm_jax.kernels.blocks import FORMATS, BlockMatrix, Format
-from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix, WeightDtype
+from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix, SummedMatrix, WeightDtype
 from llm_jax.kernels.xla import ActivationName, Norm
 from llm_jax.native import Level
 
@@ -90,10 +90,38 @@ def _linear_backward(saved: tuple[Array, Array], of_y_MO: Array) -> tuple[Array,
 _native_linear.defvjp(_linear_forward, _linear_backward)
 
 
-def _dense(left: Array, right: Array, by_columns: tuple[bool, bool], out_dtype: jnp.dtype) -> Array:
+def _dense(
+    left: Array, right: Array, by_columns: tuple[bool, bool], out_dtype: jnp.dtype, add_to: Array | None = None
+) -> Array:
     dtype: WeightDtype = "float32" if left.dtype == jnp.float32 else "bfloat16"
     level = cpu.best_level()
-    return cpu.dense(left, right, by_columns=by_columns, dtype=dtype, out_dtype=out_dtype, level=level)
+    return cpu.dense(left, right, by_columns=by_columns, dtype=dtype, out_dtype=out_dtype, level=level, add_to=add_to)
+
+
+@jax.custom_vjp
+def summed_matmul(x: Array, matrix: SummedMatrix) -> Array:
+    """x · Wᵀ over the last axis, in x's dtype; see `SummedMatrix` for its gradient."""
+    return linear(x, matrix.weight_OI)
+
+
+def _summed_forward(x: Array, matrix: SummedMatrix) -> tuple[Array, tuple[Array, SummedMatrix]]:
+    return linear(x, matrix.weight_OI), (x, matrix)
+
+
+def _summed_backward(saved: tuple[Array, SummedMatrix], of_y: Array) -> tuple[Array, SummedMatrix]:
+    x, matrix = saved
+    (O, I), weight_OI = matrix.shape, matrix.weight_OI
+    x_MI, of_y_MO = x.reshape(-1, I), of_y.reshape(-1, O)
+    if has_native_linear(x.dtype):
+        of_x_MI = _dense(of_y_MO, weight_OI, (False, True), x.dtype)
+        sum_OI = _dense(of_y_MO, x_MI, (True, True), jnp.dtype(jnp.float32), matrix.sum_OI)
+    else:
+        of_x_MI = of_y_MO @ weight_OI.astype(x.dtype)
+        sum_OI = matrix.sum_OI + jnp.einsum("mo,mi->oi", of_y_MO, x_MI, preferred_element_type=jnp.float32)
+    return of_x_MI.reshape(x.shape), SummedMatrix(jnp.zeros_like(weight_OI), sum_OI)
+
+
+summed_matmul.defvjp(_summed_forward, _summed_backward)
 
 
 @jax.custom_vjp

@@ -62,3 +62,24 @@ class FrozenMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         return self.packed.shape
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SummedMatrix:
+    """A plain matrix, and the sum of its gradients so far: of `sum`, the gradient is the sum with another one.
+
+    A gradient that is added up over many products takes no second array so.
+
+    Attributes:
+        weight_OI: has no gradient of its own.
+        sum_OI: float32.
+    """
+
+    weight_OI: Array
+    sum_OI: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        O, I = self.weight_OI.shape
+        return O, I

@@ -23,12 +23,14 @@ from llm_jax.kernels import (
     FrozenMatrix,
     Norm,
     PackedMatrix,
+    SummedMatrix,
     dropout,
     frozen_matmul,
     linear,
     matmul,
     normalise,
     rows,
+    summed_matmul,
 )
 from llm_jax.model.remat import recomputed
 from llm_jax.parallel import whole_rows
@@ -109,6 +111,8 @@ class Linear(nnx.Module):
         weight = self.weight.get_value()
         if isinstance(weight, FrozenMatrix):
             return frozen_matmul(x, weight)
+        if isinstance(weight, SummedMatrix):
+            return summed_matmul(x, weight)
         if isinstance(self.packed, BlockMatrix):
             return jax.checkpoint(matmul)(x, self.packed)
         if self.packed is not None:
@@ -208,6 +212,8 @@ class Embedding(nnx.Module):
         table = self.weight.get_value()
         if isinstance(table, FrozenMatrix):
             return frozen_matmul(hidden, table)
+        if isinstance(table, SummedMatrix):
+            return summed_matmul(hidden, table)
         if isinstance(table, BlockMatrix):
             return matmul(hidden, table)
         return linear(hidden, table)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from llm_jax.kernels import afresh
+
 
 def remat(function: Callable[..., Any], x: Array, *arguments: Any) -> Any:
     """function(x, *arguments); the backward pass computes it again from these. `function` closes over no array.
@@ -65,10 +67,7 @@ def _recomputed_forward(function: Callable[..., Any], *arguments: Any) -> tuple[
 
 
 def _recomputed_backward(function: Callable[..., Any], arguments: Any, of_out: Any) -> Any:
-    # Zero, unless a gradient is infinite: the compiler cannot know, so that it does not find the same values in the
-    # forward pass and keep those.
-    zero = jax.tree.leaves(of_out)[0].reshape(-1)[0] * 0
-    first = jax.tree.map(lambda x: x + zero.astype(x.dtype), arguments[0])
+    first = afresh(arguments[0], jax.tree.leaves(of_out)[0])
     _, pull_back = jax.vjp(function, first, *arguments[1:])
     return pull_back(of_out)
 

@@ -23,6 +23,7 @@ from llm_jax.training.config import (
 )
 
 if TYPE_CHECKING:
+    from llm_jax.training.footprint import compiled_beforehand
     from llm_jax.training.optimizer import adamw
     from llm_jax.training.placement import join
     from llm_jax.training.run import TrainingResult, train
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Imported when they are asked for: a mistake in a configuration is to be reported before jax is imported.
 _LATE = {
     "adamw": "optimizer",
+    "compiled_beforehand": "footprint",
     "TrainingResult": "run",
     "join": "placement",
     "train": "run",
@@ -67,6 +69,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "adamw",
+    "compiled_beforehand",
     "initial_state",
     "join",
     "load_train_config",

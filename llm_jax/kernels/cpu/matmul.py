@@ -78,13 +78,21 @@ def matmul(
 
 
 def dense(
-    left: Array, right: Array, *, by_columns: tuple[bool, bool], dtype: WeightDtype, out_dtype: jnp.dtype, level: Level
+    left: Array,
+    right: Array,
+    *,
+    by_columns: tuple[bool, bool],
+    dtype: WeightDtype,
+    out_dtype: jnp.dtype,
+    level: Level,
+    add_to: Array | None = None,
 ) -> Array:
     """A Bᵀ [M, N] of plain matrices A [M, K] and B [N, K], in float32 or bfloat16; sums are float32.
 
     Args:
         by_columns: whether A, and whether B, is given transposed: [K, M], [K, N].
         dtype: what both are multiplied in, float32 or bfloat16.
+        add_to: float32 [M, N], to which the product is added, in place; `out_dtype` is then float32.
     """
     load()
     (K, M), N = left.shape[:: 1 if by_columns[0] else -1], right.shape[1 if by_columns[1] else 0]
@@ -94,9 +102,12 @@ def dense(
     workspace = jax.ShapeDtypeStruct((-(-min(M, N) // TILE) * TILE * row_bytes,), jnp.uint8)
     sums = jax.ShapeDtypeStruct((M, N) if depth < K and out_dtype != jnp.float32 else (0,), jnp.float32)
     outputs = jax.ShapeDtypeStruct((M, N), out_dtype), workspace, sums
-    product_MN, _, _ = jax.ffi.ffi_call(DENSE, outputs, vmap_method="sequential")(
+    aliases = None if add_to is None else {2: 0}
+    call = jax.ffi.ffi_call(DENSE, outputs, vmap_method="sequential", input_output_aliases=aliases)
+    product_MN, _, _ = call(
         left,
         right,
+        placeholder() if add_to is None else add_to,
         level=np.int64(level),
         dtype=np.int64(WEIGHT_DTYPES.index(dtype)),
         depth=np.int64(depth),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,19 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def afresh(values: Any, after: Array) -> Any:
+    """The same values, which the compiler takes for others that depend on `after`.
+
+    In a backward pass, what is made of them is then computed again. Otherwise the compiler finds the same in the
+    forward pass, and keeps it until then.
+    """
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return jax.lax.optimization_barrier((values, after))[0]
+    # XLA's CPU compiler removes barriers. This is zero unless `after` is not finite, which it cannot know.
+    zero = after[(0,) * after.ndim] * 0
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype), values)
 
 
 def softcap(x: Array, cap: float | None) -> Array:

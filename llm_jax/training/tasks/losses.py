@@ -14,7 +14,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from llm_jax.config import ModelConfig
-from llm_jax.kernels import has_native_linear
+from llm_jax.kernels import SummedMatrix, has_native_linear
 from llm_jax.model import Params, head_params, merge
 
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 2**27, 2**29  # of a chunk's logits in float32
@@ -119,27 +119,33 @@ def _gradients(
 ) -> tuple[Array, dict[str, Array | None], Array]:
     """Log-probabilities [B, T], and the gradients of the head (None for frozen parameters) and the hidden states."""
     trained_in_dtype, frozen_in_dtype = (_cast(params, hidden_BTD.dtype) for params in (trained, frozen))
+    matrices = [name for name, x in trained.items() if name.endswith("weight") and x.ndim == 2]
 
     def chunk(sums: Params, arrays: tuple[Array, ...]) -> tuple[Params, tuple[Array, Array]]:
         hidden_BTD, targets_BT, of_logp_BT, of_logsumexp_BT = arrays
+        summed = {name: SummedMatrix(trained_in_dtype[name], sums[name]) for name in matrices}
 
-        def head(trained: Params, hidden_BTD: Array) -> Array:
+        def head(trained: dict[str, Any], hidden_BTD: Array) -> Array:
             return merge(config, trained | frozen_in_dtype).head(hidden_BTD)
 
-        logits_BTV, pull_back = jax.vjp(head, trained_in_dtype, hidden_BTD)
+        logits_BTV, pull_back = jax.vjp(head, trained_in_dtype | summed, hidden_BTD)
         logp_BT, logsumexp_BT = _probabilities(logits_BTV, targets_BT)
         is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
         probability_BTV = jnp.exp(logits_BTV - logsumexp_BT[..., None])
         of_logits_BTV = (of_logsumexp_BT - of_logp_BT)[..., None] * probability_BTV
         of_logits_BTV += jnp.where(is_target_BTV, of_logp_BT[..., None], 0)
         of_trained, of_hidden_BTD = pull_back(of_logits_BTV)
-        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, of_trained), (logp_BT, of_hidden_BTD)
+        for name, total in sums.items():
+            x = of_trained[name]
+            sums[name] = x.sum_OI if name in summed else total + x.astype(total.dtype)
+        return sums, (logp_BT, of_hidden_BTD)
 
-    sums = jax.tree.map(jnp.zeros_like, trained)
+    sums = {name: jnp.zeros(x.shape, jnp.float32 if name in matrices else x.dtype) for name, x in trained.items()}
     limit = _limit(is_trained=bool(trained))
     chunks = _chunks(config, limit, hidden_BTD, targets_BT, of_logp_BT, of_logsumexp_BT)
     of_trained, results = jax.lax.scan(chunk, sums, chunks)
     logp_BT, of_hidden_BTD = (_joined(x, targets_BT.shape[1]) for x in results)
+    of_trained = {name: x.astype(trained[name].dtype) for name, x in of_trained.items()}
     return logp_BT, {**dict.fromkeys(frozen), **of_trained}, of_hidden_BTD
 
 

@@ -39,10 +39,14 @@ int64_t up_to(int64_t count, int64_t step) { return (count + step - 1) / step; }
 
 // The contracted axis in blocks of `depth`, to which sums are added in turn. Of each block, the operand with fewer
 // vectors is laid out first, for all threads (`workspace`); tasks lay out their share of the other. Both are read from
-// memory once, and from then on out of a cache.
-ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::Result<ffi::AnyBuffer> out,
-                 ffi::Result<ffi::AnyBuffer> workspace, ffi::Result<ffi::AnyBuffer> sums, int64_t level, int64_t dtype,
-                 int64_t depth, int64_t chunk_bytes, bool left_by_columns, bool right_by_columns) {
+// memory once, and from then on out of a cache. `total` is what the product is added to, in place, or empty.
+ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::AnyBuffer total,
+                 ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> workspace,
+                 ffi::Result<ffi::AnyBuffer> sums, int64_t level, int64_t dtype, int64_t depth, int64_t chunk_bytes,
+                 bool left_by_columns, bool right_by_columns) {
+  const bool adds = total.element_count() > 0;
+  if (adds && total.untyped_data() != out->untyped_data())
+    return ffi::Error::Internal("a product must be added in place");
   const Operand whole_a = operand(left, left_by_columns), whole_b = operand(right, right_by_columns);
   const Level& kernels = level_of(level);
   uint8_t* shared = static_cast<uint8_t*>(workspace->untyped_data());
@@ -55,7 +59,7 @@ ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right
     Product p{};
     p.M = M, p.I = a.K, p.O = N, p.dtype = DType(dtype), p.panels = panels;
     p.chunks = up_to(a.K, p.dtype == kFloat32 ? kTile : 2 * kTile);
-    if (k > 0) p.residual = partial;
+    if (k > 0 || adds) p.residual = partial;
     p.y = k + depth < whole_a.K ? partial : y;
     const int64_t tile_bytes = p.chunks * kTile * chunk_bytes, panel_bytes = p.chunks * kTileBytes;
 
@@ -114,6 +118,7 @@ ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right
 XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_dense, llm::dense,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
