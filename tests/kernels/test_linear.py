@@ -34,6 +34,21 @@ def test_every_orientation_equals_float64(level: Level, dtype: WeightDtype, M: i
             assert (np.abs(np.asarray(out) - exact) <= bound).all(), (by_columns, stored)
 
 
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("K", [45, 2100])
+def test_a_product_is_added_in_place(level: Level, K: int) -> None:
+    """Also where the contracted axis is multiplied in several blocks."""
+    a, b, total = random(1, K, 37), random(2, K, 50), random(3, 37, 50)
+
+    def added(a: Array, b: Array, total: Array) -> Array:
+        float32 = jnp.dtype("float32")
+        return cpu.dense(a, b, by_columns=(True, True), dtype="bfloat16", out_dtype=float32, level=level, add_to=total)
+
+    out = jax.jit(added, donate_argnums=2)(*map(jnp.asarray, (a, b, total)))
+    bound = (np.abs(a).T @ np.abs(b) + np.abs(total)) * K * 2.0**-23
+    assert (np.abs(np.asarray(out) - (total + a.T.astype(np.float64) @ b)) <= bound).all()
+
+
 @pytest.mark.skipif(not has_native_linear(jnp.dtype("bfloat16")), reason="no native products of plain matrices here")
 def test_gradients_in_bfloat16_differ_from_float64_by_one_rounding() -> None:
     x, weight, of_y = random(1, 2, 25, 70), random(2, 90, 70), random(3, 2, 25, 90)

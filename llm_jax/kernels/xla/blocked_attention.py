@@ -198,7 +198,7 @@ def _forward(
 def _backward(settings: AttentionSettings, saved: Any, of_out_YBKMH: Array) -> tuple[Any, ...]:
     q_YBKMH, keys_YBKXH, values_YBKXH, sinks_N, pairs, out_YBKMH, logsumexp_YBKM = saved
     dtype = q_YBKMH.dtype
-    # Else what the forward pass made of them for its products is kept: values that it widened or transposed.
+    # Else the compiler stores what the forward pass made of them for its products: values widened or transposed.
     q_YBKMH, keys_YBKXH, values_YBKXH = afresh((q_YBKMH, keys_YBKXH, values_YBKXH), of_out_YBKMH)
     # The gradient of a score is weight · (gradient of the weight - the weights' mean of it), which is this mean:
     mean_YBKM = jnp.einsum("YBKMH,YBKMH->YBKM", of_out_YBKMH, out_YBKMH, preferred_element_type=jnp.float32)
