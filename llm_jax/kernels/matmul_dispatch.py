@@ -114,9 +114,12 @@ def _summed_backward(saved: tuple[Array, SummedMatrix], of_y: Array) -> tuple[Ar
     x_MI, of_y_MO = x.reshape(-1, I), of_y.reshape(-1, O)
     if has_native_linear(x.dtype):
         of_x_MI = _dense(of_y_MO, weight_OI, (False, True), x.dtype)
-        sum_OI = _dense(of_y_MO, x_MI, (True, True), jnp.dtype(jnp.float32), matrix.sum_OI)
     else:
         of_x_MI = of_y_MO @ weight_OI.astype(x.dtype)
+    # XLA's product in float32 is as fast, but first transposes the gradient of y, and is added in a pass of its own.
+    if has_native_linear(x.dtype) or (x.dtype == jnp.float32 and has_native_linear(jnp.dtype(jnp.bfloat16))):
+        sum_OI = _dense(of_y_MO, x_MI, (True, True), jnp.dtype(jnp.float32), matrix.sum_OI)
+    else:
         sum_OI = matrix.sum_OI + jnp.einsum("mo,mi->oi", of_y_MO, x_MI, preferred_element_type=jnp.float32)
     return of_x_MI.reshape(x.shape), SummedMatrix(jnp.zeros_like(weight_OI), sum_OI)
 
