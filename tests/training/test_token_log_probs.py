@@ -92,7 +92,8 @@ def compare(of_params, of_hidden, leaves, prefix):
 
 
 def products(lowered):
-    return lowered.as_text().count("stablehlo.dot_general")
+    text = lowered.as_text()
+    return text.count("stablehlo.dot_general") + text.count("@llm_dense(")
 
 
 def test_a_loss_multiplies_three_times_with_the_head_and_with_a_frozen_one_twice():
