@@ -125,9 +125,13 @@ class Adapters:
             )
         try:
             loaded, tokenizer = await asyncio.to_thread(read, path.path, model.config)
-            self._registry.add(await asyncio.to_thread(model.with_adapter, name, loaded, tokenizer))
+            adapted = await asyncio.to_thread(model.with_adapter, name, loaded, tokenizer)
         except LLMError as error:
             raise InvalidRequest(str(error), param="lora_path", code="adapter_not_loaded") from None
+        former = self._registry.get(name) if name in self._registry.names else None
+        self._registry.add(adapted)
+        if former is not None and former.parent != model.name:
+            former.drop_adapter(name)
         log.info("adapter loaded", name=name, model=model.name, path=path.path)
 
     def _unload(self, name: str) -> None:

@@ -11,7 +11,6 @@ from functools import partial
 from jax.sharding import Mesh
 
 from llm_jax.checkpoint import LoadedAdapter, LoadedModel
-from llm_jax.errors import RequestError
 from llm_jax.inference import Engine, EngineStats
 from llm_jax.model import AdapterCapacity
 from llm_jax.tokenizers import Tokenizer
@@ -22,7 +21,7 @@ from server.generation.embedding_work import EmbeddingWork
 from server.generation.engine_work import Deadlines, EngineWork, WorkContext
 from server.generation.generation import Generation
 from server.generation.preparation import Preparation, Prepared
-from server.http.errors import ApiError, InvalidRequest, NotFound, TooManyRequests
+from server.http.errors import ApiError, InvalidRequest, TooManyRequests
 from server.observers import Observer
 from server.schemas.embeddings import EmbeddingBody
 from server.schemas.sampling import SamplingFields
@@ -165,11 +164,8 @@ class ServedModel:
         with ExitStack() as unless_begun:
             generation = unless_begun.enter_context(Generation(self._admit(len(prepared), tokens, account)))
             self._work.add(generation)
-            try:
-                for request, text in prepared:
-                    generation.submit(replace(request, adapter=self._adapter), text)
-            except RequestError as error:  # the adapter has gone meanwhile
-                raise NotFound(str(error), code="model_not_found") from None
+            for request, text in prepared:
+                generation.submit(replace(request, adapter=self._adapter), text)
             unless_begun.pop_all()
         return generation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_jax.errors import RequestError
@@ -47,6 +47,8 @@ class ChatFormat:
         Raises:
             InvalidRequest: the template refuses these messages.
         """
+        if chat.begins_last:
+            chat = replace(chat, messages=chat.messages[:-1], continue_final=False, add_generation_prompt=True)
         messages: Any = [self._with_short_ids(message) for message in chat.messages]
         tools = [tool.for_template() for tool in chat.tools] if chat.tool_choice.mode != "none" else []
         if not renders_tools(self.tokenizer):

@@ -62,7 +62,7 @@ class ChatRequest:
         messages: as chat templates expect them: dicts with "role", "content" (a string), and "tool_calls" of an
             assistant, whose "arguments" are objects; "name" and "tool_call_id" of a tool's answer.
         variables: further variables of the chat template.
-        continue_final: go on with the last message instead of answering it.
+        continue_final: go on with the last message instead of answering it, unless that is empty (`begins_last`).
         echo: an answer that goes on with the last message begins with it.
     """
 
@@ -79,6 +79,13 @@ class ChatRequest:
         """What an answer begins with: the last message, where it is asked for and is an assistant's."""
         last = self.messages[-1]
         return str(last["content"]) if self.echo and last["role"] == "assistant" else ""
+
+    @property
+    def begins_last(self) -> bool:
+        """Whether the answer is to go on with a message of the assistant that is empty: then it begins as any other."""
+        last = self.messages[-1]
+        is_empty = last["role"] == "assistant" and not last["content"].strip() and not last.get("tool_calls")
+        return self.continue_final and is_empty
 
     @property
     def callable_tools(self) -> list[Tool]:

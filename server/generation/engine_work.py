@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from llm_jax.errors import RequestError
 from llm_jax.inference import Engine
 from server.access.account import Account
-from server.http.errors import ApiError, DeadlineExceeded, Unavailable
+from server.http.errors import ApiError, DeadlineExceeded, NotFound, Unavailable
 from server.observers import Observer, RequestStats
 
 HandOver = Callable[[Any], None]  # of events, and of the count of cached tokens when a request is admitted
@@ -112,11 +113,14 @@ class EngineWork(ABC):
         """Takes an event of an engine request that is no exception; calls `_end` with the last one."""
 
     def _submit(self, prompt_tokens: int, submit: Callable[[HandOver], int]) -> None:
-        """Adds an engine request: `submit` gives it to the engine, and the engine a function to hand events to."""
+        """Adds an engine request: `submit` gives it to the engine, and the engine a function to hand events to.
+
+        Raises:
+            NotFound: the adapter has gone meanwhile.
+        """
         index = len(self.stats)
         # The event loop's own clock may count in milliseconds.
         stats = RequestStats(model=self._model, prompt_tokens=prompt_tokens, arrived=time.perf_counter())
-        self.stats.append(stats)
 
         def hand_over(event: Any) -> None:  # in the engine's thread
             self._handed_over.append((index, event))
@@ -124,7 +128,11 @@ class EngineWork(ABC):
                 self._is_woken = True
                 self._loop.call_soon_threadsafe(self._take_over)
 
-        self._running[index] = submit(hand_over)
+        try:
+            self._running[index] = submit(hand_over)
+        except RequestError as error:  # all else was checked before
+            raise NotFound(str(error), code="model_not_found") from None
+        self.stats.append(stats)
 
     async def _until(self, is_there: Callable[[], bool], within: float | None = None) -> bool:
         """Waits for something, or for the end of all; False where it took longer than `within` seconds.

@@ -64,9 +64,8 @@ class Preparation:
         """The choices of an answer. Raises what `complete` does."""
         form = self.chat_format
         request = self._request(form.render(chat), body, account)
-        text = TextOptions(
-            stop=form.stop, prefix="" if chat.continue_final else form.prefix, echo=chat.echoed, shown=form.shown(chat)
-        )
+        prefix = form.prefix if chat.begins_last or not chat.continue_final else ""
+        text = TextOptions(stop=form.stop, prefix=prefix, echo=chat.echoed, shown=form.shown(chat))
         return self._choices(request, body, text, chat)
 
     def embeddings(self, texts: Sequence[str | Sequence[int]], body: EmbeddingBody) -> list[Sequence[int]]:

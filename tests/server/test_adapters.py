@@ -151,6 +151,38 @@ def test_an_operator_unloads_an_adapter_whose_requests_end_as_they_began_and_loa
     app.run(talk)
 
 
+def test_an_adapter_that_moves_to_another_model_leaves_its_slot(app: App) -> None:
+    first, second = app.models[:2]
+    body = {"lora_name": "one", "lora_path": str(app.folder / "one")}
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        for base, left in (("second", ("three", "two")), ("first", ("one", "three", "two"))):
+            moved = await client.post("/v1/load_lora_adapter", json=body | {"base_model_name": base}, headers=ADMIN)
+            assert moved.status_code == 200, moved.text
+            assert tuple(sorted(first._engine.adapters)) == left
+        assert not second._engine.adapters
+        assert text(await ask(client, "one", PROMPTS[0])) == app.texts["one", PROMPTS[0]]
+
+    app.run(talk)
+
+
+def test_texts_that_an_adapter_has_not_embedded_when_it_is_unloaded_are_not_found(app: App) -> None:
+    """More texts than run at a time, so that some are submitted behind its end."""
+    load = {"lora_name": "one", "lora_path": str(app.folder / "one"), "base_model_name": "first"}
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        texts = {"model": "one", "input": [list(PROMPTS[2])] * 12}
+        embedding = asyncio.create_task(client.post("/v1/embeddings", json=texts))
+        while not app.models[0].stats.running:
+            await asyncio.sleep(0)
+        await client.post("/v1/unload_lora_adapter", json={"lora_name": "one"}, headers=ADMIN)
+        answer = await embedding
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        assert (await client.post("/v1/load_lora_adapter", json=load, headers=ADMIN)).status_code == 200
+
+    app.run(talk)
+
+
 def test_the_directory_of_adapters_is_read_again(app: App) -> None:
     adapters = app.folder / "adapters"
 

@@ -211,6 +211,16 @@ def test_a_last_message_is_gone_on_with(app: App, content: str, continued: str) 
     assert text_of(app.post(CHAT, echo=True, **body)) == [content + continued]
 
 
+def test_an_empty_last_message_is_begun(app: App) -> None:
+    empty = [*ASK, {"role": "assistant", "content": ""}]
+    begun, plain = (
+        app.post(CHAT, messages=messages, temperature=0, continue_final_message=messages is empty)
+        for messages in (empty, ASK)
+    )
+    assert text_of(begun) == text_of(plain)
+    assert begun["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
+
+
 def test_log_fields(server: Any, http: httpx.Client) -> None:
     body = {"messages": ASK, "user": "me", "safety_identifier": "s", "metadata": {"a": "b"}, "priority": -3}
     http.post(CHAT, json=body, headers={"X-Request-ID": "fields-1"})
