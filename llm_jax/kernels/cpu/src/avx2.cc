@@ -139,9 +139,7 @@ struct BlockLanes {
   static Rounded round(const float* x, float factor, int8_t* to) {
     Float products = _mm256_setzero_ps();
     const Int first = pairs(x, factor, products), last = pairs(x + 16, factor, products);
-    const Int bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(first, last), 0xd8);
-    _mm256_storeu_si256(reinterpret_cast<Int*>(to), bytes);
-    return rounded(first, last, products);
+    return rounded(first, last, products, to);
   }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>

@@ -110,11 +110,9 @@ struct BlockLanes {
   static Rounded round(const float* x, float factor, int8_t* to) {
     const Int first = _mm512_cvtps_epi32(_mm512_mul_ps(load(x), broadcast(factor)));
     const Int last = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + 16), broadcast(factor)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(first));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16), _mm512_cvtepi32_epi8(last));
     const Float products = fma(load(x), floats(first), mul(load(x + 16), floats(last)));
     return rounded(_mm512_cvtepi32_epi16(first), _mm512_cvtepi32_epi16(last),
-                   _mm256_add_ps(_mm512_castps512_ps256(products), _mm512_extractf32x8_ps(products, 1)));
+                   _mm256_add_ps(_mm512_castps512_ps256(products), _mm512_extractf32x8_ps(products, 1)), to);
   }
   // The bits `mask` of x, from `left` places to their right.
   template <int left>

@@ -8,11 +8,14 @@
 namespace llm {
 namespace {
 
-// Of int16 values, and eight partial sums of their products with what they were. The four sums are added up together.
-inline Rounded rounded(__m256i first, __m256i last, __m256 products) {
+// Stores int16 values as bytes. `products`: eight partial sums of their products with what they were.
+inline Rounded rounded(__m256i first, __m256i last, __m256 products, int8_t* to) {
+  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(first, last), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
   const __m256i ones = _mm256_set1_epi16(1);
   const __m256i sums = _mm256_hadd_epi32(_mm256_madd_epi16(first, ones), _mm256_madd_epi16(last, ones));
   const __m256i squares = _mm256_add_epi32(_mm256_madd_epi16(first, first), _mm256_madd_epi16(last, last));
+  // All sums are added up together: first, last, squares, squares, in each half.
   const __m256i lanes = _mm256_hadd_epi32(sums, _mm256_hadd_epi32(squares, squares));
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
   __m128 product = _mm_add_ps(_mm256_castps256_ps128(products), _mm256_extractf128_ps(products, 1));
