@@ -76,6 +76,8 @@ class Linear(nnx.Module):
         """
         if bias is None and self.bias is not None:
             bias = self.bias[...]
+        if not self.is_plain and prepare is not None:
+            x, prepare = prepare(x), None
         if self.packed is not None and self.lora is None:
             parameters = None if norm is None else norm.parameters
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
@@ -90,7 +92,7 @@ class Linear(nnx.Module):
         if self.is_plain:
             (y,) = products([self], x, norm, prepare)
         else:
-            x = normalised(x if prepare is None else prepare(x), norm)
+            x = normalised(x, norm)
             if self.observe is not None:
                 self.observe(x)
             y = self.product(x)
