@@ -1,4 +1,4 @@
-"""What LoRA adapters cost a server: clients over several of them and their model, beside the same load without any.
+"""What LoRA adapters cost a server: clients over several of them and their model, beside the same load without any, in turns.
 
     python -m benchmarks.adapters MODEL [--clients 16] [--rank 8] [--targets q_proj,v_proj] [-- FLAG …]
 
@@ -59,7 +59,7 @@ def measure(name: str, server: Served, load: Load) -> float:
 @click.option("--adapters", default=3, show_default=True, help="How many.")
 @click.option("--rank", default=8, show_default=True)
 @click.option("--targets", default="q_proj,v_proj", show_default=True, help="Linear maps, or all-linear.")
-@click.option("--rounds", default=2, show_default=True, help="Rounds, of which the best counts.")
+@click.option("--rounds", default=2, show_default=True, help="Rounds, each of all three in turn.")
 def main(
     model: str,
     flags: tuple[str, ...],
@@ -82,12 +82,12 @@ def main(
                 server.wait_for_programs()
             load = Load(clients, requests, new_tokens, vocab)
             mixed = replace(load, models=("llm", *paths))
-            without = max(measure("without any", alone, load) for _ in range(rounds))
-            unused = max(measure("not used", beside, load) for _ in range(rounds))
-            with_them = max(measure("mixed", beside, mixed) for _ in range(rounds))
+            kinds = {"without any": (alone, load), "not used": (beside, load), "mixed": (beside, mixed)}
+            rates = [[measure(name, *kind) for name, kind in kinds.items()] for _ in range(rounds)]
         finally:
             alone.close()
             beside.close()
+    without, unused, with_them = np.mean(rates, axis=0)
     click.echo(
         f"mixed: {100 * with_them / without:.1f} % of the rate without any; not used: {100 * unused / without:.1f} %"
     )
