@@ -1,4 +1,4 @@
-"""What LoRA adapters cost a server: clients over several of them and their model, beside the same load without any, in turns.
+"""What LoRA adapters cost a server: clients over several of them and their model, and the same load without any.
 
     python -m benchmarks.adapters MODEL [--clients 16] [--rank 8] [--targets q_proj,v_proj] [-- FLAG …]
 
