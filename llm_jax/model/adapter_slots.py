@@ -1,8 +1,7 @@
 """Adapters that serve side by side: their low-rank factors stacked, so that each token gets those of its own.
 
-A linear map has one pair of factors, in which each slot has columns of its own: y + B (m · A x), where the mask m of a
-token is one in the columns of its adapter's slot. That is two small products for any mixture of adapters, and none of
-their shapes depends on which adapters there are.
+A linear map has a pair of factors for each slot: y + B_s (A_s x), with the slot s of a token's adapter. None of their
+shapes depends on which adapters there are.
 """
 
 import re
@@ -20,7 +19,7 @@ from llm_jax.model.lora import Adapter
 from llm_jax.model.model import FACTOR, Params
 from llm_jax.model.shapes import param_shapes
 
-SLOTS, ROWS = ".lora.slot", ".lora.row"
+SLOT = ".lora.slot"
 LINEAR = re.compile(r"(.*\.(self_attn\.(qkv|out)_proj|mlp\.(shared_expert\.)?(fc1|fc2|gate_proj)))\.weight")
 RANK = 16  # where nothing says which
 FUSED = "self_attn.qkv_proj"  # beside it there may be three modules, with ranks of their own
@@ -87,8 +86,8 @@ class AdapterCapacity:
         """Whether the first maps of feed-forward blocks are among them, which then are not packed with their gates."""
         return any(linear.endswith((".fc1", ".gate_proj")) for linear in self.linears)
 
-    def columns(self, linear: str) -> int:
-        """Columns of each slot."""
+    def ranks(self, linear: str) -> int:
+        """The rank of each slot's factors."""
         return self.rank * (3 if linear.endswith(FUSED) else 1)
 
 
@@ -104,32 +103,27 @@ class AdapterStack:
         self._a: dict[str, np.ndarray] = {}  # never written to: a device may compute with the same memory
         self._b: dict[str, np.ndarray] = {}
         shapes = param_shapes(config)
-        params: Params = {}
         for linear in capacity.linears:
             O, I = shapes[f"{linear}.weight"].shape
-            Q = capacity.slots * capacity.columns(linear)
-            self._a[linear], self._b[linear] = np.zeros((Q, I), dtype), np.zeros((O, Q), dtype)
-            slot_Q = np.repeat(np.arange(capacity.slots, dtype=np.int32), capacity.columns(linear))
-            params[linear + SLOTS] = self._put(slot_Q)
-        self.params = params | self._factors(capacity.linears)
+            s, Q = capacity.slots, capacity.ranks(linear)
+            self._a[linear], self._b[linear] = np.zeros((s, Q, I), dtype), np.zeros((s, Q, O), dtype)
+        self.params = self._factors(capacity.linears)
 
     def write(self, slot: int, adapter: Adapter, lora: Mapping[str, Any]) -> None:
         """Puts an adapter into a slot, in place of what was there."""
-        capacity = self._capacity
-        start = {linear: slot * capacity.columns(linear) for linear in capacity.linears}
-        at = dict(start)
-        for linear in capacity.linears:
+        linears = self._capacity.linears
+        filled = dict.fromkeys(linears, 0)
+        for linear in linears:
             self._a[linear], self._b[linear] = self._a[linear].copy(), self._b[linear].copy()
-            columns = slice(start[linear], start[linear] + capacity.columns(linear))
-            self._a[linear][columns], self._b[linear][:, columns] = 0, 0
+            self._a[linear][slot], self._b[linear][slot] = 0, 0
         for module in adapter.modules:
             a_QI, b_OQ = np.asarray(lora[module.a]), np.asarray(lora[module.b], np.float32) * module.scale
             for (linear, first, size), part in module.parts():
-                columns = slice(at[linear], at[linear] + module.rank)
-                self._a[linear][columns] = a_QI
-                self._b[linear][first : first + size, columns] = b_OQ[part]
-                at[linear] += module.rank
-        self.params = self.params | self._factors(capacity.linears)
+                ranks = slice(filled[linear], filled[linear] + module.rank)
+                self._a[linear][slot, ranks] = a_QI
+                self._b[linear][slot, ranks, first : first + size] = b_OQ[part].T
+                filled[linear] += module.rank
+        self.params = self._factors(linears)
 
     def _factors(self, linears: tuple[str, ...]) -> Params:
         factors = {linear + FACTOR: self._put(self._a[linear]) for linear in linears}
@@ -141,5 +135,4 @@ class AdapterStack:
 
 def adapter_rows(params: Params, slot_BT: Array) -> Params:
     """The parameters with the slot of each token's adapter; -1 is none."""
-    rows = {name.removesuffix(SLOTS) + ROWS: slot_BT for name in params if name.endswith(SLOTS)}
-    return params | rows
+    return params | {name.removesuffix(FACTOR) + SLOT: slot_BT for name in params if name.endswith(FACTOR)}

@@ -21,12 +21,14 @@ from llm_jax.kernels import (
     ActivationName,
     BlockMatrix,
     FrozenMatrix,
+    Level,
     Norm,
     PackedMatrix,
     SummedMatrix,
     dropout,
     frozen_matmul,
     linear,
+    low_rank,
     matmul,
     normalise,
     rows,
@@ -83,11 +85,13 @@ class Linear(nnx.Module):
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
         if self.packed is not None and self.lora is not None and self.lora.is_stacked:
             parameters = None if norm is None else norm.parameters
-            change = self.lora.change(normalised(x, norm))
-            if activation == "none":
-                change = change if residual is None else residual + change
-                return matmul(x, self.packed, bias, norm=parameters, residual=change)
-            y = ACTIVATIONS[activation](matmul(x, self.packed, bias, norm=parameters, residual=change))
+            is_last = activation == "none"  # before it, what is added goes into the product's own residual
+            beside = residual if is_last else None
+            change = self.lora.of_rows(x, norm=parameters, residual=beside, level=self.packed.level)
+            y = matmul(x, self.packed, bias, norm=parameters, residual=change)
+            if is_last:
+                return y
+            y = ACTIVATIONS[activation](y)
             return y if residual is None else residual + y
         if self.is_plain:
             (y,) = products([self], x, norm, prepare)
@@ -152,31 +156,32 @@ def products(maps: "Sequence[Linear]", x: Inputs, norm: "AnyNorm | None", prepar
 class LowRankFactors(nnx.Module):
     """What an adapter adds to a linear map, see `model/lora.py`: gain · (y + B (A dropout(x))).
 
-    Of several adapters, see `model/adapter_slots.py`, each token has the columns of its own.
+    Of several adapters, see `model/adapter_slots.py`, each token has the factors of its own.
     """
 
     def __init__(self) -> None:
         self.a, self.b, self.gain, self.key, self.rate = (parameter() for _ in range(5))  # what it lacks is None
-        self.slot, self.row = parameter(), parameter()
+        self.slot = parameter()
 
     @property
     def is_stacked(self) -> bool:
         """Whether these are the factors of several adapters."""
         return self.slot.get_value() is not None
 
-    def change(self, x: Array) -> Array:
-        """B (A dropout(x)): [..., I] -> [..., O]"""
+    def of_rows(self, x: Array, *, norm: Norm | None, residual: Array | None, level: Level) -> Array:
+        """residual + B (A norm(x)), with the factors of each token's adapter: [..., I] -> [..., O]"""
+        a_sQI, b_sQO = self.a[...], self.b[...]
+        return low_rank(x, self.slot[...], a_sQI, b_sQO, level=level, norm=norm, residual=residual)
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        """[..., I], [..., O] -> [..., O]"""
+        if self.is_stacked:
+            return self.of_rows(x, norm=None, residual=y, level=Level.XLA)
         if self.key.get_value() is not None:
             retained = jax.random.bernoulli(self.key[...], 1.0 - self.rate[...], x.shape)
             x = jnp.where(retained, x / (1.0 - self.rate[...]).astype(x.dtype), 0)
         hidden = jnp.einsum("...i,qi->...q", x, self.a[...].astype(x.dtype))
-        if self.is_stacked:
-            hidden = jnp.where(self.row[...][..., None] == self.slot[...], hidden, 0)
-        return jnp.einsum("...q,oq->...o", hidden, self.b[...].astype(x.dtype))
-
-    def __call__(self, x: Array, y: Array) -> Array:
-        """[..., I], [..., O] -> [..., O]"""
-        y = y + self.change(x)
+        y = y + jnp.einsum("...q,oq->...o", hidden, self.b[...].astype(x.dtype))
         return y if self.gain.get_value() is None else y * self.gain[...].astype(x.dtype)
 
 

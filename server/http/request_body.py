@@ -63,7 +63,7 @@ class RequestBody:
 
 
 class Inflation:
-    """Decompresses a body piece by piece, never far beyond `limit` bytes."""
+    """Decompresses a body piece by piece, never far beyond `limit` bytes. A gzip body may have several members."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -75,8 +75,13 @@ class Inflation:
         Raises:
             InvalidRequest: it is not compressed, or damaged, or cut.
         """
+        inflated = b""
         try:
-            inflated = self._stream.decompress(data, self._limit + 1)
+            while data and len(inflated) <= self._limit:
+                if self._stream.eof:
+                    self._stream = zlib.decompressobj(ZLIB_OR_GZIP)
+                inflated += self._stream.decompress(data, self._limit + 1 - len(inflated))
+                data = self._stream.unused_data
         except zlib.error as error:
             raise InvalidRequest(f"The request body is not gzip: {error}.", code="invalid_coding") from None
         if is_last and not self._stream.eof and len(inflated) <= self._limit:

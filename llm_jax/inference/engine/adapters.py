@@ -64,10 +64,11 @@ class AdapterTable:
                     f"There is no slot for adapter {name}: all {len(self._slots)} are in use, by {in_use}. Remove one "
                     "whose requests have ended, or set max_adapters."
                 )
+            index = older.index if free is None and older is not None else free
+            assert index is not None
+            self._stack.write(index, adapter, params)  # the older one serves until the new one can
             if older is not None:
                 self._remove(older)
-            index = self._slots.index(None)
-            self._stack.write(index, adapter, params)
             self._added += 1
             self._slots[index] = AdapterSlot(name, index, f"{self._added}")
 

@@ -2,6 +2,7 @@
 
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quantise
+from llm_jax.kernels.cpu.low_rank import low_rank
 from llm_jax.kernels.cpu.matmul import TILE, dense, matmul, pack_tiles, unpacked_rows
 from llm_jax.kernels.cpu.native import available, best_level, features, is_built
 from llm_jax.kernels.cpu.update import adamw, norm
@@ -20,6 +21,7 @@ __all__ = [
     "empty",
     "features",
     "is_built",
+    "low_rank",
     "matmul",
     "norm",
     "pack_blocks",

@@ -9,11 +9,12 @@ import numpy as np
 from llm_jax import native
 from llm_jax.native import Level
 
-PACK, PRODUCT, DENSE, BLOCK_PRODUCT, ATTENTION, EMPTY, NORM, ADAMW = CALLS = (
+PACK, PRODUCT, DENSE, BLOCK_PRODUCT, LOW_RANK, ATTENTION, EMPTY, NORM, ADAMW = CALLS = (
     "llm_pack",
     "llm_product",
     "llm_dense",
     "llm_block_product",
+    "llm_low_rank",
     "llm_attention",
     "llm_empty",
     "llm_norm",

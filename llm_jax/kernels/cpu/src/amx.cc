@@ -141,9 +141,11 @@ void prepare_blocks(const BlockProduct& p, int64_t tile) { kAvx512.prepare_block
 
 void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) { kAvx512.multiply_blocks(p, panel, count); }
 
+void low_rank(const LowRank& f, const int32_t* rows, int64_t count) { kAvx512.low_rank(f, rows, count); }
+
 }  // namespace
 
 extern const Level kAmx = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks,
-                           gather_rows, gather_panel,    sum_of_squares,  adamw};
+                           gather_rows, gather_panel,    low_rank,        sum_of_squares,  adamw};
 
 }  // namespace llm

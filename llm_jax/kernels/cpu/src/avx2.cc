@@ -4,6 +4,7 @@
 #include "attend.h"
 #include "block_rows.h"
 #include "dense.h"
+#include "low_rank.h"
 #include "product.h"
 #include "rounded_x86.h"
 #include "update.h"
@@ -199,6 +200,6 @@ struct BlockLanes {
 
 extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write_any,
                             attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>,
-                            gather_rows,     gather_panel,    sum_of_squares,  adamw};
+                            gather_rows,     gather_panel,    low_rank<Lanes>, sum_of_squares,  adamw};
 
 }  // namespace llm

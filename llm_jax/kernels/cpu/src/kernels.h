@@ -98,6 +98,15 @@ struct Update {
 
 struct BlockProduct;  // blocks.h
 
+// y = residual + B_s (A_s norm(x)) with the slot s of each row, which adds nothing where it is negative. Of `base`: x,
+// y, residual and norm.
+struct LowRank {
+  Product base;
+  int64_t rank;
+  Floats a, b;           // [slots, rank, I], [slots, rank, O]
+  const int32_t* slots;  // [M]
+};
+
 struct Level {
   // Packs 16 rows of x into a tile: normalised, then rounded or quantised to the dtype.
   void (*prepare)(const Product&, int64_t tile);
@@ -114,6 +123,8 @@ struct Level {
   // Lay out 16 vectors of a plain matrix: as rows of float32, for `prepare`, or as a panel, for `multiply` (dense.h).
   void (*gather_rows)(const Operand&, int64_t first, float* rows);
   void (*gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
+  // Computes `count` rows, at most 4, that have the same slot.
+  void (*low_rank)(const LowRank&, const int32_t* rows, int64_t count);
   // Over many elements (update.h).
   double (*sum_of_squares)(const float* x, int64_t count);
   void (*adamw)(const Update&, int64_t first, int64_t last);

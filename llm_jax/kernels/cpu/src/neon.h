@@ -6,6 +6,7 @@
 #include "attend.h"
 #include "block_rows.h"
 #include "dense.h"
+#include "low_rank.h"
 #include "product.h"
 #include "update.h"
 
@@ -202,7 +203,7 @@ template <typename Dot>
 constexpr Level level() {
   return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
           attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>,
-          gather_rows,          gather_panel,    sum_of_squares,  adamw};
+          gather_rows,          gather_panel,    low_rank<Lanes>, sum_of_squares,  adamw};
 }
 
 }  // namespace
