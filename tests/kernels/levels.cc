@@ -1,4 +1,4 @@
-// Products and attention of the levels of aarch64 that this processor has, against plain loops in double. `make test-aarch64`
+// Products, low-rank factors, updates and attention of the levels of aarch64 that this processor has, against plain loops in double. `make test-aarch64`
 // compiles it for aarch64 and runs it under qemu, where no jaxlib need run.
 #include <cmath>
 #include <cstdio>
@@ -115,6 +115,60 @@ void test_product(int64_t level, DType dtype, int64_t M, int64_t O, int64_t I) {
   }
 }
 
+// Factors of three slots, of which the rows have the last, beside a residual.
+void test_low_rank(int64_t level, bool is_bfloat16, int64_t I, int64_t O) {
+  constexpr int64_t kSlots = 3, kRank = 5, kRows = 3, kSlot = kSlots - 1;
+  std::vector<float> values[2] = {std::vector<float>(kSlots * kRank * I), std::vector<float>(kSlots * kRank * O)};
+  std::vector<uint16_t> narrow[2];
+  for (int i = 0; i < 2; ++i)
+    for (float& value : values[i]) {
+      narrow[i].push_back(to_bfloat16(value = normal()));
+      if (is_bfloat16) value = from_bfloat16(narrow[i].back());
+    }
+  std::vector<float> x(kRows * I), residual(kRows * O), y(kRows * O);
+  for (float& value : x) value = normal();
+  for (float& value : residual) value = normal();
+  const std::vector<int32_t> slots(kRows, kSlot), rows = {2, 0, 1};
+  LowRank f{};
+  f.base.M = kRows, f.base.I = I, f.base.O = O;
+  f.base.x = {x.data(), false}, f.base.residual = {residual.data(), false}, f.base.y = {y.data(), false};
+  f.rank = kRank, f.slots = slots.data();
+  f.a = {is_bfloat16 ? static_cast<void*>(narrow[0].data()) : values[0].data(), is_bfloat16};
+  f.b = {is_bfloat16 ? static_cast<void*>(narrow[1].data()) : values[1].data(), is_bfloat16};
+  level_of(level).low_rank(f, rows.data(), kRows);
+  for (int64_t m = 0; m < kRows; ++m)
+    for (int64_t o = 0; o < O; ++o) {
+      double sum = residual[m * O + o], scale = std::fabs(sum);
+      for (int64_t q = kSlot * kRank; q < (kSlot + 1) * kRank; ++q)
+        for (int64_t i = 0; i < I; ++i) {
+          const double term = double(x[m * I + i]) * values[0][q * I + i] * values[1][q * O + o];
+          sum += term, scale += std::fabs(term);
+        }
+      expect(near(y[m * O + o], sum, scale, 2e-6), "low-rank factors", level, is_bfloat16, O);
+    }
+}
+
+// One step of AdamW, and a sum of squares.
+void test_update(int64_t level, int64_t count) {
+  std::vector<float> parameter(count), mean(count), square(count), gradient(count);
+  for (int64_t i = 0; i < count; ++i)
+    parameter[i] = normal(), mean[i] = normal(), square[i] = std::fabs(normal()), gradient[i] = normal();
+  const std::vector<float> p = parameter, m = mean, v = square;
+  const Update u{parameter.data(), {mean.data(), false}, square.data(), gradient.data(), 0.01f, 0.5f, 0.9f, 0.95f,
+                 1e-8f, 0.1f, 2.0f, 3.0f};
+  level_of(level).adamw(u, 0, count);
+  double squares = 0.0;
+  for (int64_t i = 0; i < count; ++i) {
+    squares += double(gradient[i]) * gradient[i];
+    const double g = gradient[i] * 0.5, new_m = 0.9 * m[i] + 0.1 * g, new_v = 0.95 * v[i] + 0.05 * g * g;
+    const double change = new_m * 2.0 / (std::sqrt(new_v * 3.0) + 1e-8) + 0.1 * p[i];
+    expect(near(mean[i], new_m, 1.0, 1e-6) && near(square[i], new_v, 1.0, 1e-6) &&
+               near(parameter[i], p[i] - 0.01 * change, std::fabs(p[i]) + std::fabs(change), 1e-6),
+           "AdamW", level, 0, count);
+  }
+  expect(near(level_of(level).sum_of_squares(gradient.data(), count), squares, squares, 1e-6), "squares", level, 0, count);
+}
+
 // Two sequences, of which the second has something in the cache already, over blocks that are not in order.
 void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
   const int64_t R = 2, K = 2, N = 4, G = N / K, block_tokens = 64, max_blocks = 3, heads = N + 2 * K;
@@ -174,7 +228,11 @@ void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
 int main() {
   using namespace llm;
   const int64_t best = llm_level();
-  for (int64_t level = kLevelNeon; level <= best; ++level)
+  for (int64_t level = kLevelNeon; level <= best; ++level) {
+    for (int64_t count : {1, 17, 5000}) test_update(level, count);
+    for (bool is_bfloat16 : {false, true})
+      for (int64_t I : {3, 64, 70})
+        for (int64_t O : {5, 32, 100}) test_low_rank(level, is_bfloat16, I, O);
     for (DType dtype : {kFloat32, kBFloat16, kInt8}) {
       for (int64_t M : {1, 2, 5, 16, 17, 70})
         for (int64_t O : {5, 32, 100})
@@ -182,6 +240,7 @@ int main() {
       for (int64_t H : {16, 64, 80})
         for (int64_t window : {0, 30}) test_attention(level, dtype, H, window);
     }
+  }
   std::printf("levels up to %s: %d checks passed\n", best == kLevelDotprod ? "dotprod" : "neon", checks);
   return 0;
 }
