@@ -5,12 +5,15 @@
     python scripts/make_conversations.py --score runs/orders --count 50 --seed 1
 
 The user writes an order in a sentence of many shapes; the assistant answers with it as JSON, whose keys and their order
-are always the same. The same seed gives the same records.
+are always the same. The last of them is the number that the shop gives to the order: six digits drawn at random, which
+no model can know, so that no loss gets below their entropy, ln 900,000 = 13.7 nats an answer. The same seed gives the
+same records.
 """
 
 import argparse
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,7 @@ THINGS = (
 COLORS = ("black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "silver", "white", "yellow")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
+ORDERS = (100_000, 999_999)  # the numbers of orders, each as likely as another
 SENTENCES = (
     "{name} would like {number} {color} {things} by {day}.",
     "Please send {number} {color} {things} to {name} on {day}.",
@@ -73,23 +77,20 @@ SENTENCES = (
 
 def order(rng: random.Random) -> tuple[str, dict[str, Any]]:
     """A sentence, and what it says."""
-    count = rng.choice(list(NUMBERS))
-    said = {"name": rng.choice(NAMES), "count": count, "color": rng.choice(COLORS), "item": rng.choice(THINGS)}
-    said["day"] = rng.choice(DAYS)
-    number = rng.choice((str(count), NUMBERS[count]))
+    said = {"name": rng.choice(NAMES), "count": rng.choice(list(NUMBERS))}
+    said |= {"color": rng.choice(COLORS), "item": rng.choice(THINGS)}
+    said |= {"day": rng.choice(DAYS), "order": rng.randint(*ORDERS)}
     things = "boxes" if said["item"] == "box" else f"{said['item']}s"
-    sentence = rng.choice(SENTENCES).format(**said, number=number, things=things)
+    sentence = rng.choice(SENTENCES).format(**said, number=NUMBERS[said["count"]], things=things)
     return sentence[0].upper() + sentence[1:], said
 
 
-def conversation(rng: random.Random) -> dict[str, Any]:
-    sentence, said = order(rng)
+def conversation(sentence: str, said: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [_message("user", sentence), _message("assistant", json.dumps(said))]}
 
 
-def preference(rng: random.Random) -> dict[str, Any]:
+def preference(sentence: str, said: dict[str, Any]) -> dict[str, Any]:
     """The same, with the answer that is asked for as the chosen one, and talk about the order as the rejected one."""
-    sentence, said = order(rng)
     talk = f"Of course! {said['name']} will get the {said['item']}s on {said['day']}."
     messages = {"chosen": json.dumps(said), "rejected": talk}
     return {"prompt": [_message("user", sentence)]} | {
@@ -98,13 +99,13 @@ def preference(rng: random.Random) -> dict[str, Any]:
 
 
 def records(seed: int, count: int, *, preferences: bool = False) -> list[dict[str, Any]]:
-    """Distinct records."""
+    """Records of distinct sentences."""
     rng = random.Random(seed)
     made: dict[str, dict[str, Any]] = {}
     make = preference if preferences else conversation
     while len(made) < count:
-        record = make(rng)
-        made.setdefault(json.dumps(record), record)
+        sentence, said = order(rng)
+        made.setdefault(sentence, make(sentence, said))
     return list(made.values())
 
 
@@ -113,7 +114,7 @@ def _message(role: str, content: str) -> dict[str, str]:
 
 
 def score(model: str, conversations: list[dict[str, Any]]) -> float:
-    """The share of conversations whose last message the model writes to the letter."""
+    """The share of conversations whose last message the model writes to the letter, but for the digits drawn."""
     from llm_jax.hub import load_with_tokenizer
     from llm_jax.inference import Conversation, SamplingParams
 
@@ -124,8 +125,19 @@ def score(model: str, conversations: list[dict[str, Any]]) -> float:
         question, expected = (message["content"] for message in record["messages"])
         talk.clear()
         answer = "".join(piece.text for piece in talk.answer(question)).strip()
-        right += answer == expected
+        right += undrawn(answer) == undrawn(expected)
     return right / len(conversations)
+
+
+def undrawn(answer: str) -> str:
+    """An answer with `N` for an order's number of the right form.
+
+    >>> undrawn('{"day": "Friday", "order": 483170}')
+    '{"day": "Friday", "order": N}'
+    >>> undrawn('{"day": "Friday", "order": 83170}')
+    '{"day": "Friday", "order": 83170}'
+    """
+    return re.sub(r'(?<="order": )[1-9]\d{5}(?=}$)', "N", answer)
 
 
 def main() -> None:
