@@ -70,19 +70,20 @@ def train(recipe: Recipe, name: str, *settings: str) -> Reached:
 
 
 Claims = Iterator[tuple[str, bool]]
+ALL_PARAMETERS = "lora.rank=0", "lora.base_dtype=float32", "training.lr=1e-4"  # in place of configs/lora.yaml's
 
 
 def claims_of_full(reached: Reached) -> Claims:
     before, after = score("llm_jax/demo"), score(reached.run)
-    yield f"answers as it was taught: {before:.0%} of 50 before, {after:.0%} after", before == 0 and after >= 0.9
-    lora = train(Recipe.read("full"), "full-lora", "lora.rank=7", "lora.alpha=14", "training.lr=0.01")
-    close = lora.best <= 1.05 * reached.best and lora.share < 0.05
-    yield f"the same by an adapter of {lora.share:.1%} of the parameters: {score(lora.run):.0%}, {lora}", close
+    yield f"answers as it was taught: {before:.0%} of 50 before, {after:.0%} after", before == 0 and after > 0.9
 
 
 def claims_of_lora(reached: Reached) -> Claims:
     after = score(reached.run)
     yield f"{after:.0%} of 50 answers are right", after >= 0.8
+    full = train(Recipe.read("lora"), "lora-full", *ALL_PARAMETERS)
+    close = reached.best <= 1.05 * full.best and reached.share < 0.05
+    yield f"by {reached.share:.1%} of the parameters {reached.best:.4g}; by all of them: {full}", close
 
 
 def claims_of_dpo(reached: Reached) -> Claims:

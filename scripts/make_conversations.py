@@ -12,6 +12,7 @@ same records.
 
 import argparse
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -113,8 +114,10 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def score(model: str, conversations: list[dict[str, Any]]) -> float:
-    """The share of conversations whose last message the model writes to the letter, but for the digits drawn."""
+def score(model: str, conversations: list[dict[str, Any]]) -> tuple[float, float]:
+    """The share of conversations whose last message the model writes to the letter, but for the digits drawn; and the
+    loss per token that these alone come to."""
+    from llm_jax.data import encode_record, read_record
     from llm_jax.hub import load_with_tokenizer
     from llm_jax.inference import Conversation, SamplingParams
 
@@ -126,7 +129,12 @@ def score(model: str, conversations: list[dict[str, Any]]) -> float:
         talk.clear()
         answer = "".join(piece.text for piece in talk.answer(question)).strip()
         right += undrawn(answer) == undrawn(expected)
-    return right / len(conversations)
+    read = (read_record(record, "answers") for record in conversations)
+    tokens = sum(
+        sum(encoded.learnt or ()) for record in read for encoded in encode_record(tokenizer, record, "answers")
+    )
+    entropy = math.log(ORDERS[1] - ORDERS[0] + 1)
+    return right / len(conversations), len(conversations) * entropy / tokens
 
 
 def undrawn(answer: str) -> str:
@@ -149,8 +157,8 @@ def main() -> None:
     parser.add_argument("--score", metavar="MODEL", help="score this model's answers to COUNT conversations instead")
     options = parser.parse_args()
     if options.score:
-        share = score(options.score, records(options.seed, options.count))
-        print(f"{share:.0%} of {options.count} answers are right")
+        share, floor = score(options.score, records(options.seed, options.count))
+        print(f"{share:.0%} of {options.count} answers are right; the digits drawn are a loss of {floor:.3f} a token")
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(record) for record in records(options.seed, options.count, preferences=options.preferences)]

@@ -11,7 +11,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.model import Model
 from llm_jax.tokenizers import BPETokenizer
 from llm_jax.training import Setting, load_train_config, train
-from scripts.make_conversations import records
+from scripts.make_conversations import records, undrawn
 from scripts.recipes import CONFIGS, Recipe, names
 
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 32}
@@ -65,3 +65,13 @@ def test_a_recipe_runs(name: str, tiny: Path, tmp_path: Path) -> None:
     assert (result.run.last / "tokenizer.json").exists()
     assert f"configs/{name}.yaml" in recipe.commands[-1]
     assert (recipe.loss and recipe.minutes) or name == "gpt2", "what it reaches, and in what time, is not stated"
+
+
+def test_an_answer_is_right_whatever_number_was_drawn() -> None:
+    """All else counts to the letter, the form of the number too."""
+    answer = records(0, 1)[0]["messages"][1]["content"]
+    number = str(json.loads(answer)["order"])
+    same, wrong = answer.replace(number, "123456"), answer.replace(": ", ":", 1)
+    short, quoted, further = (answer.replace(number, text) for text in ("12345", f'"{number}"', f"{number}, 1"))
+    assert undrawn(same) == undrawn(answer)
+    assert undrawn(answer) not in map(undrawn, (wrong, short, quoted, further, f"{answer} "))
