@@ -79,7 +79,7 @@ test-lm-eval: install  ## compare lm-evaluation-harness in process, through the 
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
 
 .PHONY: test-training
-test-training: install  ## kill every task 20 times, damage each file of a state, train on every mesh (about an hour)
+test-training: install  ## kill every task 20 times, damage each file of a state, train on every mesh (about 20 minutes)
 	LLM_JAX_LONG_TESTS=1 $(BIN)/python -m pytest tests/training/test_kills.py tests/training/test_damage.py tests/training/test_meshes.py
 
 .PHONY: real-models
