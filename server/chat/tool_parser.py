@@ -26,6 +26,7 @@ class ToolCallParser:
     def __init__(self, syntax: CallSyntax, names: Collection[str]) -> None:
         self._syntax, self._names = syntax, names
         self._rest = ""  # what has not been decided on
+        self._skipped = ""  # what announces a call that has not begun: text, if it turns out to be none
         self._in_calls = False
         self._has_text = False
         self._is_text = False  # for good: a bare answer that begins otherwise than calls do
@@ -48,16 +49,16 @@ class ToolCallParser:
     def end(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
         """What has been withheld; call it when no more text comes."""
         if self._call is not None and self._call.index is None:
-            return self._call.text, ()
-        rest = "" if self._in_calls else self._rest
-        return rest, ()
+            return self._skipped + self._call.text, ()
+        rest = "" if self._in_calls and self._calls and not self._skipped else self._rest
+        return self._skipped + rest, ()
 
     def _step(self, content: list[str], deltas: list[ToolCallDelta]) -> bool:
         """Decides on the next piece of the rest; False where more text has to come first."""
         if self._call is not None:
             return self._read_call(self._call, content, deltas)
         if self._in_calls:
-            return self._find_next_call()
+            return self._find_next_call(content)
         if self._is_text:
             content.append(self._rest)
             self._rest = ""
@@ -68,8 +69,10 @@ class ToolCallParser:
         trigger = self._syntax.trigger
         before, found, after = self._rest.partition(trigger)
         if found:
-            if not before.isspace() or self._has_text:
+            is_text = not before.isspace() or self._has_text
+            if is_text:
                 content.append(before)
+            self._skipped = trigger if is_text else before + trigger
             self._rest, self._in_calls = after, True
             return True
         decided = len(self._rest) - _overlap(self._rest, trigger)
@@ -86,7 +89,7 @@ class ToolCallParser:
             self._in_calls = not self._is_text
         return bool(beginning)
 
-    def _find_next_call(self) -> bool:
+    def _find_next_call(self, content: list[str]) -> bool:
         """Skips what stands between calls; other text ends them."""
         marks = [mark for mark in (self._syntax.trigger, self._syntax.tail.lstrip("}\n"), "[", "]", ",", ";") if mark]
         rest = self._rest.lstrip()
@@ -94,18 +97,25 @@ class ToolCallParser:
             return False
         mark = next((mark for mark in marks if rest.startswith(mark)), None)
         if mark is not None:
+            if self._skipped or mark == self._syntax.trigger:
+                self._skipped += self._rest[: len(self._rest) - len(rest)] + mark
             self._rest = rest.removeprefix(mark)
             return True
         if rest.startswith("{") or self._syntax.head == "":
             self._call = CallScanner(self._syntax)
         else:
             self._in_calls, self._is_text = False, not self._syntax.trigger
+            self._give_back(content)
         return True
+
+    def _give_back(self, content: list[str]) -> None:
+        content.append(self._skipped)
+        self._skipped = ""
 
     def _read_call(self, call: CallScanner, content: list[str], deltas: list[ToolCallDelta]) -> bool:
         self._rest = call.push(self._rest)
         if call.index is None and call.name in self._names and (call.arguments or call.is_whole):
-            call.index, self._calls = self._calls, self._calls + 1
+            call.index, self._calls, self._skipped = self._calls, self._calls + 1, ""
             deltas.append(ToolCallDelta(call.index, id=self._new_id(), name=call.name))
         if call.index is not None:
             new = call.take_arguments()
@@ -114,6 +124,7 @@ class ToolCallParser:
         if not (call.is_whole or call.is_broken):
             return False
         if call.index is None:
+            self._give_back(content)
             content.append(call.text)
             self._in_calls, self._is_text = False, True
         self._call = None

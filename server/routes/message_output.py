@@ -33,7 +33,7 @@ class Message:
         return {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
 
     def whole(self, choice: Choice) -> Json:
-        texts = [{"type": "text", "text": choice.text}] if choice.text or not choice.tool_calls else []
+        texts = [{"type": "text", "text": choice.text}] if choice.text else []
         calls = [
             {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call)} for call in choice.tool_calls
         ]

@@ -58,6 +58,13 @@ def test_what_is_written_is_found(syntax: CallSyntax, longest: int) -> None:
         (PLAIN, 'Say {"name": "f", "arguments": {}}', 'Say {"name": "f", "arguments": {}}', []),
         (HERMES, "a < b, <tool and <tool_call", "a < b, <tool and <tool_call", []),
         (HERMES, " ", " ", []),
+        (HERMES, " <tool_call>\nso it is", " <tool_call>\nso it is", []),
+        (HERMES, 'a<tool_call>\n{"answer": 42}</tool_call>', 'a<tool_call>\n{"answer": 42}</tool_call>', []),
+        (HERMES, "<tool_call>\n", "<tool_call>\n", []),
+        (HERMES, '<tool_call>\n{"na', '<tool_call>\n{"na', []),
+        (HERMES, '<tool_call>{"name": "f"}</tool_call><tool_call>no', "<tool_call>no", [("f", {})]),
+        (HERMES, '<tool_call>{"name": "f"}</tool_c', "", [("f", {})]),
+        (MISTRAL, "[TOOL_CALLS] [ not", "[TOOL_CALLS] [ not", []),
     ],
     ids=str,
 )
