@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "operands.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -120,13 +121,6 @@ ffi::Error block_product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer 
                          ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> workspace, int64_t level,
                          ffi::Span<const int64_t> formats, ffi::Span<const int64_t> outputs, int64_t activation,
                          int64_t norm, bool gated, float epsilon) {
-  const auto floats = [](const ffi::AnyBuffer& buffer) -> Floats {
-    const bool is_given = buffer.element_count() > 0;  // an absent optional operand is an empty placeholder
-    return {is_given ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
-  };
-  const auto pointer = [](ffi::Buffer<ffi::F32>& buffer) {
-    return buffer.element_count() > 0 ? buffer.typed_data() : nullptr;
-  };
   BlockProduct p{};
   Product& base = p.base;
   base.M = x.dimensions()[0], base.I = x.dimensions()[1], base.O = y->dimensions()[1];

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "operands.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -11,21 +12,10 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-Floats floats(const ffi::AnyBuffer& buffer) {
-  const bool is_given = buffer.element_count() > 0;  // an absent optional operand is an empty placeholder
-  return {is_given ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
-}
-
 Cache cache(const ffi::AnyBuffer& buffer) {
   const ffi::DataType type = buffer.element_type();
   const DType dtype = type == ffi::DataType::S8 ? kInt8 : type == ffi::DataType::BF16 ? kBFloat16 : kFloat32;
   return {buffer.untyped_data(), dtype};
-}
-
-// Null for an empty placeholder of an optional operand.
-template <ffi::DataType type>
-auto pointer(ffi::Buffer<type>& buffer) {
-  return buffer.element_count() > 0 ? buffer.typed_data() : nullptr;
 }
 
 using F32 = ffi::Buffer<ffi::DataType::F32>;

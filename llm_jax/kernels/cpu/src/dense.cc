@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "operands.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -14,7 +15,7 @@ constexpr int64_t kRowsOfTask = 128;  // of a block of the contracted axis they 
 
 Operand operand(const ffi::AnyBuffer& matrix, bool by_columns) {
   const auto shape = matrix.dimensions();
-  const Floats values = {matrix.untyped_data(), matrix.element_type() == ffi::DataType::BF16};
+  const Floats values = floats(matrix);
   return {values, 0, shape[by_columns ? 1 : 0], shape[by_columns ? 0 : 1], shape[1], by_columns};
 }
 
@@ -50,7 +51,7 @@ ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right
   const Operand whole_a = operand(left, left_by_columns), whole_b = operand(right, right_by_columns);
   const Level& kernels = level_of(level);
   uint8_t* shared = static_cast<uint8_t*>(workspace->untyped_data());
-  const Floats y = {out->untyped_data(), out->element_type() == ffi::DataType::BF16};
+  const Floats y = floats(*out);
   const Floats partial = {y.is_bfloat16 ? sums->untyped_data() : y.data, false};
   const int64_t M = whole_a.count, N = whole_b.count, panels = up_to(N, kTile);
 

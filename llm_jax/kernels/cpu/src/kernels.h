@@ -26,6 +26,7 @@ constexpr int kGroupBytes = 64;       // 4 bytes of each of 16 output rows
 constexpr int64_t kPanelsAtOnce = 4;  // panels that a level computes in one pass over the rows
 constexpr size_t kLargeOutput = 4 << 20;  // bytes: such memory is new from the system each time, and faults by page
 constexpr int64_t kQueryRows = 64;    // queries that share one pass over the cache
+constexpr int64_t kSharedRows = 4;    // rows that share low-rank factors: as many as Lanes::sums of a level adds
 constexpr int64_t kChunk = 64;        // keys at a time: they, their scores and values stay in the L1 cache
 
 // A pointer to float32 or bfloat16 values.
@@ -123,7 +124,7 @@ struct Level {
   // Lay out 16 vectors of a plain matrix: as rows of float32, for `prepare`, or as a panel, for `multiply` (dense.h).
   void (*gather_rows)(const Operand&, int64_t first, float* rows);
   void (*gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
-  // Computes `count` rows, at most 4, that have the same slot.
+  // Computes `count` rows, at most kSharedRows, that have the same slot.
   void (*low_rank)(const LowRank&, const int32_t* rows, int64_t count);
   // Over many elements (update.h).
   double (*sum_of_squares)(const float* x, int64_t count);

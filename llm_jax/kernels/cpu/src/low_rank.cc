@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "operands.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -15,13 +16,6 @@ namespace ffi = xla::ffi;
 using F32 = ffi::Buffer<ffi::DataType::F32>;
 using S32 = ffi::Buffer<ffi::DataType::S32>;
 
-constexpr int64_t kRows = 4;  // of a task
-
-Floats floats(const ffi::AnyBuffer& buffer) {
-  const bool is_given = buffer.element_count() > 0;
-  return {is_given ? buffer.untyped_data() : nullptr, buffer.element_type() == ffi::DataType::BF16};
-}
-
 ffi::Error low_rank(ffi::ThreadPool pool, ffi::AnyBuffer x, S32 slots, ffi::AnyBuffer a, ffi::AnyBuffer b,
                     F32 norm_weight, F32 norm_bias, ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> y,
                     int64_t level, int64_t norm, float epsilon) {
@@ -30,8 +24,7 @@ ffi::Error low_rank(ffi::ThreadPool pool, ffi::AnyBuffer x, S32 slots, ffi::AnyB
   p.M = x.dimensions()[0], p.I = x.dimensions()[1], p.O = y->dimensions()[1];
   p.norm = Norm(norm), p.epsilon = epsilon;
   p.x = floats(x), p.y = floats(*y), p.residual = floats(residual);
-  p.norm_weight = norm_weight.typed_data();
-  p.norm_bias = norm_bias.element_count() > 0 ? norm_bias.typed_data() : nullptr;
+  p.norm_weight = pointer(norm_weight), p.norm_bias = pointer(norm_bias);
   f.rank = a.dimensions()[1], f.a = floats(a), f.b = floats(b), f.slots = slots.typed_data();
 
   // Tasks of rows that have the same slot.
@@ -40,7 +33,7 @@ ffi::Error low_rank(ffi::ThreadPool pool, ffi::AnyBuffer x, S32 slots, ffi::AnyB
   std::stable_sort(rows.begin(), rows.end(), [&](int32_t i, int32_t j) { return f.slots[i] < f.slots[j]; });
   std::vector<int64_t> starts;
   for (int64_t m = 0; m < p.M; ++m)
-    if (m == 0 || f.slots[rows[m]] != f.slots[rows[m - 1]] || m - starts.back() == kRows) starts.push_back(m);
+    if (m == 0 || f.slots[rows[m]] != f.slots[rows[m - 1]] || m - starts.back() == kSharedRows) starts.push_back(m);
   starts.push_back(p.M);
   parallel(pool, int64_t(starts.size()) - 1, [&](int64_t task) {
     level_of(level).low_rank(f, rows.data() + starts[task], starts[task + 1] - starts[task]);
