@@ -9,7 +9,7 @@ from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkL
 from llm_jax.kernels.blocks import FORMATS, PANEL, BlockMatrix, BlockRows, Format, QuantisedMatrix
 from llm_jax.kernels.cache_format import decode, encode, vector_width
 from llm_jax.kernels.cpu import available, best_level, features
-from llm_jax.kernels.low_rank_dispatch import low_rank
+from llm_jax.kernels.low_rank_dispatch import add_low_rank, low_rank
 from llm_jax.kernels.matmul_dispatch import (
     frozen_matmul,
     has_native_linear,
@@ -45,6 +45,7 @@ __all__ = [
     "SummedMatrix",
     "WeightDtype",
     "adamw",
+    "add_low_rank",
     "afresh",
     "attention",
     "available",

@@ -25,6 +25,7 @@ from llm_jax.kernels import (
     Norm,
     PackedMatrix,
     SummedMatrix,
+    add_low_rank,
     dropout,
     frozen_matmul,
     linear,
@@ -79,7 +80,7 @@ class Linear(nnx.Module):
         if bias is None and self.bias is not None:
             bias = self.bias[...]
         if not self.is_plain and prepare is not None:
-            x, prepare = prepare(x), None
+            x, prepare = recomputed(prepare, x), None
         if self.packed is not None and self.lora is None:
             parameters = None if norm is None else norm.parameters
             return matmul(x, self.packed, bias, norm=parameters, activation=activation, residual=residual)
@@ -180,8 +181,7 @@ class LowRankFactors(nnx.Module):
         if self.key.get_value() is not None:
             retained = jax.random.bernoulli(self.key[...], 1.0 - self.rate[...], x.shape)
             x = jnp.where(retained, x / (1.0 - self.rate[...]).astype(x.dtype), 0)
-        hidden = jnp.einsum("...i,qi->...q", x, self.a[...].astype(x.dtype))
-        y = y + jnp.einsum("...q,oq->...o", hidden, self.b[...].astype(x.dtype))
+        y = add_low_rank(y, x, self.a[...], self.b[...])
         return y if self.gain.get_value() is None else y * self.gain[...].astype(x.dtype)
 
 

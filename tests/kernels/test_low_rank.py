@@ -1,4 +1,4 @@
-"""Low-rank factors of several adapters beside a matrix, against float64."""
+"""Low-rank factors beside a matrix, of one adapter and of several, against float64."""
 
 import jax
 import jax.numpy as jnp
@@ -55,3 +55,30 @@ def test_each_row_has_the_factors_of_its_slot(level: Level, dtype: str, I: int, 
             for m in range(M)
         ]
         np.testing.assert_array_equal(exact(y), np.concatenate([exact(row) for row in alone]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_one_adapters_factors(dtype: str) -> None:
+    rows, I, O = (2, 3), 24, 40
+    y, x, of_sum = (
+        random(*rows, O, dtype=dtype),
+        random(*rows, I, dtype=dtype),
+        random(6, O, dtype=dtype).reshape(*rows, O),
+    )
+    a, b = random(RANK, I), random(O, RANK)
+    total, pull_back = jax.vjp(kernels.add_low_rank, y, x, a, b)
+    of_y, of_x, of_a, of_b = pull_back(of_sum)
+    assert (of_x.dtype, of_a.dtype, of_b.dtype) == (x.dtype, a.dtype, b.dtype)
+    hidden, of_hidden = exact(x) @ exact(a).T, exact(of_sum) @ exact(b)
+    flat = (-1, I), (-1, O), (-1, RANK)
+    x_M, of_sum_M, of_hidden_M = exact(x).reshape(flat[0]), exact(of_sum).reshape(flat[1]), of_hidden.reshape(flat[2])
+    expected = [
+        (total, exact(y) + hidden @ exact(b).T),
+        (of_y, exact(of_sum)),
+        (of_x, of_hidden @ exact(a)),
+        (of_a, of_hidden_M.T @ x_M),
+        (of_b, of_sum_M.T @ hidden.reshape(flat[2])),
+    ]
+    tolerance = 1e-5 if dtype == "float32" else 0.02
+    for actual, value in expected:
+        np.testing.assert_allclose(exact(actual), value, rtol=tolerance, atol=tolerance * np.abs(value).max())

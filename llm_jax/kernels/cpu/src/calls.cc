@@ -21,6 +21,15 @@ Cache cache(const ffi::AnyBuffer& buffer) {
 using F32 = ffi::Buffer<ffi::DataType::F32>;
 using S32 = ffi::Buffer<ffi::DataType::S32>;
 
+// Rows that a task multiplies with a group of panels: all, or, where there are few groups, a share of them, so that no
+// thread waits long for another. Tasks of the same rows come in turn, so that those stay in the L2 cache.
+int64_t rows_of_task(int64_t M, int64_t groups, int64_t threads) {
+  constexpr int64_t kTasks = 8, kLeast = 128;  // tasks of a thread, rows of a task
+  const int64_t parts = (kTasks * threads + groups - 1) / groups;
+  const int64_t rows = ((M + parts - 1) / parts + kTile - 1) / kTile * kTile;
+  return rows > kLeast ? rows : kLeast;
+}
+
 ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles, F32 scale, S32 column_sum, F32 bias,
                    F32 norm_weight, F32 norm_bias, ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> y,
                    ffi::Result<ffi::AnyBuffer> workspace, int64_t level, int64_t dtype, int64_t activation,
@@ -36,9 +45,11 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   p.scale = pointer(scale), p.column_sum = pointer(column_sum), p.bias = pointer(bias);
   p.norm_weight = pointer(norm_weight), p.norm_bias = pointer(norm_bias);
   const int64_t row_tiles = (p.M + kTile - 1) / kTile;
+  const int64_t tile_bytes = workspace->element_count() / row_tiles - kTile * sizeof(float);
   p.rows = static_cast<uint8_t*>(workspace->untyped_data());
-  p.row_scale = reinterpret_cast<float*>(p.rows + workspace->element_count() - row_tiles * kTile * sizeof(float));
+  p.row_scale = reinterpret_cast<float*>(p.rows + row_tiles * tile_bytes);
 
+  if (workspace->size_bytes() >= kLargeOutput) llm_huge_pages(p.rows, int64_t(workspace->size_bytes()));
   if (y->size_bytes() >= kLargeOutput) llm_huge_pages(y->untyped_data(), int64_t(y->size_bytes()));
   const Level& kernels = level_of(level);
   if (row_tiles == 1) {
@@ -46,9 +57,15 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   } else {
     parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); });
   }
-  parallel(pool, (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce, [&](int64_t task) {
-    const int64_t first = task * kPanelsAtOnce;
-    kernels.multiply(p, first, first + kPanelsAtOnce < p.panels ? kPanelsAtOnce : p.panels - first);
+  const int64_t groups = (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce;
+  const int64_t rows = rows_of_task(p.M, groups, pool.num_threads()), parts = (p.M + rows - 1) / rows;
+  parallel(pool, groups * parts, [&](int64_t task) {
+    const int64_t first = task % groups * kPanelsAtOnce, row = task / groups * rows;
+    Product q = p;
+    q.M = row + rows < p.M ? rows : p.M - row;
+    q.rows = p.rows + row / kTile * tile_bytes, q.row_scale = p.row_scale + row;
+    q.y = rows_from(p.y, row, p.O), q.residual = rows_from(p.residual, row, p.O);
+    kernels.multiply(q, first, first + kPanelsAtOnce < p.panels ? kPanelsAtOnce : p.panels - first);
   });
   return ffi::Error::Success();
 }

@@ -76,12 +76,9 @@ ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right
     };
     // Rows from `row` on, which are at `rows`, with panels that begin at `weights`.
     const auto multiply = [&](int64_t row, int64_t count, uint8_t* rows, int64_t first, uint8_t* weights) {
-      const auto moved = [&](Floats x) -> Floats {
-        const int64_t bytes = row * N * (x.is_bfloat16 ? sizeof(uint16_t) : sizeof(float));
-        return {x.data == nullptr ? nullptr : static_cast<uint8_t*>(x.data) + bytes, x.is_bfloat16};
-      };
       Product q = p;
-      q.M = row + count < M ? count : M - row, q.rows = rows, q.y = moved(p.y), q.residual = moved(p.residual);
+      q.M = row + count < M ? count : M - row, q.rows = rows;
+      q.y = rows_from(p.y, row, N), q.residual = rows_from(p.residual, row, N);
       q.weight = weights - first * panel_bytes;  // the kernels count panels from the matrix' first
       kernels.multiply(q, first, first + kPanelsAtOnce < panels ? kPanelsAtOnce : panels - first);
     };

@@ -12,6 +12,12 @@ inline Floats floats(const xla::ffi::AnyBuffer& buffer) {
           buffer.element_type() == xla::ffi::DataType::BF16};
 }
 
+// The rows of a matrix from `row` on.
+inline Floats rows_from(Floats matrix, int64_t row, int64_t columns) {
+  const int64_t bytes = row * columns * (matrix.is_bfloat16 ? sizeof(uint16_t) : sizeof(float));
+  return {matrix.data == nullptr ? nullptr : static_cast<uint8_t*>(matrix.data) + bytes, matrix.is_bfloat16};
+}
+
 // Null for an empty placeholder of an optional operand.
 template <xla::ffi::DataType type>
 auto pointer(xla::ffi::Buffer<type>& buffer) {
