@@ -188,8 +188,11 @@ void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
     for (int64_t r = 0; r < sequences; ++r)
       for (int64_t kv = 0; kv < K; ++kv) {
         level_of(level).write(a, r, kv);
-        for (int64_t i = 0; i < count[r] * G; i += kQueryRows)
-          level_of(level).attend(a, r, kv, i, count[r] * G - i < kQueryRows ? count[r] * G - i : kQueryRows);
+        const Queries other{sequences - 1 - r, K - 1 - kv, 0, 1};  // whose cache is prefetched
+        for (int64_t i = 0; i < count[r] * G; i += kQueryRows) {
+          const int64_t left = count[r] * G - i;
+          level_of(level).attend(a, {r, kv, i, left < kQueryRows ? left : kQueryRows}, &other);
+        }
       }
   };
   const int32_t all[] = {0, 100}, none[] = {0}, hundred[] = {100};

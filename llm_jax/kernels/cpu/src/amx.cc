@@ -132,9 +132,9 @@ void multiply_any(const Product& p, int64_t panel, int64_t count) {
   }
 }
 
-void attend_any(const Attention& a, int64_t sequence, int64_t kv_head, int64_t first, int64_t count) {
+void attend_any(const Attention& a, const Queries& queries, const Queries* next) {
   const bool has_tiles = a.keys.dtype == kBFloat16 && a.H % kTileDepth == 0;
-  has_tiles ? attend(a, sequence, kv_head, first, count) : kAvx512.attend(a, sequence, kv_head, first, count);
+  has_tiles ? attend(a, queries, next) : kAvx512.attend(a, queries, next);
 }
 
 void prepare_blocks(const BlockProduct& p, int64_t tile) { kAvx512.prepare_blocks(p, tile); }

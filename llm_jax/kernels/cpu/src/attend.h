@@ -63,10 +63,11 @@ struct Attend {
   static constexpr int kBlock = Lanes::kQueries;  // queries whose sums fit into the registers
   static constexpr int kKeys = 4;                 // that Lanes::sums reduces at once
 
-  // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. With `ahead`, the
-  // values of the same keys are prefetched.
+  // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. Meanwhile `lines`
+  // are prefetched.
   template <int Rows>
-  static void dots(const float* q, const Chunk& c, int64_t H, bool ahead, float* score) {
+  static void dots(const float* q, const Chunk& c, int64_t H, Ahead& ahead, int64_t lines, float* score) {
+    const int64_t each = lines / ((c.to - c.from) / kKeys + 1) + 1;
     for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
       Partial acc[Rows][kKeys];
       const Cached* key[kKeys];
@@ -76,7 +77,7 @@ struct Attend {
         for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::zero();
         key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
       }
-      if (ahead) prefetch(c.values + s * c.stride, kKeys * c.stride * sizeof(Cached));
+      ahead.fetch(each);
       for (int64_t h = 0; h < H; h += 16) {
         Vec x[Rows];
 #pragma GCC unroll 4
@@ -94,17 +95,19 @@ struct Attend {
     }
   }
 
-  // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. Unless null, the next
-  // chunk's keys, `ahead`, are prefetched.
+  // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. Meanwhile `lines` are
+  // prefetched.
   template <int Rows, int Vecs>
-  static void accumulate(const float* weight, const Chunk& c, int64_t h, int64_t H, const Cached* ahead, float* out) {
+  static void accumulate(const float* weight, const Chunk& c, int64_t h, int64_t H, Ahead& ahead, int64_t lines,
+                         float* out) {
     Vec acc[Rows][Vecs];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) acc[r][i] = Lanes::load(out + r * H + h + 16 * i);
+    const int64_t each = (lines + c.to - c.from - 1) / (c.to - c.from);
     for (int64_t s = c.from; s < c.to; ++s) {
-      if (ahead != nullptr) prefetch(ahead + s * c.stride + h, 16 * Vecs * sizeof(Cached));
+      ahead.fetch(each);
 #pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) {
         const Vec x = Lanes::load(c.values + s * c.stride + h + 16 * i);
@@ -118,23 +121,25 @@ struct Attend {
       for (int i = 0; i < Vecs; ++i) Lanes::store(out + r * H + h + 16 * i, acc[r][i]);
   }
 
-  // One chunk for `Rows` queries.
+  // One chunk for `Rows` queries. Meanwhile `lines` are prefetched, spread over its parts as these take time.
   template <int Rows>
-  static void add_rows(const Attention& a, const Chunk& c, const Scales* scales, bool is_first, const float* q,
-                       const Query* query, Softmax* softmax, float* out) {
+  static void add_rows(const Attention& a, const Chunk& c, const Scales* scales, Ahead& ahead, int64_t lines,
+                       const float* q, const Query* query, Softmax* softmax, float* out) {
     constexpr int kVecs = Lanes::kSums / Rows < 4 ? Lanes::kSums / Rows : 4;
     const int64_t H = a.H;
     alignas(64) float score[Rows * kChunk];
-    dots<Rows>(q, c, H, is_first, score);
+    const int64_t end = ahead.done + lines;
+    dots<Rows>(q, c, H, ahead, lines * 3 / 8, score);
     for (int r = 0; r < Rows; ++r) {
+      ahead.fetch(lines / 4 / Rows);
       const float rescale = update_softmax(a, query[r], c.start, scales, softmax[r], score + r * kChunk);
       if (rescale != 1.0f)
         for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
     }
-    const Cached* ahead = is_first ? c.next_keys : nullptr;
+    const int64_t left = end > ahead.done ? end - ahead.done : 0;
     int64_t h = 0;
-    for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, out);
-    for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, out);
+    for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, h == 0 ? left : 0, out);
+    for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, 0, out);
   }
 
   // One chunk for `count` queries, kBlock at a time, then those that are left together: keys are widened once for all.
@@ -143,13 +148,16 @@ struct Attend {
                   int64_t count, Softmax* softmax, float* out, std::index_sequence<Rows...>) {
     using AddRows = decltype(&add_rows<1>);
     static constexpr AddRows block[] = {add_rows<Rows + 1>...};  // by the number of queries - 1
+    Ahead ahead = ahead_of(c);
     for (int64_t row = 0; row < count; row += kBlock) {
       const int64_t rows = count - row < kBlock ? count - row : kBlock;
-      block[rows - 1](a, c, scales, row == 0, q + row * a.H, query + row, softmax + row, out + row * a.H);
+      const int64_t lines = (ahead.lines - ahead.done) * rows / (count - row);
+      block[rows - 1](a, c, scales, ahead, lines, q + row * a.H, query + row, softmax + row, out + row * a.H);
     }
   }
 
-  static void attend(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64_t count) {
+  static void attend(const Attention& a, const Queries& queries, const Queries* next) {
+    const int64_t seq = queries.sequence, kv = queries.kv_head, first = queries.first, count = queries.count;
     const int64_t H = a.H;
     alignas(64) float q[kQueryRows * kMaxHead], out[kQueryRows * kMaxHead];
     Query query[kQueryRows];
@@ -157,7 +165,7 @@ struct Attend {
     for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, q + r * H);
     std::memset(out, 0, count * H * sizeof(float));
     const std::make_index_sequence<kBlock> rows;
-    each_chunk<Cached>(a, seq, kv, query[0].begin, query[count - 1].end, [&](const Chunk& chunk) {
+    each_chunk<Cached>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk& chunk) {
       if constexpr (kScaled<Cached>) {
         const Scales scales = scales_of(a, chunk);
         add(a, chunk, &scales, q, query, count, softmax, out, rows);
@@ -170,11 +178,11 @@ struct Attend {
 };
 
 template <typename Lanes>
-void attend(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64_t count) {
+void attend(const Attention& a, const Queries& queries, const Queries* next) {
   switch (a.keys.dtype) {
-    case kFloat32: return Attend<Lanes, float>::attend(a, seq, kv, first, count);
-    case kBFloat16: return Attend<Lanes, uint16_t>::attend(a, seq, kv, first, count);
-    case kInt8: return Attend<Lanes, int8_t>::attend(a, seq, kv, first, count);
+    case kFloat32: return Attend<Lanes, float>::attend(a, queries, next);
+    case kBFloat16: return Attend<Lanes, uint16_t>::attend(a, queries, next);
+    case kInt8: return Attend<Lanes, int8_t>::attend(a, queries, next);
   }
 }
 

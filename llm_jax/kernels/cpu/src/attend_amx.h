@@ -186,7 +186,8 @@ struct Column {
 };
 
 template <int Width>
-void attend_by(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64_t count) {
+void attend_by(const Attention& a, const Queries& queries, const Queries* next) {
+  const int64_t seq = queries.sequence, kv = queries.kv_head, first = queries.first, count = queries.count;
   const int64_t H = a.H, columns = (count + Width - 1) / Width;
   Query query[kQueryRows];
   Column<Width> column[Width == 1 ? 1 : kQueryRows / Width];
@@ -196,7 +197,7 @@ void attend_by(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64
   Column<Width>::configure();
   for (int64_t i = 0, r = 0; i < columns; ++i, r += Width)
     column[i].start(a, seq, kv, first + r, count - r < Width ? count - r : Width, query + r);
-  each_chunk<uint16_t>(a, seq, kv, query[0].begin, query[count - 1].end, [&](const Chunk<uint16_t>& chunk) {
+  each_chunk<uint16_t>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk<uint16_t>& chunk) {
     packed.read(chunk, H);
     for (int64_t i = 0; i < columns; ++i) {
       Column<Width>& c = column[i];
@@ -214,8 +215,8 @@ void attend_by(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64
   _tile_release();
 }
 
-void attend(const Attention& a, int64_t seq, int64_t kv, int64_t first, int64_t count) {
-  count == 1 ? attend_by<1>(a, seq, kv, first, count) : attend_by<16>(a, seq, kv, first, count);
+void attend(const Attention& a, const Queries& queries, const Queries* next) {
+  queries.count == 1 ? attend_by<1>(a, queries, next) : attend_by<16>(a, queries, next);
 }
 
 }  // namespace

@@ -36,9 +36,7 @@ void multiply_any(const Product& p, int64_t panel, int64_t count) {
 
 void write_any(const Attention& a, int64_t sequence, int64_t kv_head) { kAvx512.write(a, sequence, kv_head); }
 
-void attend_any(const Attention& a, int64_t sequence, int64_t kv_head, int64_t first, int64_t count) {
-  kAvx512.attend(a, sequence, kv_head, first, count);
-}
+void attend_any(const Attention& a, const Queries& queries, const Queries* next) { kAvx512.attend(a, queries, next); }
 
 void prepare_blocks(const BlockProduct& p, int64_t tile) { kAvx512.prepare_blocks(p, tile); }
 

@@ -76,6 +76,19 @@ inline void write_any(const Attention& a, int64_t seq, int64_t kv) {
   }
 }
 
+// The positions that a query at this one attends to.
+inline int64_t begin_of(const Attention& a, int64_t position) {
+  return a.window > 0 && position >= a.window ? position + 1 - a.window : 0;
+}
+inline int64_t end_of(const Attention& a, int64_t position) {
+  return position < capacity_of(a) ? position + 1 : capacity_of(a);
+}
+
+// The position of the first of these queries.
+inline int64_t position_of(const Attention& a, const Queries& queries) {
+  return a.lengths[queries.sequence] + queries.first / (a.N / a.K);
+}
+
 // One of the queries that share a key/value head.
 struct Query {
   int64_t token, position, head;
@@ -88,8 +101,7 @@ inline Query query_of(const Attention& a, int64_t seq, int64_t kv, int64_t i, fl
   const int64_t token = a.starts[seq] + t, position = a.lengths[seq] + t;
   load(a.qkv, (token * (a.N + 2 * a.K) + head) * a.H, a.H, q);
   if (a.rotary > 0) rotate(a, token, q);
-  return {token, position, head, a.window > 0 && position >= a.window ? position + 1 - a.window : 0,
-          position < capacity_of(a) ? position + 1 : capacity_of(a)};
+  return {token, position, head, begin_of(a, position), end_of(a, position)};
 }
 
 // Divides the weighted sum of values by the sum of the weights, and writes it.
@@ -103,26 +115,59 @@ inline void write_output(const Attention& a, const Query& query, float total, fl
 template <typename Cached>
 struct Chunk {
   const Cached *keys, *values;
-  const Cached *next_keys, *next_values;  // of the chunk that follows; null behind the last
+  const Cached *next_keys, *next_values;  // of the chunk that is read next; null behind the last
+  int64_t next_count;                     // how many of them
   int64_t start, from, to;   // start: a position; from and to are relative to it
   int64_t stride, capacity;  // capacity: vectors from here to the end of the block
 };
 
+// What is read next, prefetched into the L2 cache a few lines at a time beside other work: a core has few outstanding
+// misses, so that a burst of prefetches waits for memory as loads do.
+struct Ahead {
+  const char *keys, *values;
+  int64_t lines, done;  // of both together
+
+  void fetch(int64_t count) {
+    const int64_t half = lines / 2, end = done + count < lines ? done + count : lines;
+    for (; done < end; ++done)
+      __builtin_prefetch(done < half ? keys + done * kCacheLine : values + (done - half) * kCacheLine, 0, kPrefetchL2);
+  }
+};
+
+template <typename Cached>
+Ahead ahead_of(const Chunk<Cached>& c) {
+  const int64_t bytes = c.next_count * c.stride * int64_t(sizeof(Cached));
+  const auto at = [](const Cached* first) { return reinterpret_cast<const char*>(first); };
+  return {at(c.next_keys), at(c.next_values), 2 * ((bytes + kCacheLine - 1) / kCacheLine), 0};
+}
+
 // Chunks start at multiples of kChunk, so that the order of additions does not depend on the window. None spans two
-// blocks: these are multiples of it, or there is only one.
+// blocks: these are multiples of it, or there is only one. What is read behind the last is the first of the `next`
+// queries, unless null.
 template <typename Cached, typename Each>
-void each_chunk(const Attention& a, int64_t seq, int64_t kv, int64_t begin, int64_t end, Each each) {
+void each_chunk(const Attention& a, int64_t seq, int64_t kv, int64_t begin, int64_t end, const Queries* next,
+                Each each) {
   const int64_t stride = stride_of<Cached>(a), first = begin / kChunk * kChunk;
   const Cached *keys = vector_of<Cached>(a, a.keys, seq, kv, first);
   const Cached *values = vector_of<Cached>(a, a.values, seq, kv, first);
   for (int64_t start = first; start < end; start += kChunk) {
     const int64_t left = end - start;
     const Cached *next_keys = nullptr, *next_values = nullptr;
+    int64_t next_count = 0;
     if (left > kChunk) {
+      next_count = left - kChunk < kChunk ? left - kChunk : kChunk;
       next_keys = vector_of<Cached>(a, a.keys, seq, kv, start + kChunk);
       next_values = vector_of<Cached>(a, a.values, seq, kv, start + kChunk);
+    } else if (next != nullptr && (next->sequence != seq || next->kv_head != kv)) {
+      const int64_t from = begin_of(a, position_of(a, *next)) / kChunk * kChunk;
+      const int64_t count = end_of(a, position_of(a, *next)) - from;
+      if (count > 0) {
+        next_count = count < kChunk ? count : kChunk;
+        next_keys = vector_of<Cached>(a, a.keys, next->sequence, next->kv_head, from);
+        next_values = vector_of<Cached>(a, a.values, next->sequence, next->kv_head, from);
+      }
     }
-    each(Chunk<Cached>{keys, values, next_keys, next_values, start, start < begin ? begin - start : 0,
+    each(Chunk<Cached>{keys, values, next_keys, next_values, next_count, start, start < begin ? begin - start : 0,
                        left < kChunk ? left : kChunk, stride, a.block_tokens - start % a.block_tokens});
     keys = next_keys, values = next_values;
   }

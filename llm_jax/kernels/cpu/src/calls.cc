@@ -70,17 +70,12 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   return ffi::Error::Success();
 }
 
-// Queries of one sequence that share a key/value head.
-struct Task {
-  int64_t sequence, kv_head, first, count;
-};
-
 // The queries of all sequences in tasks of at most kQueryRows, or of fewer if there would be fewer tasks than threads.
-std::vector<Task> tasks_of(const Attention& a, int64_t threads) {
+std::vector<Queries> tasks_of(const Attention& a, int64_t threads) {
   const int64_t G = a.N / a.K;
   int64_t heads = 0;
   for (int64_t r = 0; r < a.R; ++r) heads += a.new_tokens[r] > 0 ? a.K : 0;
-  std::vector<Task> tasks;
+  std::vector<Queries> tasks;
   for (int64_t r = 0; r < a.R; ++r) {
     const int64_t queries = a.new_tokens[r] * G, parts = heads < threads ? (threads + heads - 1) / heads : 1;
     const int64_t even = (queries + parts - 1) / parts, size = even < kQueryRows ? even : kQueryRows;
@@ -120,17 +115,17 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
     return ffi::Error::InvalidArgument("a block of the cache must hold whole chunks");
   const Level& kernels = level_of(level);
   zero_padding(a);
-  const std::vector<Task> tasks = tasks_of(a, pool.num_threads());
+  const std::vector<Queries> tasks = tasks_of(a, pool.num_threads());
   // A head in a single task writes its keys and values there; a head that is split writes them before any attention.
-  std::vector<Task> split;
-  const auto is_whole = [&](const Task& task) { return task.count == a.new_tokens[task.sequence] * (a.N / a.K); };
-  for (const Task& task : tasks)
+  std::vector<Queries> split;
+  const auto is_whole = [&](const Queries& task) { return task.count == a.new_tokens[task.sequence] * (a.N / a.K); };
+  for (const Queries& task : tasks)
     if (task.first == 0 && !is_whole(task)) split.push_back(task);
   parallel(pool, int64_t(split.size()), [&](int64_t i) { kernels.write(a, split[i].sequence, split[i].kv_head); });
   parallel(pool, int64_t(tasks.size()), [&](int64_t i) {
-    const Task& task = tasks[i];
+    const Queries& task = tasks[i];
     if (is_whole(task)) kernels.write(a, task.sequence, task.kv_head);
-    kernels.attend(a, task.sequence, task.kv_head, task.first, task.count);
+    kernels.attend(a, task, i + 1 < int64_t(tasks.size()) ? &task + 1 : nullptr);
   });
   return ffi::Error::Success();
 }

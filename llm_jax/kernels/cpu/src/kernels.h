@@ -97,6 +97,12 @@ struct Update {
   float mean_scale, square_scale;  // what makes up for averages of few steps
 };
 
+// Queries first … first + count - 1 (at most kQueryRows) of a sequence, of those that share a key/value head: ordered
+// by position, then by query head.
+struct Queries {
+  int64_t sequence, kv_head, first, count;
+};
+
 struct BlockProduct;  // blocks.h
 
 // y = residual + B_s (A_s norm(x)) with the slot s of each row, which adds nothing where it is negative. Of `base`: x,
@@ -115,9 +121,8 @@ struct Level {
   void (*multiply)(const Product&, int64_t panel, int64_t count);
   // Writes a sequence's new keys and values of one head into the cache.
   void (*write)(const Attention&, int64_t sequence, int64_t kv_head);
-  // Computes queries first … first + count - 1 (at most kQueryRows) of those that share a key/value head, ordered by
-  // position, then by query head.
-  void (*attend)(const Attention&, int64_t sequence, int64_t kv_head, int64_t first, int64_t count);
+  // Computes attention of some queries. The cache that the `next` ones begin with, unless null, is prefetched.
+  void (*attend)(const Attention&, const Queries&, const Queries* next);
   // As `prepare` and `multiply`, of a matrix in blocks of few bits.
   void (*prepare_blocks)(const BlockProduct&, int64_t tile);
   void (*multiply_blocks)(const BlockProduct&, int64_t panel, int64_t count);

@@ -68,11 +68,6 @@ inline float largest(int64_t count, float floor, Term term) {
   return lane[0];
 }
 
-// Into the L1 cache.
-inline void prefetch(const void* data, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(static_cast<const char*>(data) + i);
-}
-
 inline void normalise(const Product& p, float* x) {
   if (p.norm == kNoNorm) return;
   const int64_t I = p.I;
