@@ -25,12 +25,23 @@ inline uint16_t to_bfloat16(float x) {
 
 inline float from_bfloat16(uint16_t x) { return float_of(uint32_t(x) << 16); }
 
+// Copies a vector at a time. For few numbers a call takes longer than what it copies, and so do the string instructions
+// that compilers put in its place; the empty statement keeps them from making one of the loop.
+inline void copy(const float* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    std::memcpy(to + i, from + i, kLanes * sizeof(float));
+    asm volatile("");
+  }
+  for (; i < count; ++i) to[i] = from[i];
+}
+
 inline void load(const Floats& from, int64_t start, int64_t count, float* to) {
   if (from.is_bfloat16) {
     const uint16_t* source = static_cast<const uint16_t*>(from.data) + start;
     for (int64_t i = 0; i < count; ++i) to[i] = from_bfloat16(source[i]);
   } else {
-    std::memcpy(to, static_cast<const float*>(from.data) + start, count * sizeof(float));
+    copy(static_cast<const float*>(from.data) + start, count, to);
   }
 }
 
@@ -39,7 +50,7 @@ inline void store(const float* from, int64_t count, const Floats& to, int64_t st
     uint16_t* target = static_cast<uint16_t*>(to.data) + start;
     for (int64_t i = 0; i < count; ++i) target[i] = to_bfloat16(from[i]);
   } else {
-    std::memcpy(static_cast<float*>(to.data) + start, from, count * sizeof(float));
+    copy(from, count, static_cast<float*>(to.data) + start);
   }
 }
 
@@ -161,7 +172,7 @@ void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t pa
       for (int64_t i = 0; i < width; ++i)
         y[i] = float(acc[i] - offset<Traits>(p, first + i)) * (row_scale * p.scale[first + i]);
     } else {
-      std::memcpy(y, static_cast<const float*>(sums) + r * row_stride, width * sizeof(float));
+      copy(static_cast<const float*>(sums) + r * row_stride, width, y);
     }
     if (p.bias != nullptr)
       for (int64_t i = 0; i < width; ++i) y[i] += p.bias[first + i];
