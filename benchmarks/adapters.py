@@ -14,7 +14,7 @@ import click
 import jax
 import numpy as np
 
-from benchmarks.load import WARMUP, Load, Measured, over_http, processor_seconds, summary
+from benchmarks.load import WARMUP, Figures, Load, Measured, over_http, processor_seconds, summary
 from benchmarks.serving import Served
 from llm_jax.checkpoint import new_adapter, write_adapter
 from llm_jax.config import LoraConfig
@@ -45,9 +45,9 @@ def measure(name: str, server: Served, load: Load) -> float:
     requests: list[Measured] = asyncio.run(over_http(server.url, load))
     spent = processor_seconds(server.process.pid)[0] - before
     per_token = spent / sum(request.tokens for request in requests)
-    click.echo(f"{summary(name, load, requests)}, {1e3 * per_token:.2f} ms of processor time per token")
-    seconds = max(r.arrived[-1] for r in requests) - min(r.sent for r in requests)
-    return sum(r.tokens for r in requests) / seconds
+    figures = Figures.of(requests)
+    click.echo(f"{summary(name, load.clients, figures)}, {1e3 * per_token:.2f} ms of processor time per token")
+    return figures.rate
 
 
 @click.command(help=__doc__)

@@ -1,9 +1,10 @@
 """Streaming clients against a server: tokens per second, time to the first token, gaps, and what the HTTP layer costs.
 
-    python -m benchmarks.load MODEL [--clients 16,64] [-- FLAG …]
+    python -m benchmarks.load MODEL [--clients 16,64] [--rounds 3] [-- FLAG …]
 
-starts `llm-serve` with those flags, and runs the same load on the engine without HTTP. With --url, and a model's path
-for its vocabulary, a server that runs already is measured, of whatever make, such as llama-server.
+starts `llm-serve` with those flags, and runs the same load on the engine without HTTP, in turns; at the end stand the
+medians over the rounds. With --url, and a model's path for its vocabulary, a server that runs already is measured, of
+whatever make, such as llama-server.
 """
 
 import asyncio
@@ -18,12 +19,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import click
 import numpy as np
 
+from benchmarks.machine import describe
 from benchmarks.serving import Served
 
 if TYPE_CHECKING:
@@ -64,16 +67,30 @@ class Load:
         return [row.tolist() for row in rng.integers(10, self.vocab_size, shape)]
 
 
-def summary(name: str, load: Load, requests: Sequence[Measured]) -> str:
-    begin = min(request.sent for request in requests)
-    seconds = max(request.arrived[-1] for request in requests) - begin
-    rate = sum(request.tokens for request in requests) / seconds
-    first = np.percentile([request.first_token for request in requests], [50, 99]) * 1e3
-    gaps = [later - earlier for request in requests for earlier, later in itertools.pairwise(request.arrived)]
-    gap = np.percentile(gaps, [50, 99]) * 1e3
+class Figures(NamedTuple):
+    """Tokens per second; milliseconds to the first token and between two, median and 99th percentile."""
+
+    rate: float
+    first: float
+    first_p99: float
+    gap: float
+    gap_p99: float
+
+    @classmethod
+    def of(cls, requests: Sequence[Measured]) -> "Figures":
+        begin = min(request.sent for request in requests)
+        seconds = max(request.arrived[-1] for request in requests) - begin
+        first = [request.first_token for request in requests]
+        gaps = [later - earlier for request in requests for earlier, later in itertools.pairwise(request.arrived)]
+        times = [float(time) * 1e3 for spans in (first, gaps) for time in np.percentile(spans, [50, 99])]
+        return cls(sum(request.tokens for request in requests) / seconds, *times)
+
+
+def summary(name: str, clients: int, figures: Figures) -> str:
+    rate, first, first_p99, gap, gap_p99 = figures
     return (
-        f"{name:12} {load.clients:3} clients: {rate:7.1f} tokens/s, "
-        f"first token {first[0]:6.1f} ms (p99 {first[1]:6.1f}), gap {gap[0]:5.1f} ms (p99 {gap[1]:5.1f})"
+        f"{name:12} {clients:3} clients: {rate:7.1f} tokens/s, "
+        f"first token {first:6.1f} ms (p99 {first_p99:6.1f}), gap {gap:5.1f} ms (p99 {gap_p99:5.1f})"
     )
 
 
@@ -216,50 +233,66 @@ class Profile:
         return [f"  {100 * count / total:5.1f} %  {name}" for name, count in counts.most_common(most)]
 
 
-def measure_server(url: str, loads: Sequence[Load], name: str, pid: int | None, *, profile: bool) -> None:
-    for load in loads:
-        asyncio.run(over_http(url, replace(load, requests=WARMUP)))
-        before = processor_seconds(pid) if pid else (0.0, 0.0)
-        line = summary(name, load, asyncio.run(over_http(url, load)))
-        if pid:
-            total, http = (b - a for a, b in zip(before, processor_seconds(pid), strict=True))
-            line += f", HTTP {100 * http / total:.1f} % of {total:.1f} s of processor time"
-        click.echo(line)
-        if pid and profile:
-            with Profile(pid) as samples:
-                asyncio.run(over_http(url, load))
-            click.echo("\n".join(samples.lines()))
+def measure_server(url: str, load: Load, name: str, pid: int | None, *, profile: bool) -> Figures:
+    asyncio.run(over_http(url, replace(load, requests=WARMUP)))
+    before = processor_seconds(pid) if pid else (0.0, 0.0)
+    figures = Figures.of(asyncio.run(over_http(url, load)))
+    line = summary(name, load.clients, figures)
+    if pid:
+        total, http = (b - a for a, b in zip(before, processor_seconds(pid), strict=True))
+        line += f", HTTP {100 * http / total:.1f} % of {total:.1f} s of processor time"
+    click.echo(line)
+    if pid and profile:
+        with Profile(pid) as samples:
+            asyncio.run(over_http(url, load))
+        click.echo("\n".join(samples.lines()))
+    return figures
 
 
-def measure_engine(model: str, loads: Sequence[Load], flags: Sequence[str]) -> None:
+def measure_engine(engine: "Engine", load: Load) -> Figures:
+    on_engine(engine, replace(load, requests=WARMUP))
+    figures = Figures.of(on_engine(engine, load))
+    click.echo(summary("engine alone", load.clients, figures))
+    return figures
+
+
+def running_engine(model: str, flags: Sequence[str]) -> "Engine":
+    """The engine that `llm-serve` has with these flags."""
     from cli.serve import main as serve
     from llm_jax.hub import load_with_tokenizer
     from llm_jax.inference import Engine
 
     given = serve.make_context("llm-serve", list(flags)).params
-    names: dict[str, str] = {
-        "dtype": "dtype",
-        "kv_dtype": "kv_dtype",
-        "max_batch": "max_batch",
-        "kv_memory": "kv_memory",
-    }
-    loaded, _ = load_with_tokenizer(model)
-    chosen = {to: given[key] for key, to in names.items() if given.get(key) is not None}
-    engine = Engine(loaded.model, **{"dtype": "auto", **chosen})
-    engine.warmup(complete=False)
+    names = ("dtype", "kv_dtype", "max_batch", "kv_memory")
+    chosen = {name: given[name] for name in names if given.get(name) is not None}
+    engine = Engine(load_with_tokenizer(model)[0].model, **{"dtype": "auto", **chosen})
+    engine.warmup()
     engine.start()
-    try:
-        for load in loads:
-            on_engine(engine, replace(load, requests=WARMUP))
-            click.echo(summary("engine alone", load, on_engine(engine, load)))
-    finally:
-        engine.close()
+    return engine
+
+
+def conclusion(server: dict[int, list[Figures]], engine: dict[int, list[Figures]]) -> str:
+    """Medians over the rounds, by number of clients, and their ratios; turns that stand side by side are compared."""
+    lines, fewest = [], min(server)
+    for clients, rounds in server.items():
+        pairs = list(zip(rounds, engine[clients], strict=True))
+        line = f"{clients:3} clients: {median(each.rate for each in rounds):.1f} tokens/s, "
+        line += (
+            f"{median(a.rate / b.rate for a, b in pairs):.2f} of the engine's {median(b.rate for _, b in pairs):.1f}; "
+        )
+        line += f"first token's p99 {median(a.first_p99 / b.first_p99 for a, b in pairs):.2f} times the engine's"
+        if clients > fewest:
+            ratio = median(a.rate / b.rate for a, b in zip(rounds, server[fewest], strict=True))
+            line += f"; {ratio:.2f} times the rate of {fewest} clients"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @click.command(help=__doc__)
 @click.argument("model")
 @click.argument("flags", nargs=-1)
 @click.option("--clients", default="16,64", show_default=True, help="Numbers of clients, separated by commas.")
+@click.option("--rounds", default=1, show_default=True, help="Turns of each.")
 @click.option("--requests", default=4, show_default=True, help="Requests of each client.")
 @click.option("--new-tokens", default=64, show_default=True, help="Tokens of each answer.")
 @click.option("--vocab", default=49152, show_default=True, help="Ids to draw prompts from.")
@@ -271,6 +304,7 @@ def main(
     model: str,
     flags: tuple[str, ...],
     clients: str,
+    rounds: int,
     requests: int,
     new_tokens: int,
     vocab: int,
@@ -281,15 +315,25 @@ def main(
 ) -> None:
     loads = [Load(int(number), requests, new_tokens, vocab) for number in clients.split(",")]
     if url:
-        measure_server(url, loads, "server", pid, profile=profile)
+        for _, load in itertools.product(range(rounds), loads):
+            measure_server(url, load, "server", pid, profile=profile)
         return
+    by_server: dict[int, list[Figures]] = {load.clients: [] for load in loads}
+    by_engine: dict[int, list[Figures]] = {load.clients: [] for load in loads}
     server = Served(model, checkout.resolve(), flags)
     try:
+        engine = running_engine(model, flags)
         server.wait_for_programs()
-        measure_server(server.url, loads, "llm-serve", server.process.pid, profile=profile)
+        for _, load in itertools.product(range(rounds), loads):
+            by_server[load.clients].append(
+                measure_server(server.url, load, "llm-serve", server.process.pid, profile=profile)
+            )
+            by_engine[load.clients].append(measure_engine(engine, load))
+        engine.close()
     finally:
         server.close()
-    measure_engine(model, loads, flags)
+    click.echo(json.dumps(describe()))
+    click.echo(conclusion(by_server, by_engine))
 
 
 if __name__ == "__main__":
