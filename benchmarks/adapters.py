@@ -5,7 +5,6 @@
 The adapters are random: their values change no figure.
 """
 
-import asyncio
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import click
 import jax
 import numpy as np
+import uvloop
 
 from benchmarks.load import WARMUP, Figures, Load, Measured, over_http, processor_seconds, summary
 from benchmarks.serving import Served
@@ -40,9 +40,9 @@ def write_adapters(
 
 def measure(name: str, server: Served, load: Load) -> float:
     """Tokens per second. It prints what the processor spent on them too, which others on the machine disturb less."""
-    asyncio.run(over_http(server.url, replace(load, requests=WARMUP)))
+    uvloop.run(over_http(server.url, replace(load, requests=WARMUP)))
     before, _ = processor_seconds(server.process.pid)
-    requests: list[Measured] = asyncio.run(over_http(server.url, load))
+    requests: list[Measured] = uvloop.run(over_http(server.url, load))
     spent = processor_seconds(server.process.pid)[0] - before
     per_token = spent / sum(request.tokens for request in requests)
     figures = Figures.of(requests)
