@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -313,25 +314,24 @@ def main(
     profile: bool,
     checkout: Path,
 ) -> None:
-    loads = [Load(int(number), requests, new_tokens, vocab) for number in clients.split(",")]
+    loads = [Load(number, requests, new_tokens, vocab) for number in sorted({*map(int, clients.split(","))})]
     if url:
         for _, load in itertools.product(range(rounds), loads):
             measure_server(url, load, "server", pid, profile=profile)
         return
     by_server: dict[int, list[Figures]] = {load.clients: [] for load in loads}
     by_engine: dict[int, list[Figures]] = {load.clients: [] for load in loads}
-    server = Served(model, checkout.resolve(), flags)
-    try:
+    with ExitStack() as stack:
+        server = Served(model, checkout.resolve(), flags)
+        stack.callback(server.close)
         engine = running_engine(model, flags)
+        stack.callback(engine.close)
         server.wait_for_programs()
         for _, load in itertools.product(range(rounds), loads):
             by_server[load.clients].append(
                 measure_server(server.url, load, "llm-serve", server.process.pid, profile=profile)
             )
             by_engine[load.clients].append(measure_engine(engine, load))
-        engine.close()
-    finally:
-        server.close()
     click.echo(json.dumps(describe()))
     click.echo(conclusion(by_server, by_engine))
 

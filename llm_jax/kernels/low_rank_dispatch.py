@@ -16,8 +16,8 @@ from llm_jax.native import Level
 def add_low_rank(y: Array, x: Array, a_QI: Array, b_OQ: Array) -> Array:
     """y + B (A x), in x's dtype: [..., O], [..., I] -> [..., O].
 
-    Its gradients transpose what has Q columns alone: XLA's CPU compiler transposes the gradient of y for that of B, in
-    one pass with whatever that is made of, at a few nanoseconds a number.
+    With a gradient of its own: for that of B, XLA's CPU compiler would transpose the gradient of y in one pass with
+    whatever this is made of, at a few nanoseconds a number.
     """
     return y + _hidden(x, a_QI) @ b_OQ.T.astype(x.dtype)
 

@@ -1,5 +1,5 @@
-// The interface between the FFI calls (calls.cc, block_calls.cc) and the instruction levels: avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on
-// x86-64; neon.cc, dotprod.cc on aarch64.
+// The interface between the FFI calls (calls.cc, blocks.cc, dense.cc, low_rank.cc, update.cc) and the instruction levels:
+// avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
 // register. A weight tile is 16 groups of 64 bytes; a group has 4 bytes of each of 16 output rows (1 float32, 2
