@@ -55,7 +55,7 @@ def measure(name: str, server: Served, load: Load) -> float:
 @click.argument("flags", nargs=-1)
 @click.option("--clients", default=16, show_default=True)
 @click.option("--requests", default=4, show_default=True, help="Requests of each client.")
-@click.option("--new-tokens", default=64, show_default=True, help="Tokens of each answer.")
+@click.option("--new-tokens", default=64, show_default=True, help="Tokens of an answer, on average.")
 @click.option("--adapters", default=3, show_default=True, help="How many.")
 @click.option("--rank", default=8, show_default=True)
 @click.option("--targets", default="q_proj,v_proj", show_default=True, help="Linear maps, or all-linear.")

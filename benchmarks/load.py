@@ -3,8 +3,9 @@
     python -m benchmarks.load MODEL [--clients 16,64] [--rounds 3] [-- FLAG …]
 
 starts `llm-serve` with those flags, and runs the same load on the engine without HTTP, in turns; at the end stand the
-medians over the rounds. With --url, and a model's path for its vocabulary, a server that runs already is measured, of
-whatever make, such as llama-server.
+medians over the rounds. Answers differ in length, by the same draw for both: clients whose answers are equally long go
+on in step, in one of several rhythms, and the rate is that of the rhythm they started in. With --url, and a model's
+path for its vocabulary, a server that runs already is measured, of whatever make, such as llama-server.
 """
 
 import asyncio
@@ -40,15 +41,30 @@ WARMUP = 1  # requests of each client that are not counted
 
 @dataclass
 class Measured:
-    """One request of one client: when it was sent, when its pieces arrived (seconds), how many tokens they are."""
+    """One request of one client: when it was sent, when its pieces arrived (seconds), how many tokens they are.
+
+    Attributes:
+        is_last: the client sends no other.
+    """
 
     sent: float
     arrived: list[float] = field(default_factory=list)
     tokens: int = 0
+    is_last: bool = False
 
     @property
     def first_token(self) -> float:
         return self.arrived[0] - self.sent
+
+    def tokens_until(self, moment: float) -> float:
+        return self.tokens * sum(time <= moment for time in self.arrived) / len(self.arrived)
+
+
+class Order(NamedTuple):
+    """What a request asks for."""
+
+    prompt: list[int]
+    new_tokens: int
 
 
 @dataclass
@@ -57,20 +73,27 @@ class Load:
 
     clients: int
     requests: int  # of each client
-    new_tokens: int
+    new_tokens: int  # of an answer on average, from half as many to half as many more
     vocab_size: int
     prompt: int = PROMPT
     models: Sequence[str] = ("llm",)  # clients take them in turn
 
-    def prompts(self) -> list[list[list[int]]]:
-        """For each client, the prompts of its requests: random ids, so that no cache helps."""
+    def orders(self) -> list[list[Order]]:
+        """For each client, what it asks for: prompts are random ids, so that no cache helps."""
         rng = np.random.default_rng(self.clients)
-        shape = (self.clients, self.requests, self.prompt)
-        return [row.tolist() for row in rng.integers(10, self.vocab_size, shape)]
+        prompts = rng.integers(10, self.vocab_size, (self.clients, self.requests, self.prompt)).tolist()
+        spread = self.new_tokens // 2
+        lengths = rng.integers(
+            self.new_tokens - spread, self.new_tokens + spread + 1, (self.clients, self.requests)
+        ).tolist()
+        return [[*map(Order, *client)] for client in zip(prompts, lengths, strict=True)]
 
 
 class Figures(NamedTuple):
-    """Tokens per second; milliseconds to the first token and between two, median and 99th percentile."""
+    """Tokens per second until one client is done; milliseconds to the first token, and between two.
+
+    Of both the median and the 99th percentile.
+    """
 
     rate: float
     first: float
@@ -81,11 +104,11 @@ class Figures(NamedTuple):
     @classmethod
     def of(cls, requests: Sequence[Measured]) -> "Figures":
         begin = min(request.sent for request in requests)
-        seconds = max(request.arrived[-1] for request in requests) - begin
+        end = min(request.arrived[-1] for request in requests if request.is_last)
         first = [request.first_token for request in requests]
         gaps = [later - earlier for request in requests for earlier, later in itertools.pairwise(request.arrived)]
         times = [float(time) * 1e3 for spans in (first, gaps) for time in np.percentile(spans, [50, 99])]
-        return cls(sum(request.tokens for request in requests) / seconds, *times)
+        return cls(sum(request.tokens_until(end) for request in requests) / (end - begin), *times)
 
 
 def summary(name: str, clients: int, figures: Figures) -> str:
@@ -142,21 +165,23 @@ async def over_http(url: str, load: Load, key: str = "none") -> list[Measured]:
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
     head += f"Authorization: Bearer {key}\r\n"
 
-    def request(prompt: list[int], model: str) -> bytes:
+    def request(order: Order, model: str) -> bytes:
         options = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
-        body = {"prompt": prompt, "max_tokens": load.new_tokens, "temperature": 0, "model": model, **options}
+        body = {"prompt": order.prompt, "max_tokens": order.new_tokens, "temperature": 0, "model": model, **options}
         content = json.dumps(body).encode()
         return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
-    async def client(prompts: list[list[int]], model: str) -> list[Measured]:
+    async def client(orders: list[Order], model: str) -> list[Measured]:
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(Connection, address.hostname, address.port)
         try:
-            return [await connection.send(request(prompt, model)) for prompt in prompts]
+            answers = [await connection.send(request(order, model)) for order in orders]
         finally:
             transport.close()
+        answers[-1].is_last = True
+        return answers
 
-    answers = await asyncio.gather(*map(client, load.prompts(), itertools.cycle(load.models)))
+    answers = await asyncio.gather(*map(client, load.orders(), itertools.cycle(load.models)))
     return [request for requests in answers for request in requests]
 
 
@@ -167,10 +192,9 @@ def on_engine(engine: "Engine", load: Load) -> list[Measured]:
     measured: list[Measured] = []
     unfinished = load.clients * load.requests
     done = threading.Event()
-    sampling = SamplingParams(max_new_tokens=load.new_tokens, temperature=0)
 
-    def begin(prompts: list[list[int]]) -> None:
-        current = Measured(time.perf_counter())
+    def begin(orders: list[Order]) -> None:
+        current = Measured(time.perf_counter(), is_last=len(orders) == 1)
         measured.append(current)
 
         def on_event(event: TokenEvent | Exception) -> None:
@@ -181,15 +205,16 @@ def on_engine(engine: "Engine", load: Load) -> list[Measured]:
             current.tokens += 1
             if event.finish:
                 unfinished -= 1
-                if len(prompts) > 1:
-                    begin(prompts[1:])
+                if len(orders) > 1:
+                    begin(orders[1:])
                 elif not unfinished:
                     done.set()
 
-        engine.submit(Request(prompt_ids=tuple(prompts[0]), sampling=sampling), on_event)
+        sampling = SamplingParams(max_new_tokens=orders[0].new_tokens, temperature=0)
+        engine.submit(Request(prompt_ids=tuple(orders[0].prompt), sampling=sampling), on_event)
 
-    for prompts in load.prompts():
-        begin(prompts)
+    for orders in load.orders():
+        begin(orders)
     done.wait()
     return measured
 
@@ -295,7 +320,7 @@ def conclusion(server: dict[int, list[Figures]], engine: dict[int, list[Figures]
 @click.option("--clients", default="16,64", show_default=True, help="Numbers of clients, separated by commas.")
 @click.option("--rounds", default=1, show_default=True, help="Turns of each.")
 @click.option("--requests", default=4, show_default=True, help="Requests of each client.")
-@click.option("--new-tokens", default=64, show_default=True, help="Tokens of each answer.")
+@click.option("--new-tokens", default=64, show_default=True, help="Tokens of an answer, on average.")
 @click.option("--vocab", default=49152, show_default=True, help="Ids to draw prompts from.")
 @click.option("--url", help="A server that runs already.")
 @click.option("--pid", type=int, help="Its process, to read its processor time.")

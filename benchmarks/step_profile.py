@@ -28,6 +28,7 @@ PART_OF_SOURCE = {
     ("model/layers.py", "Linear.__call__"): "products",
     ("model/layers.py", "Embedding.scores"): "products",
     ("kernels/cpu/attention.py", ""): "attention",
+    ("kernels/cpu/self_attention.py", ""): "attention",
     ("kernels/xla/attention.py", ""): "attention",
     ("kernels/xla/blocked_attention.py", ""): "attention",
     ("kernels/cache_format.py", ""): "attention",

@@ -15,11 +15,11 @@ from llm_jax.kernels import (
     AttentionSettings,
     ChunkLayout,
     Level,
-    attention,
     cached_attention,
     decode,
     encode,
     features,
+    xla,
 )
 
 NATIVE = [level for level in features() if level != Level.XLA]
@@ -264,13 +264,16 @@ def test_head_sizes_that_fit_no_vector_work_too(level: Level) -> None:
     )
 
 
-def test_the_gradient_of_bfloat16_attention_is_near_float32s_and_multiplies_in_bfloat16() -> None:
+def test_the_gradient_of_bfloat16_attention_by_xla_is_near_float32s_and_multiplies_in_bfloat16() -> None:
     """Scores are summed in float32; JAX's own transpose of that would multiply in float32 too."""
     settings, position = AttentionSettings(scale=0.25), jnp.arange(24)[None]
     qkv = jnp.asarray(np.random.default_rng(0).normal(size=(1, 24, 8, 16)), jnp.bfloat16)
 
     def total(x: jax.Array) -> jax.Array:
-        return jnp.square(attention(x, 2, position, settings).astype(jnp.float32)).sum()
+        out = xla.attention(
+            x, 2, position, settings, rotary=None, sinks_N=None, segment_BT=None, allowed=None, dropout_key=None
+        )
+        return jnp.square(out.astype(jnp.float32)).sum()
 
     exact = np.asarray(jax.grad(total)(qkv.astype(jnp.float32)))
     actual = np.asarray(jax.grad(total)(qkv), np.float32)

@@ -1,4 +1,4 @@
-"""Attention in blocks against plain attention by torch in float64, with all gradients."""
+"""Attention in blocks against the plain form in float64, with all gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import torch
 
 from llm_jax.kernels import AttentionSettings, attention
 from llm_jax.kernels.xla import blocked_attention
+from tests.kernels.plain_attention import compare, plain
 
 B, T, N, K, H = 2, 11, 4, 2, 8
 SLOPES = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
@@ -41,53 +42,11 @@ def inputs(arguments, seed=0):
     return qkv, random.normal(size=(B, T, N, H)).astype(np.float32), arrays | arguments
 
 
-def plain(qkv, sinks, settings, arrays, retained=None):
-    """Written as the formula is, on float64 tensors."""
-    q, k, v = qkv.split([N, K, K], dim=2)
-    k, v = (x.repeat_interleave(N // K, dim=2) for x in (k, v))
-    score = torch.einsum("btnh,bsnh->bnts", q, k) * settings.scale
-    if settings.softcap is not None:
-        score = settings.softcap * torch.tanh(score / settings.softcap)
-    position = torch.tensor(np.array(arrays["position_BT"]))
-    distance = (position[:, :, None] - position[:, None, :])[:, None]
-    if settings.slopes_N is not None:
-        score = score - torch.tensor(settings.slopes_N)[:, None, None] * distance.abs()
-    seen = torch.ones_like(distance, dtype=torch.bool)
-    if settings.is_causal:
-        seen &= distance >= 0
-    if settings.window is not None:
-        seen &= distance.abs() < settings.window
-    if arrays["segment_BT"] is not None:
-        segment = torch.tensor(arrays["segment_BT"])
-        seen &= (segment[:, :, None] == segment[:, None, :])[:, None]
-    if arrays["allowed"] is not None:
-        seen &= torch.tensor(arrays["allowed"])
-    score = score.masked_fill(~seen, -torch.inf)
-    if sinks is not None:
-        score = torch.cat([score, sinks[:, None, None].expand(B, N, T, 1)], -1)
-    weight = score.softmax(-1)[..., :T]
-    weight = weight if retained is None else weight * retained
-    return torch.einsum("bnts,bsnh->btnh", weight, v)
-
-
-def in_blocks(qkv, sinks, settings, arrays, **options):
+def in_blocks(qkv, sinks, settings, arrays, kv_heads=K, **options):
     given = {name: arrays[name] for name in ("segment_BT", "allowed")}
     options = {"dropout_key": None, "block_tokens": 4, "rotary": None} | options
     position_BT = jnp.asarray(arrays["position_BT"], jnp.int32)
-    return blocked_attention(qkv, K, position_BT, settings, sinks_N=sinks, **given, **options)
-
-
-def compare(run, settings, arrays, qkv, of_out, retained=None):
-    """Values and gradients of `run(qkv, sinks)`."""
-    sinks = arrays["sinks_N"]
-    leaves = [None if x is None else torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (qkv, sinks)]
-    expected = plain(*leaves, settings, arrays, retained)
-    (expected * torch.tensor(of_out)).sum().backward()
-    out, pull_back = jax.vjp(run, qkv, sinks)
-    np.testing.assert_allclose(out, expected.detach(), rtol=0, atol=2e-6)
-    for gradient, leaf in zip(pull_back(of_out), leaves, strict=True):
-        if leaf is not None:
-            np.testing.assert_allclose(gradient, leaf.grad, rtol=0, atol=1e-5)
+    return blocked_attention(qkv, kv_heads, position_BT, settings, sinks_N=sinks, **given, **options)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,7 +54,9 @@ def test_values_and_gradients_are_those_of_plain_attention_in_float64(name):
     options, arguments = CASES[name]
     settings = AttentionSettings(scale=0.6, **options)
     qkv, of_out, arrays = inputs(arguments)
-    compare(jax.jit(lambda qkv, sinks: in_blocks(qkv, sinks, settings, arrays)), settings, arrays, qkv, of_out)
+    compare(
+        jax.jit(lambda qkv, sinks: in_blocks(qkv, sinks, settings, arrays)), settings, arrays, qkv, of_out, kv_heads=K
+    )
 
 
 def test_dropout_drops_weights_and_its_gradient_drops_the_same():
@@ -114,7 +75,7 @@ def test_dropout_drops_weights_and_its_gradient_drops_the_same():
     assert not retained[~causal].any()
     assert 0.65 < retained[causal].mean() < 0.85
     assert len({retained[b, n, i].tobytes() for b in range(B) for n in range(N) for i in (9, 10)}) > 12, "all alike"
-    compare(run, settings, arrays, qkv, of_out, torch.tensor(retained / 0.75))
+    compare(run, settings, arrays, qkv, of_out, kv_heads=K, retained=torch.tensor(retained / 0.75))
 
 
 def test_bfloat16_is_close_and_stays_bfloat16():
@@ -122,21 +83,26 @@ def test_bfloat16_is_close_and_stays_bfloat16():
     qkv, _, arrays = inputs({})
     out = in_blocks(jnp.asarray(qkv, jnp.bfloat16), None, settings, arrays)
     assert out.dtype == jnp.bfloat16
-    expected = plain(torch.tensor(qkv, dtype=torch.float64), None, settings, arrays)
+    expected = plain(torch.tensor(qkv, dtype=torch.float64), None, settings, arrays, kv_heads=K)
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.05)
 
 
-def memory(tokens):
-    """Temporaries of attention and its gradient, in bytes."""
+def memory(tokens, in_blocks_of):
+    """Temporaries of attention and its gradient, in bytes; natively, or by XLA in blocks of so many tokens."""
     settings = AttentionSettings(scale=0.1)
     shape = jax.ShapeDtypeStruct((1, tokens, 6, 64), jnp.float32)
-    position = jnp.arange(tokens)[None]
+    arrays = {"position_BT": np.arange(tokens)[None], "segment_BT": None, "allowed": None}
 
     def loss(qkv):
-        return jnp.square(attention(qkv, 1, position, settings)).sum()
+        if in_blocks_of is None:
+            out = attention(qkv, 1, jnp.asarray(arrays["position_BT"]), settings)
+        else:
+            out = in_blocks(qkv, None, settings, arrays, kv_heads=1, block_tokens=in_blocks_of)
+        return jnp.square(out).sum()
 
     return jax.jit(jax.grad(loss)).lower(shape).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_memory_is_linear_in_tokens():
-    assert memory(2048) < 8 * memory(256) < 64 * 2**20
+@pytest.mark.parametrize("in_blocks_of", [None, 128])
+def test_memory_is_linear_in_tokens(in_blocks_of):
+    assert memory(2048, in_blocks_of) <= 8 * memory(256, in_blocks_of) < 64 * 2**20

@@ -9,13 +9,27 @@ import numpy as np
 from llm_jax import native
 from llm_jax.native import Level
 
-PACK, PRODUCT, DENSE, BLOCK_PRODUCT, LOW_RANK, ATTENTION, EMPTY, NORM, ADAMW = CALLS = (
+CALLS = (
+    PACK,
+    PRODUCT,
+    DENSE,
+    BLOCK_PRODUCT,
+    LOW_RANK,
+    ATTENTION,
+    SELF_ATTENTION,
+    SELF_ATTENTION_GRADIENT,
+    EMPTY,
+    NORM,
+    ADAMW,
+) = (
     "llm_pack",
     "llm_product",
     "llm_dense",
     "llm_block_product",
     "llm_low_rank",
     "llm_attention",
+    "llm_self_attention",
+    "llm_self_attention_gradient",
     "llm_empty",
     "llm_norm",
     "llm_adamw",

@@ -7,13 +7,14 @@
 #include "low_rank.h"
 #include "product.h"
 #include "rounded_x86.h"
+#include "self_attention.h"
 #include "update.h"
 
 namespace llm {
 namespace {
 
 struct Lanes {
-  static constexpr int kQueries = 4, kSums = 16;
+  static constexpr int kQueries = 4, kSums = 16, kTileRows = 8, kTileVecs = 2;
   using Vec = __m512;
   using Partial = Vec;
   static Partial zero() { return _mm512_setzero_ps(); }
@@ -161,6 +162,7 @@ struct BlockLanes {
 
 extern const Level kAvx512 = {prepare<Traits>, multiply_any<Traits>,  write_any,
                               attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>,
-                              gather_rows,     gather_panel,    low_rank<Lanes>, sum_of_squares,  adamw};
+                              gather_rows,     gather_panel,    low_rank<Lanes>,
+    self_attend<Lanes>, self_attention_gradient<Lanes>, sum_of_squares, adamw};
 
 }  // namespace llm

@@ -44,9 +44,18 @@ void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) { kAvx
 
 void low_rank(const LowRank& f, const int32_t* rows, int64_t count) { kAvx512.low_rank(f, rows, count); }
 
+void self_attend(const SelfAttention& a, int64_t b, int64_t kv_head, int64_t first, int64_t last, float* memory) {
+  kAvx512.self_attend(a, b, kv_head, first, last, memory);
+}
+
+void self_attention_gradient(const SelfAttention& a, int64_t b, int64_t kv_head, float* memory) {
+  kAvx512.self_attention_gradient(a, b, kv_head, memory);
+}
+
 }  // namespace
 
 extern const Level kAvx512BFloat16 = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks,
-                                      gather_rows, gather_panel,    low_rank,        sum_of_squares,  adamw};
+                                      gather_rows, gather_panel,    low_rank,
+    self_attend, self_attention_gradient, sum_of_squares, adamw};
 
 }  // namespace llm

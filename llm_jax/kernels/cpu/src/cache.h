@@ -6,9 +6,6 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kMaxHead = 512;  // largest head size
-constexpr float kLowest = -1e30f;  // below any score, and finite: the difference of two is 0, not NaN
-
 template <typename Cached>
 constexpr bool kScaled = sizeof(Cached) == 1;  // int8: a scale after each vector (symmetric)
 
@@ -29,14 +26,8 @@ Cached* vector_of(const Attention& a, const Cache& cache, int64_t seq, int64_t k
 // Positions that a sequence's blocks hold; what is beyond is not written.
 inline int64_t capacity_of(const Attention& a) { return a.max_blocks * a.block_tokens; }
 
-// Rotary positions, in place.
 inline void rotate(const Attention& a, int64_t token, float* x) {
-  const float *cosine = a.cosine + token * a.rotary, *sine = a.sine + token * a.rotary;
-  for (int64_t i = 0; i < a.rotary; ++i) {
-    const float first = x[i], second = x[i + a.rotary];
-    x[i] = first * cosine[i] - second * sine[i];
-    x[i + a.rotary] = second * cosine[i] + first * sine[i];
-  }
+  rotate(a.cosine + token * a.rotary, a.sine + token * a.rotary, a.rotary, 1.0f, x);
 }
 
 inline void quantise(const float* x, int64_t count, int8_t* to) {

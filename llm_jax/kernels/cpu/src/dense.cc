@@ -1,6 +1,4 @@
 // The FFI call of a product of two plain matrices, either of them by rows or by columns: what training multiplies.
-#include <vector>
-
 #include "kernels.h"
 #include "operands.h"
 #include "parallel.h"
@@ -24,16 +22,6 @@ Operand slice(Operand a, int64_t k, int64_t depth) {
   a.first = a.by_columns ? k * a.stride : k;
   a.K = k + depth < a.K ? depth : a.K - k;
   return a;
-}
-
-// Memory that a thread keeps from call to call: a system's fresh pages cost more than what is written to them.
-template <typename T>
-T* scratch(int64_t count) {
-  thread_local std::vector<T> memory;
-  const int64_t line = 64 / sizeof(T);
-  if (int64_t(memory.size()) < count + line) memory.resize(count + line);
-  const uintptr_t start = reinterpret_cast<uintptr_t>(memory.data());
-  return reinterpret_cast<T*>((start + 63) / 64 * 64);
 }
 
 int64_t up_to(int64_t count, int64_t step) { return (count + step - 1) / step; }

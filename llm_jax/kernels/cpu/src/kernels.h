@@ -1,4 +1,4 @@
-// The interface between the FFI calls (calls.cc, blocks.cc, dense.cc, low_rank.cc, update.cc) and the instruction levels:
+// The interface between the FFI calls (calls.cc, blocks.cc, dense.cc, low_rank.cc, self_attention.cc, update.cc) and the instruction levels:
 // avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
@@ -79,6 +79,22 @@ struct Attention {
   const float *cosine, *sine;                    // [tokens, rotary], or null
 };
 
+// Attention of the tokens of B sequences over each other. `mean` is that of the gradient of a query's weights, by these.
+struct SelfAttention {
+  int64_t B, T, N, K, H;
+  int64_t window;  // 0: none
+  int64_t rotary;  // rotated dimensions / 2; 0: none
+  float scale, softcap;  // softcap 0: none
+  bool is_causal;
+  Floats qkv, out;                      // [B, T, N + 2 K, H], [B, T, N, H]
+  const int32_t *position, *segment;    // [B, T]; segment may be null
+  const float *slopes, *sinks;          // [N], or null
+  const float *cosine, *sine;           // [B, T, rotary], or null
+  float* logsumexp;                     // [B, N, T]: of each query's scores
+  Floats of_out, of_qkv;                // gradients
+  float* mean;                          // [B, N, T]
+};
+
 // A plain matrix as a product reads it: `count` vectors of K values. Value k of vector n is at n * stride + k from the
 // first, or, where it is stored by columns, at k * stride + n.
 struct Operand {
@@ -131,6 +147,10 @@ struct Level {
   void (*gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
   // Computes `count` rows, at most kSharedRows, that have the same slot.
   void (*low_rank)(const LowRank&, const int32_t* rows, int64_t count);
+  // Attention of blocks first … last - 1 of 64 queries, and the gradient of all that share a key/value head; `memory` is
+  // `self_attention_floats` long.
+  void (*self_attend)(const SelfAttention&, int64_t b, int64_t kv_head, int64_t first, int64_t last, float* memory);
+  void (*self_attention_gradient)(const SelfAttention&, int64_t b, int64_t kv_head, float* memory);
   // Over many elements (update.h).
   double (*sum_of_squares)(const float* x, int64_t count);
   void (*adamw)(const Update&, int64_t first, int64_t last);

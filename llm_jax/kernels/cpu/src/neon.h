@@ -8,13 +8,14 @@
 #include "dense.h"
 #include "low_rank.h"
 #include "product.h"
+#include "self_attention.h"
 #include "update.h"
 
 namespace llm {
 namespace {
 
 struct Lanes {
-  static constexpr int kQueries = 2, kSums = 4;
+  static constexpr int kQueries = 2, kSums = 4, kTileRows = 6, kTileVecs = 1;
   struct Vec {
     float32x4_t part[4];
   };
@@ -203,7 +204,8 @@ template <typename Dot>
 constexpr Level level() {
   return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
           attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>,
-          gather_rows,          gather_panel,    low_rank<Lanes>, sum_of_squares,  adamw};
+          gather_rows,          gather_panel,    low_rank<Lanes>,
+    self_attend<Lanes>, self_attention_gradient<Lanes>, sum_of_squares, adamw};
 }
 
 }  // namespace

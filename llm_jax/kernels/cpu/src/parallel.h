@@ -1,4 +1,4 @@
-// A parallel loop on XLA's intra-op threads.
+// A parallel loop on XLA's intra-op threads, and memory of a thread.
 #pragma once
 
 #include <atomic>
@@ -58,6 +58,16 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
   work(0);
   for (int64_t spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins)
     spins < kSpins ? pause() : std::this_thread::yield();
+}
+
+// Memory that a thread keeps from call to call: a system's fresh pages cost more than what is written to them.
+template <typename T>
+T* scratch(int64_t count) {
+  thread_local std::vector<T> memory;
+  const int64_t line = 64 / sizeof(T);
+  if (int64_t(memory.size()) < count + line) memory.resize(count + line);
+  const uintptr_t start = reinterpret_cast<uintptr_t>(memory.data());
+  return reinterpret_cast<T*>((start + 63) / 64 * 64);
 }
 
 }  // namespace llm

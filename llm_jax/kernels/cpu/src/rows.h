@@ -15,6 +15,8 @@ constexpr float kInt8Max = 127.0f;  // int8 values are symmetric: -127 … 127
 constexpr int64_t kStackFloats = 8192;  // longest row that needs no allocation: 32 KB
 constexpr int kLanes = 16;  // partial sums, one per lane of the widest registers
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kMaxHead = 512;  // largest head size
+constexpr float kLowest = -1e30f;  // below any score, and finite: the difference of two is 0, not NaN
 constexpr int kPrefetchL2 = 2;  // locality argument of __builtin_prefetch: into the L2 cache
 
 inline uint16_t to_bfloat16(float x) {
@@ -77,6 +79,16 @@ inline float largest(int64_t count, float floor, Term term) {
   for (int width = kLanes / 2; width > 0; width /= 2)
     for (int j = 0; j < width; ++j) lane[j] = lane[j + width] > lane[j] ? lane[j + width] : lane[j];
   return lane[0];
+}
+
+// Rotary positions, in place: the first 2 · half dimensions of a vector, by the angles of its token, `direction` (1 or
+// -1) times.
+inline void rotate(const float* cosine, const float* sine, int64_t half, float direction, float* x) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float first = x[i], second = x[i + half], turn = direction * sine[i];
+    x[i] = first * cosine[i] - second * turn;
+    x[i + half] = second * cosine[i] + first * turn;
+  }
 }
 
 inline void normalise(const Product& p, float* x) {

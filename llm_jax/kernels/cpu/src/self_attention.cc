@@ -1,0 +1,110 @@
+// The FFI calls of attention of the tokens of a batch over each other, and of its gradient.
+#include "kernels.h"
+#include "operands.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace llm {
+namespace {
+
+namespace ffi = xla::ffi;
+
+using F32 = ffi::Buffer<ffi::DataType::F32>;
+using S32 = ffi::Buffer<ffi::DataType::S32>;
+
+constexpr int64_t kTasks = 4;  // of a thread, at least: those of late queries take longer
+
+// What a task of either call needs.
+int64_t floats_of(const SelfAttention& a, bool is_gradient) {
+  const int64_t block = kChunk * a.H, square = kChunk * kChunk, all = a.T * a.H;
+  return is_gradient ? 4 * all + 6 * block + 3 * square : 2 * all + 2 * block + 2 * square;
+}
+
+SelfAttention self_attention_of(ffi::AnyBuffer& qkv, S32& position, S32& segment, F32& slopes, F32& sinks, F32& cosine,
+                                F32& sine, int64_t kv_heads, int64_t window, float scale, float softcap,
+                                bool is_causal) {
+  const auto shape = qkv.dimensions();
+  SelfAttention a{};
+  a.B = shape[0], a.T = shape[1], a.N = shape[2] - 2 * kv_heads, a.K = kv_heads, a.H = shape[3];
+  a.window = window, a.scale = scale, a.softcap = softcap, a.is_causal = is_causal;
+  a.qkv = floats(qkv), a.position = position.typed_data(), a.segment = pointer(segment);
+  a.slopes = pointer(slopes), a.sinks = pointer(sinks), a.cosine = pointer(cosine), a.sine = pointer(sine);
+  a.rotary = a.cosine == nullptr ? 0 : cosine.dimensions()[2];
+  return a;
+}
+
+ffi::Error self_attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, S32 position, S32 segment, F32 slopes, F32 sinks,
+                          F32 cosine, F32 sine, ffi::Result<ffi::AnyBuffer> out, ffi::Result<F32> logsumexp,
+                          int64_t level, int64_t kv_heads, int64_t window, float scale, float softcap,
+                          bool is_causal) {
+  SelfAttention a = self_attention_of(qkv, position, segment, slopes, sinks, cosine, sine, kv_heads, window, scale,
+                                      softcap, is_causal);
+  a.out = floats(*out), a.logsumexp = logsumexp->typed_data();
+  const int64_t blocks = (a.T + kChunk - 1) / kChunk, heads = a.B * a.K, wanted = kTasks * pool.num_threads();
+  const int64_t even = (wanted + heads - 1) / heads, parts = even < blocks ? even : blocks;
+  parallel(pool, heads * parts, [&](int64_t task) {
+    const int64_t head = task / parts, part = task % parts;
+    level_of(level).self_attend(a, head / a.K, head % a.K, blocks * part / parts, blocks * (part + 1) / parts,
+                                scratch<float>(floats_of(a, false)));
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error self_attention_gradient(ffi::ThreadPool pool, ffi::AnyBuffer qkv, S32 position, S32 segment, F32 slopes,
+                                   F32 sinks, F32 cosine, F32 sine, ffi::AnyBuffer out, F32 logsumexp,
+                                   ffi::AnyBuffer of_out, ffi::Result<ffi::AnyBuffer> of_qkv, ffi::Result<F32> mean,
+                                   int64_t level, int64_t kv_heads, int64_t window, float scale, float softcap,
+                                   bool is_causal) {
+  SelfAttention a = self_attention_of(qkv, position, segment, slopes, sinks, cosine, sine, kv_heads, window, scale,
+                                      softcap, is_causal);
+  a.out = floats(out), a.logsumexp = logsumexp.typed_data(), a.mean = mean->typed_data();
+  a.of_out = floats(of_out), a.of_qkv = floats(*of_qkv);
+  parallel(pool, a.B * a.K, [&](int64_t task) {
+    level_of(level).self_attention_gradient(a, task / a.K, task % a.K, scratch<float>(floats_of(a, true)));
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace llm
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_self_attention, llm::self_attention,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::S32>()
+                                  .Arg<llm::S32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<llm::F32>()
+                                  .Attr<int64_t>("level")
+                                  .Attr<int64_t>("kv_heads")
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("softcap")
+                                  .Attr<bool>("is_causal"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_self_attention_gradient, llm::self_attention_gradient,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::S32>()
+                                  .Arg<llm::S32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<llm::F32>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<llm::F32>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<llm::F32>()
+                                  .Attr<int64_t>("level")
+                                  .Attr<int64_t>("kv_heads")
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("softcap")
+                                  .Attr<bool>("is_causal"));
