@@ -225,6 +225,68 @@ void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
       }
 }
 
+// Two sequences of tokens over each other, the second one of two segments; values and gradients.
+void test_self_attention(int64_t level, int64_t T, int64_t H, int64_t window) {
+  const int64_t B = 2, N = 4, K = 2, J = N + 2 * K, blocks = (T + kChunk - 1) / kChunk;
+  std::vector<float> qkv(B * T * J * H), out(B * T * N * H), of_out(out.size()), of_qkv(qkv.size());
+  std::vector<float> logsumexp(B * N * T), mean(B * N * T);
+  std::vector<float> memory(4 * T * H + 6 * kChunk * H + 3 * kChunk * kChunk);
+  std::vector<int32_t> position(B * T), segment(B * T);
+  for (float& value : qkv) value = normal();
+  for (float& value : of_out) value = normal();
+  for (int64_t i = 0; i < B * T; ++i) {
+    const bool is_second = i >= T && i - T >= T / 2;
+    segment[i] = is_second, position[i] = int32_t(i % T - (is_second ? T / 2 : 0));
+  }
+  SelfAttention a{};
+  a.B = B, a.T = T, a.N = N, a.K = K, a.H = H, a.window = window, a.scale = 0.2f, a.is_causal = true;
+  a.qkv = {qkv.data(), false}, a.out = {out.data(), false}, a.position = position.data(), a.segment = segment.data();
+  a.logsumexp = logsumexp.data(), a.mean = mean.data();
+  a.of_out = {of_out.data(), false}, a.of_qkv = {of_qkv.data(), false};
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t kv = 0; kv < K; ++kv) {
+      for (int64_t i = 0; i < blocks; ++i) level_of(level).self_attend(a, b, kv, i, i + 1, memory.data());
+      level_of(level).self_attention_gradient(a, b, kv, memory.data());
+    }
+  std::vector<double> gradient(qkv.size());
+  const auto row = [&](int64_t b, int64_t t, int64_t head) { return ((b * T + t) * J + head) * H; };
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t t = 0; t < T; ++t) {
+        const int64_t kv = n / (N / K), q = row(b, t, n), at = ((b * T + t) * N + n) * H;
+        std::vector<double> weight(T), of_weight(T), value(H);
+        double total = 0.0, average = 0.0;
+        for (int64_t s = 0; s < T; ++s) {
+          const int32_t distance = position[b * T + t] - position[b * T + s];
+          if (distance < 0 || (window > 0 && distance >= window) || segment[b * T + t] != segment[b * T + s]) continue;
+          double score = 0.0;
+          for (int64_t h = 0; h < H; ++h) score += double(qkv[q + h]) * qkv[row(b, s, N + kv) + h] * 0.2;
+          total += weight[s] = std::exp(score);
+        }
+        for (int64_t s = 0; s < T; ++s) {
+          weight[s] /= total;
+          for (int64_t h = 0; h < H; ++h) {
+            value[h] += weight[s] * qkv[row(b, s, N + K + kv) + h];
+            of_weight[s] += double(of_out[at + h]) * qkv[row(b, s, N + K + kv) + h];
+            gradient[row(b, s, N + K + kv) + h] += weight[s] * of_out[at + h];
+          }
+          average += weight[s] * of_weight[s];
+        }
+        for (int64_t s = 0; s < T; ++s)
+          for (int64_t h = 0; h < H; ++h) {
+            const double of_score = weight[s] * (of_weight[s] - average) * 0.2;
+            gradient[q + h] += of_score * qkv[row(b, s, N + kv) + h];
+            gradient[row(b, s, N + kv) + h] += of_score * qkv[q + h];
+          }
+        for (int64_t h = 0; h < H; ++h) expect(near(out[at + h], value[h], 1.0, 1e-5), "attention", level, 0, H);
+        const int64_t statistic = (b * N + n) * T + t;
+        expect(near(logsumexp[statistic], std::log(total), 1.0, 1e-5), "logsumexp", level, 0, H);
+        expect(near(mean[statistic], average, 1.0, 1e-4), "mean gradient", level, 0, H);
+      }
+  for (std::size_t i = 0; i < gradient.size(); ++i)
+    expect(near(of_qkv[i], gradient[i], 1.0, 1e-4), "gradient of attention", level, 0, H);
+}
+
 }  // namespace
 }  // namespace llm
 
@@ -233,6 +295,8 @@ int main() {
   const int64_t best = llm_level();
   for (int64_t level = kLevelNeon; level <= best; ++level) {
     for (int64_t count : {1, 17, 5000}) test_update(level, count);
+    for (int64_t T : {1, 70, 130})
+      for (int64_t H : {16, 80}) test_self_attention(level, T, H, T == 130 ? 50 : 0);
     for (bool is_bfloat16 : {false, true})
       for (int64_t I : {3, 64, 70})
         for (int64_t O : {5, 32, 100}) test_low_rank(level, is_bfloat16, I, O);

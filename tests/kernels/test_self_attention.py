@@ -73,6 +73,16 @@ def test_values_and_gradients_are_those_of_plain_attention_in_float64(monkeypatc
     compare(jax.jit(run), settings, arrays, qkv, of_out, kv_heads=K, rotary=rotary, tolerance=2e-5)
 
 
+def test_positions_of_one_row_are_those_of_all():
+    settings = AttentionSettings(scale=0.25)
+    qkv, _, arrays = inputs(70, 16, {})
+    position_BT = jnp.asarray(arrays["position_BT"])
+    rotary = angles(arrays["position_BT"], 4)
+    of_each = attention(jnp.asarray(qkv), K, position_BT, settings, rotary=rotary)
+    of_one = attention(jnp.asarray(qkv), K, position_BT[:1], settings, rotary=tuple(table[:1] for table in rotary))
+    np.testing.assert_array_equal(of_one, of_each)
+
+
 def test_bfloat16_is_computed_in_float32_and_rounded_once():
     settings = AttentionSettings(scale=0.25)
     qkv, of_out, arrays = inputs(150, 16, {})

@@ -70,15 +70,20 @@ def _operands(
     sinks_N: Array | None,
     segment_BT: Array | None,
 ) -> tuple[Any, ...]:
-    cosine, sine = (placeholder(), placeholder()) if rotary is None else rotary
+    def of_tokens(x: Array | None, dtype: type) -> Any:
+        """The kernel reads a value of each token: rows that are all alike are given once by some callers."""
+        return placeholder(dtype) if x is None else jnp.broadcast_to(x.astype(dtype), (B, T, *x.shape[2:]))
+
+    B, T = qkv_BTJH.shape[:2]
+    cosine, sine = (None, None) if rotary is None else rotary
     return (
         qkv_BTJH,
-        position_BT.astype(jnp.int32),
-        placeholder(np.int32) if segment_BT is None else segment_BT.astype(jnp.int32),
+        of_tokens(position_BT, np.int32),
+        of_tokens(segment_BT, np.int32),
         placeholder() if settings.slopes_N is None else settings.slopes_N.astype(np.float32),
         placeholder() if sinks_N is None else sinks_N.astype(jnp.float32),
-        cosine,
-        sine,
+        of_tokens(cosine, np.float32),
+        of_tokens(sine, np.float32),
     )
 
 
