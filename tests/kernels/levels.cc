@@ -230,7 +230,6 @@ void test_self_attention(int64_t level, int64_t T, int64_t H, int64_t window) {
   const int64_t B = 2, N = 4, K = 2, J = N + 2 * K, blocks = (T + kChunk - 1) / kChunk;
   std::vector<float> qkv(B * T * J * H), out(B * T * N * H), of_out(out.size()), of_qkv(qkv.size());
   std::vector<float> logsumexp(B * N * T), mean(B * N * T);
-  std::vector<float> memory(4 * T * H + 6 * kChunk * H + 3 * kChunk * kChunk);
   std::vector<int32_t> position(B * T), segment(B * T);
   for (float& value : qkv) value = normal();
   for (float& value : of_out) value = normal();
@@ -243,6 +242,7 @@ void test_self_attention(int64_t level, int64_t T, int64_t H, int64_t window) {
   a.qkv = {qkv.data(), false}, a.out = {out.data(), false}, a.position = position.data(), a.segment = segment.data();
   a.logsumexp = logsumexp.data(), a.mean = mean.data();
   a.of_out = {of_out.data(), false}, a.of_qkv = {of_qkv.data(), false};
+  std::vector<float> memory(self_attention_floats(a, true));
   for (int64_t b = 0; b < B; ++b)
     for (int64_t kv = 0; kv < K; ++kv) {
       for (int64_t i = 0; i < blocks; ++i) level_of(level).self_attend(a, b, kv, i, i + 1, memory.data());

@@ -95,6 +95,12 @@ struct SelfAttention {
   float* mean;                          // [B, N, T]
 };
 
+// The memory of a task of it: keys and values of a head, blocks of queries, and squares of scores.
+inline int64_t self_attention_floats(const SelfAttention& a, bool is_gradient) {
+  const int64_t head = a.T * a.H, block = kChunk * a.H, square = kChunk * kChunk;
+  return is_gradient ? 4 * head + 6 * block + 3 * square : 2 * head + 3 * block + 2 * square;
+}
+
 // A plain matrix as a product reads it: `count` vectors of K values. Value k of vector n is at n * stride + k from the
 // first, or, where it is stored by columns, at k * stride + n.
 struct Operand {

@@ -14,12 +14,6 @@ using S32 = ffi::Buffer<ffi::DataType::S32>;
 
 constexpr int64_t kTasks = 4;  // of a thread, at least: those of late queries take longer
 
-// What a task of either call needs.
-int64_t floats_of(const SelfAttention& a, bool is_gradient) {
-  const int64_t block = kChunk * a.H, square = kChunk * kChunk, all = a.T * a.H;
-  return is_gradient ? 4 * all + 6 * block + 3 * square : 2 * all + 2 * block + 2 * square;
-}
-
 SelfAttention self_attention_of(ffi::AnyBuffer& qkv, S32& position, S32& segment, F32& slopes, F32& sinks, F32& cosine,
                                 F32& sine, int64_t kv_heads, int64_t window, float scale, float softcap,
                                 bool is_causal) {
@@ -45,7 +39,7 @@ ffi::Error self_attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, S32 position
   parallel(pool, heads * parts, [&](int64_t task) {
     const int64_t head = task / parts, part = task % parts;
     level_of(level).self_attend(a, head / a.K, head % a.K, blocks * part / parts, blocks * (part + 1) / parts,
-                                scratch<float>(floats_of(a, false)));
+                                scratch<float>(self_attention_floats(a, false)));
   });
   return ffi::Error::Success();
 }
@@ -60,7 +54,7 @@ ffi::Error self_attention_gradient(ffi::ThreadPool pool, ffi::AnyBuffer qkv, S32
   a.out = floats(out), a.logsumexp = logsumexp.typed_data(), a.mean = mean->typed_data();
   a.of_out = floats(of_out), a.of_qkv = floats(*of_qkv);
   parallel(pool, a.B * a.K, [&](int64_t task) {
-    level_of(level).self_attention_gradient(a, task / a.K, task % a.K, scratch<float>(floats_of(a, true)));
+    level_of(level).self_attention_gradient(a, task / a.K, task % a.K, scratch<float>(self_attention_floats(a, true)));
   });
   return ffi::Error::Success();
 }

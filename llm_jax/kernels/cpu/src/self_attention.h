@@ -22,23 +22,23 @@ struct Bounds {
 
 enum Meeting { kNothing, kSome, kAll };
 
-// Where a task keeps its blocks: [H, 64] is a block in lanes, [64, H] one in rows.
+// Where a task keeps what it works on, of `self_attention_floats`. What begins with `of_` is a gradient, and there for
+// the gradient alone.
 struct Blocks {
-  float *keys, *values;        // [T, H], rotated
-  float *of_keys, *of_values;  // [T, H]
+  float *keys, *values, *of_keys, *of_values;              // [T, H]; keys are rotated
+  float *q_rows, *of_out_rows;                             // [64, H]; queries are rotated
   float *q_lanes, *out_lanes, *of_out_lanes, *of_q_lanes;  // [H, 64]
-  float *q_rows, *of_out_rows;                             // [64, H]
-  float *score, *of_score, *slope;                         // [64, 64]
+  float *score, *slope, *of_score;                         // [64, 64]
 
   Blocks(const SelfAttention& a, bool is_gradient, float* memory) {
     const auto take = [&](int64_t count) { return std::exchange(memory, memory + count); };
     keys = take(a.T * a.H), values = take(a.T * a.H);
-    q_lanes = take(kChunk * a.H), out_lanes = take(kChunk * a.H);
+    q_rows = take(kChunk * a.H), q_lanes = take(kChunk * a.H), out_lanes = take(kChunk * a.H);
     score = take(kSquare), slope = take(kSquare);
     if (!is_gradient) return;
     of_keys = take(a.T * a.H), of_values = take(a.T * a.H);
-    of_out_lanes = take(kChunk * a.H), of_q_lanes = take(kChunk * a.H);
-    q_rows = take(kChunk * a.H), of_out_rows = take(kChunk * a.H), of_score = take(kSquare);
+    of_out_rows = take(kChunk * a.H), of_out_lanes = take(kChunk * a.H), of_q_lanes = take(kChunk * a.H);
+    of_score = take(kSquare);
   }
 };
 
@@ -234,11 +234,8 @@ void self_attend(const SelfAttention& a, int64_t b, int64_t kv, int64_t first, i
     for (int64_t block = first; block < last; ++block) {
       const QueryLanes q = query_lanes(a, b, head, block);
       const int64_t token = b * a.T + q.start;
-      if (q.count < kChunk) std::memset(blocks.q_lanes, 0, H * kChunk * sizeof(float));
-      for (int64_t i = 0; i < q.count; ++i) {
-        read_head(a, token + i, head, row);
-        for (int64_t h = 0; h < H; ++h) blocks.q_lanes[h * kChunk + i] = row[h];
-      }
+      for (int64_t i = 0; i < q.count; ++i) read_head(a, token + i, head, blocks.q_rows + i * H);
+      to_lanes(blocks.q_rows, q.count, H, blocks.q_lanes);
       std::memset(blocks.out_lanes, 0, H * kChunk * sizeof(float));
       for (int i = 0; i < kChunk; ++i) {
         highest[i] = a.sinks == nullptr ? kLowest : a.sinks[head];
