@@ -98,17 +98,20 @@ void test_product(int64_t level, DType dtype, int64_t M, int64_t O, int64_t I) {
     float largest = 0.0f;
     for (int64_t i = 0; i < I; ++i) largest = std::fmax(largest, std::fabs(x[m * I + i]));
     for (int64_t o = 0; o < O; ++o) {
-      double sum = 0.0, scale = 0.0;
+      double sum = 0.0, scale = 0.0, ties = 0.0;
       for (int64_t i = 0; i < I; ++i) {
         const float value = x[m * I + i];
+        const double steps = double(value) * (127.0f / largest), weight = w.values[o * I + i];
         const double term = (dtype == kFloat32    ? value
                              : dtype == kBFloat16 ? from_bfloat16(to_bfloat16(value))
-                                                  : std::nearbyint(value * (127.0f / largest))) *
-                            w.values[o * I + i];
+                                                  : std::nearbyint(steps)) * weight;
+        // Where a compiler makes one instruction of the product and its rounding, what is near a half goes either way.
+        if (dtype == kInt8 && std::fabs(std::fabs(steps - std::trunc(steps)) - 0.5) < 1e-4) ties += std::fabs(weight);
         sum += term, scale += std::fabs(term);
       }
       const double factor = dtype == kInt8 ? double(largest) / 127.0 * w.scale[o] : 1.0;
-      expect(near(y[m * O + o], sum * factor, scale * factor + 1e-30, 2e-6), "product", level, dtype, M);
+      const double tolerance = (2e-6 * scale + ties) * factor + 1e-30;
+      expect(near(y[m * O + o], sum * factor, tolerance, 1.0), "product", level, dtype, M);
     }
     const std::vector<float> alone = multiply(level, w, dtype, x.data() + m * I, 1);
     expect(std::memcmp(alone.data(), y.data() + m * O, O * 4) == 0, "a row alone differs", level, dtype, M);
@@ -295,6 +298,8 @@ int main() {
   const int64_t best = llm_level();
   for (int64_t level = kLevelNeon; level <= best; ++level) {
     for (int64_t count : {1, 17, 5000}) test_update(level, count);
+    for (int64_t T : {1, 70, 130})
+      for (int64_t H : {16, 80}) test_self_attention(level, T, H, T == 130 ? 50 : 0);
     for (bool is_bfloat16 : {false, true})
       for (int64_t I : {3, 64, 70})
         for (int64_t O : {5, 32, 100}) test_low_rank(level, is_bfloat16, I, O);
@@ -305,8 +310,6 @@ int main() {
       for (int64_t H : {16, 64, 80})
         for (int64_t window : {0, 30}) test_attention(level, dtype, H, window);
     }
-    for (int64_t T : {1, 70, 130})
-      for (int64_t H : {16, 80}) test_self_attention(level, T, H, T == 130 ? 50 : 0);
   }
   std::printf("levels up to %s: %d checks passed\n", best == kLevelDotprod ? "dotprod" : "neon", checks);
   return 0;
