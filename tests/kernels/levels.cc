@@ -106,7 +106,7 @@ void test_product(int64_t level, DType dtype, int64_t M, int64_t O, int64_t I) {
                              : dtype == kBFloat16 ? from_bfloat16(to_bfloat16(value))
                                                   : std::nearbyint(steps)) * weight;
         // Where a compiler makes one instruction of the product and its rounding, what is near a half goes either way.
-        if (dtype == kInt8 && std::fabs(std::fabs(steps - std::trunc(steps)) - 0.5) < 1e-4) ties += std::fabs(weight);
+        if (dtype == kInt8 && std::fabs(std::fabs(steps - std::trunc(steps)) - 0.5) < 2e-5) ties += std::fabs(weight);
         sum += term, scale += std::fabs(term);
       }
       const double factor = dtype == kInt8 ? double(largest) / 127.0 * w.scale[o] : 1.0;
