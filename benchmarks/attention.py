@@ -1,14 +1,12 @@
 """Attention as training computes it, forward and with its gradient: `python -m benchmarks.attention`.
 
-Native kernels, XLA (in the form that is chosen without them) and torch's scaled_dot_product_attention, causal; times
+Native kernels, XLA and torch's scaled_dot_product_attention, causal; times
 are the best of several.
 """
 
 import json
 import os
-from collections.abc import Callable
-from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import jax
@@ -18,21 +16,12 @@ from jax import Array
 
 from benchmarks.machine import best, describe
 from cli._errors import Command
-from llm_jax.kernels import AttentionSettings, Level, WeightDtype, attention, best_level, xla
-from llm_jax.kernels.attention_dispatch import CPU_BLOCK_TOKENS
+from llm_jax.kernels import AttentionSettings, Level, WeightDtype, attention, best_level
 
 SHAPES = ("16x128x4x4x64", "4x256x12x12x64", "4x256x9x3x64", "1x1024x12x12x64", "1x2048x12x12x64")
 
 
-def by_xla(qkv_BTJH: Array, kv_heads: int, position_BT: Array, settings: AttentionSettings) -> Array:
-    attend = xla.attention
-    if qkv_BTJH.shape[1] > CPU_BLOCK_TOKENS:
-        attend = partial(xla.blocked_attention, block_tokens=CPU_BLOCK_TOKENS)
-    nothing: dict[str, Any] = dict.fromkeys(("rotary", "sinks_N", "segment_BT", "allowed", "dropout_key"))
-    return attend(qkv_BTJH, kv_heads, position_BT, settings, **nothing)
-
-
-def in_jax(attend: Callable[..., Array], sizes: list[int], dtype: WeightDtype) -> tuple[float, float, float]:
+def in_jax(level: Level, sizes: list[int], dtype: WeightDtype) -> tuple[float, float, float]:
     """Seconds forward, seconds forward and backward, and the temporaries of both in megabytes."""
     B, T, N, K, H = sizes
     qkv_BTJH = jax.random.normal(jax.random.key(0), (B, T, N + 2 * K, H)).astype(dtype)
@@ -41,7 +30,7 @@ def in_jax(attend: Callable[..., Array], sizes: list[int], dtype: WeightDtype) -
     settings = AttentionSettings(scale=H**-0.5)
 
     def forward(qkv_BTJH: Array) -> Array:
-        return attend(qkv_BTJH, K, position_BT, settings)
+        return attention(qkv_BTJH, K, position_BT, settings, level=level)
 
     @jax.jit
     def both(qkv_BTJH: Array, of_out_BTNH: Array) -> tuple[Array, tuple[Array]]:
@@ -81,8 +70,8 @@ def main(shapes: tuple[str, ...], dtypes: tuple[WeightDtype, ...]) -> None:
     for dtype in dtypes:
         for shape in shapes:
             sizes = [int(size) for size in shape.split("x")]
-            forward, both, memory = in_jax(attention, sizes, dtype)
-            xla_forward, xla_both, xla_memory = in_jax(by_xla, sizes, dtype)
+            forward, both, memory = in_jax(best_level(), sizes, dtype)
+            xla_forward, xla_both, xla_memory = in_jax(Level.XLA, sizes, dtype)
             torch_forward, torch_both = in_torch(sizes, dtype)
             click.echo(
                 f"{shape:16} {dtype:9} forward {forward * 1e3:6.1f} ms (XLA {xla_forward / forward:.1f} ×, torch "

@@ -4,7 +4,6 @@ Two functions: attention of tokens over each other, and of new tokens over a cac
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ def attention(
     segment_BT: Array | None = None,
     allowed: Array | None = None,
     dropout_key: Array | None = None,
+    level: Level | None = None,
 ) -> Array:
     """Attention of tokens over each other, [B, T, N, H] in qkv's dtype; differentiable.
 
@@ -45,13 +45,23 @@ def attention(
         segment_BT: int; tokens attend within their own segment.
         allowed: bool, broadcastable to [B, 1, T, S]: pairs that may attend, beside causality and window.
         dropout_key: a PRNG key drops attention weights.
+        level: which kernels run; the best of this machine unless given.
     """
-    level = best_level()
+    level = best_level() if level is None else level
     is_dropping = dropout_key is not None and settings.dropout > 0.0
     is_native = has_native_attention(qkv_BTJH.shape[3], level) and qkv_BTJH.dtype in (jnp.float32, jnp.bfloat16)
     # XLA does not divide a native call among devices.
     if is_native and allowed is None and not is_dropping and jax.device_count() == 1:
-        return _native_attention((kv_heads, settings, level), qkv_BTJH, position_BT, rotary, sinks_N, segment_BT)
+        return cpu.self_attention(
+            qkv_BTJH,
+            kv_heads,
+            position_BT,
+            settings,
+            rotary=rotary,
+            sinks_N=sinks_N,
+            segment_BT=segment_BT,
+            level=level,
+        )
     block_tokens = CPU_BLOCK_TOKENS if jax.default_backend() == "cpu" else GPU_BLOCK_TOKENS
     is_short = qkv_BTJH.shape[1] <= block_tokens
     attend = xla.attention if is_short else partial(xla.blocked_attention, block_tokens=block_tokens)
@@ -66,68 +76,6 @@ def attention(
         allowed=allowed,
         dropout_key=dropout_key,
     )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _native_attention(
-    static: tuple[int, AttentionSettings, Level],
-    qkv_BTJH: Array,
-    position_BT: Array,
-    rotary: tuple[Array, Array] | None,
-    sinks_N: Array | None,
-    segment_BT: Array | None,
-) -> Array:
-    return _native_forward(static, qkv_BTJH, position_BT, rotary, sinks_N, segment_BT)[0]
-
-
-def _native_forward(
-    static: tuple[int, AttentionSettings, Level],
-    qkv_BTJH: Array,
-    position_BT: Array,
-    rotary: tuple[Array, Array] | None,
-    sinks_N: Array | None,
-    segment_BT: Array | None,
-) -> tuple[Array, Any]:
-    kv_heads, settings, level = static
-    out_BTNH, logsumexp_BNT = cpu.self_attention(
-        qkv_BTJH,
-        kv_heads,
-        position_BT,
-        settings,
-        rotary=rotary,
-        sinks_N=sinks_N,
-        segment_BT=segment_BT,
-        level=level,
-    )
-    return out_BTNH, (qkv_BTJH, position_BT, rotary, sinks_N, segment_BT, out_BTNH, logsumexp_BNT)
-
-
-def _native_backward(
-    static: tuple[int, AttentionSettings, Level], saved: Any, of_out_BTNH: Array
-) -> tuple[Array | None, ...]:
-    kv_heads, settings, level = static
-    qkv_BTJH, position_BT, rotary, sinks_N, segment_BT, out_BTNH, logsumexp_BNT = saved
-    of_qkv_BTJH, mean_BNT = cpu.self_attention_gradient(
-        qkv_BTJH,
-        kv_heads,
-        position_BT,
-        settings,
-        out_BTNH,
-        logsumexp_BNT,
-        of_out_BTNH,
-        rotary=rotary,
-        sinks_N=sinks_N,
-        segment_BT=segment_BT,
-        level=level,
-    )
-    of_sinks_N = None
-    if sinks_N is not None:
-        weight_BNT = jnp.exp(sinks_N.astype(jnp.float32)[:, None] - logsumexp_BNT)
-        of_sinks_N = -(weight_BNT * mean_BNT).sum((0, 2)).astype(sinks_N.dtype)
-    return of_qkv_BTJH, None, None, of_sinks_N, None
-
-
-_native_attention.defvjp(_native_forward, _native_backward)
 
 
 def cached_attention(

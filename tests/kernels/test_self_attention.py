@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm_jax.kernels import AttentionSettings, Level, attention, best_level, features
-from llm_jax.kernels.cpu import self_attention, self_attention_gradient
+from llm_jax.kernels import AttentionSettings, Level, attention, features
 from tests.kernels.plain_attention import compare, plain
 
 LEVELS = [level for level in features() if level > Level.XLA]
@@ -57,17 +56,17 @@ def angles(position_BT, pairs):
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name.lower())
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("tokens", "size", "pairs"), [(1, 16, 8), (64, 16, 0), (150, 48, 10), (70, 128, 64)])
-def test_values_and_gradients_are_those_of_plain_attention_in_float64(monkeypatch, level, name, tokens, size, pairs):
+def test_values_and_gradients_are_those_of_plain_attention_in_float64(level, name, tokens, size, pairs):
     options, make = CASES[name]
     settings = AttentionSettings(scale=size**-0.5, **options)
     qkv, of_out, arrays = inputs(tokens, size, {} if tokens == 1 else make(tokens))
     rotary = angles(arrays["position_BT"], pairs) if pairs else None
-    monkeypatch.setattr("llm_jax.kernels.attention_dispatch.best_level", lambda: level)
     position_BT, segment_BT = jnp.asarray(arrays["position_BT"]), arrays["segment_BT"]
     segment_BT = None if segment_BT is None else jnp.asarray(segment_BT)
 
     def run(qkv, sinks):
-        return attention(qkv, K, position_BT, settings, rotary=rotary, sinks_N=sinks, segment_BT=segment_BT)
+        options = {"rotary": rotary, "sinks_N": sinks, "segment_BT": segment_BT, "level": level}
+        return attention(qkv, K, position_BT, settings, **options)
 
     assert "llm_self_attention" in jax.jit(run).lower(qkv, arrays["sinks_N"]).as_text()
     compare(jax.jit(run), settings, arrays, qkv, of_out, kv_heads=K, rotary=rotary, tolerance=2e-5)
@@ -98,14 +97,12 @@ def test_bfloat16_is_computed_in_float32_and_rounded_once():
 
 
 def test_a_run_gives_the_same_bits_again():
-    settings, level = AttentionSettings(scale=0.25), best_level()
+    settings = AttentionSettings(scale=0.25)
     qkv, of_out, arrays = inputs(300, 64, {})
-    options = {"rotary": None, "sinks_N": None, "segment_BT": None, "level": level}
     position_BT = jnp.asarray(arrays["position_BT"])
 
     def run():
-        out, logsumexp = self_attention(jnp.asarray(qkv), K, position_BT, settings, **options)
-        operands = jnp.asarray(qkv), K, position_BT, settings, out, logsumexp, jnp.asarray(of_out)
-        return np.asarray(self_attention_gradient(*operands, **options)[0]).tobytes()
+        out, pull_back = jax.vjp(lambda qkv: attention(qkv, K, position_BT, settings), jnp.asarray(qkv))
+        return np.asarray(out).tobytes() + np.asarray(*pull_back(jnp.asarray(of_out))).tobytes()
 
     assert len({run() for _ in range(5)}) == 1

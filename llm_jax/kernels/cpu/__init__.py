@@ -5,7 +5,7 @@ from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quant
 from llm_jax.kernels.cpu.low_rank import low_rank
 from llm_jax.kernels.cpu.matmul import TILE, dense, matmul, pack_tiles, unpacked_rows
 from llm_jax.kernels.cpu.native import available, best_level, features, is_built
-from llm_jax.kernels.cpu.self_attention import self_attention, self_attention_gradient
+from llm_jax.kernels.cpu.self_attention import self_attention
 from llm_jax.kernels.cpu.update import adamw, norm
 
 __all__ = [
@@ -29,6 +29,5 @@ __all__ = [
     "pack_tiles",
     "quantise",
     "self_attention",
-    "self_attention_gradient",
     "unpacked_rows",
 ]
