@@ -32,7 +32,7 @@ def adamw(
     gradients: Arrays,
     *,
     rate: Array,
-    clip: Array,
+    factor: Array,
     step: Array,
     applied: Array,
     betas: tuple[float, float],
@@ -46,14 +46,14 @@ def adamw(
 
     Args:
         parameters, squares, gradients: float32; means: float32 or bfloat16, by the same names.
-        clip: what gradients are multiplied by.
+        factor: what gradients are multiplied by.
         step: how many steps there are with this one.
         applied: bool; nothing changes where it is False.
         decay: of each parameter, before it is multiplied by `rate`.
     """
     names, step = list(parameters), step.astype(jnp.float32)
     scales = [1 / (1 - jnp.float32(beta) ** step) for beta in betas]
-    numbers = jnp.stack([jnp.asarray(x, jnp.float32) for x in (rate, clip, *scales, applied)])
+    numbers = jnp.stack([jnp.asarray(x, jnp.float32) for x in (rate, factor, *scales, applied)])
     lists = ([arrays[name] for name in names] for arrays in (parameters, means, squares, gradients))
     changed = cpu.adamw(
         *lists,

@@ -84,12 +84,12 @@ class AdamW(optax.GradientTransformation):
         return kernels.has_native_update() and all(value.dtype == jnp.float32 for value in params.values())
 
     def apply(
-        self, grads: Params, norm: Array, state: Any, params: Params, *, lr: Array, applied: Array
+        self, grads: Params, norm: Array, state: Any, params: Params, *, factor: Array, lr: Array, applied: Array
     ) -> tuple[Params, optax.OptState]:
         """Parameters and state after a step, both unchanged where it is not to be `applied`.
 
         Args:
-            norm: of the gradients.
+            norm: of the gradients times `factor`, which are what is applied.
         """
         clipping, adam, decaying = state
         settings, decayed = self.settings, matrices(params)
@@ -101,7 +101,7 @@ class AdamW(optax.GradientTransformation):
             adam.nu,
             grads,
             rate=lr,
-            clip=clip,
+            factor=factor * clip,
             step=count,
             applied=applied,
             betas=settings.betas,

@@ -77,7 +77,7 @@ def make_train_step(
     """step(state, frozen, batch, number, lr) -> (state, metrics); the state is donated, frozen parameters are not.
 
     The batch has shape [micro-batches, B, …]. Gradients are accumulated over the micro-batches, and the result is
-    that of one batch: the loss of each is divided by the weight of all. Dropout depends on `seed`, on `number` (of the
+    that of one batch: the sum of all is divided by the weight of all. Dropout depends on `seed`, on `number` (of the
     step) and on the index of the micro-batch alone. A step whose loss or gradient is not finite changes no parameter.
 
     Args:
@@ -91,12 +91,16 @@ def make_train_step(
         state: TrainState, frozen: Params, batch: Batch, number: Array, lr: Array
     ) -> tuple[TrainState, StepMetrics]:
         step_key = jax.random.fold_in(jax.random.key(seed), number)
-        scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
         weight = jnp.maximum(weigh(batch), 1.0)
+        # The sum is differentiated, not the mean, and the optimiser divides: as a pass of its own that would be a
+        # second copy of the gradients in memory. In float16 it is the mean, whose scale keeps it in range.
+        before, factor = 1.0, 1 / weight
+        if state.loss_scale is not None:
+            before, factor = state.loss_scale.scale / weight, 1 / state.loss_scale.scale
 
         def scaled_loss(trainable: Params, examples: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
             total, _, aux = loss(trainable, frozen, examples, dtype=dtype, dropout_key=key)
-            return total / weight * scale, aux
+            return total * before, aux
 
         def accumulate(
             sums: tuple[Array, Params], micro_batch: tuple[Array, Batch]
@@ -114,22 +118,24 @@ def make_train_step(
             sums, aux = accumulate(sums, (jnp.int32(0), jax.tree.map(lambda x: x[0], batch)))
         else:
             sums, aux = jax.lax.scan(accumulate, sums, (jnp.arange(count), batch))
-        value, grads = jax.tree.map(lambda x: x / scale, sums)
+        total, grads = sums
+        value, grad_norm = total * factor, norm(grads) * factor
         aux = jax.tree.map(lambda x: x.sum() / weight, aux)
-
-        grad_norm = norm(grads)
         applied = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         if isinstance(optimizer, AdamW) and optimizer.is_in_place(state.trainable):
-            changed = optimizer.apply(grads, grad_norm, state.optimizer, state.trainable, lr=lr, applied=applied)
+            changed = optimizer.apply(
+                grads, grad_norm, state.optimizer, state.trainable, factor=factor, lr=lr, applied=applied
+            )
             after = TrainState(*changed, None)
         else:
+            grads = jax.tree.map(lambda x: x * factor, grads)
             updates, optimizer_state = update(grads, state.optimizer, state.trainable, lr=lr)
             trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
             after, before = TrainState(trainable, optimizer_state, None), state._replace(loss_scale=None)
             after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
         failed = ~applied
         if state.loss_scale is not None:
-            failed &= ~jnp.isfinite(value) | (scale <= 1.0)
+            failed &= ~jnp.isfinite(value) | (state.loss_scale.scale <= 1.0)
             after = after._replace(loss_scale=state.loss_scale.adjusted(applied))
         if shardings is not None:
             after = jax.lax.with_sharding_constraint(after, shardings)

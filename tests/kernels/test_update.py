@@ -36,7 +36,7 @@ def test_adamw_follows_float64(mean_dtype: str, applied: bool) -> None:
         lambda *arrays: kernels.adamw(
             *arrays,
             rate=jnp.float32(RATE),
-            clip=jnp.float32(CLIP),
+            factor=jnp.float32(CLIP),
             step=jnp.int32(3),
             applied=jnp.asarray(applied),
             betas=BETAS,

@@ -33,8 +33,9 @@ def next_token_loss(
     if hidden_BTD.dtype == jnp.float16:  # whose gradients need the loss scale, which comes with the cotangent
         logp_BT, _ = token_log_probs(config, params, hidden_BTD, targets_BT)
         return -jnp.sum(logp_BT * weights_BT), jnp.sum(weights_BT)
-    total = _weighted_log_probs(config, head_params(config, params), hidden_BTD, targets_BT, weights_BT)
-    return -total, jnp.sum(weights_BT)
+    # The weights are negative, not the sum: of the factors 1 and -1, XLA multiplies a gradient by the second.
+    total = _weighted_log_probs(config, head_params(config, params), hidden_BTD, targets_BT, -weights_BT)
+    return total, jnp.sum(weights_BT)
 
 
 def token_log_probs(config: ModelConfig, params: Params, hidden_BTD: Array, targets_BT: Array) -> tuple[Array, Array]:
