@@ -2,8 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
-#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -21,51 +19,7 @@ inline void pause() {
 #endif
 }
 
-constexpr int64_t kSpins = 4096;                // waits of a few cycles before the caller yields its core
-constexpr std::chrono::microseconds kLinger{50};  // that a worker waits for the next job: waking it takes 5 to 20
-
-// A worker that has run its share of a job and waits for the next one, which a step mostly brings within microseconds.
-struct alignas(64) Waiting {
-  static constexpr uintptr_t kNobody = 0, kHere = 1;
-  std::atomic<uintptr_t> job{kNobody};  // or what to run, a std::function<void()>
-};
-
-inline Waiting waiting[64];
-
-// Gives the job to a worker that waits, if there is one.
-inline bool offer(const std::function<void()>& job) {
-  for (Waiting& worker : waiting) {
-    uintptr_t expected = Waiting::kHere;
-    if (worker.job.load(std::memory_order_relaxed) != expected) continue;
-    auto* copy = new std::function<void()>(job);
-    if (worker.job.compare_exchange_strong(expected, reinterpret_cast<uintptr_t>(copy))) return true;
-    delete copy;
-  }
-  return false;
-}
-
-// Runs jobs as they are offered, until none is for a while.
-inline void linger() {
-  for (Waiting& self : waiting) {
-    uintptr_t expected = Waiting::kNobody;
-    if (!self.job.compare_exchange_strong(expected, Waiting::kHere)) continue;
-    const auto now = [] { return std::chrono::steady_clock::now(); };
-    for (auto end = now() + kLinger;;) {
-      for (int i = 0; i < 16 && self.job.load(std::memory_order_relaxed) == Waiting::kHere; ++i) pause();
-      const uintptr_t given = self.job.load(std::memory_order_acquire);
-      if (given != Waiting::kHere) {
-        auto* job = reinterpret_cast<std::function<void()>*>(given);
-        (*job)();
-        delete job;
-        self.job.store(Waiting::kHere, std::memory_order_release);
-        end = now() + kLinger;
-      } else if (now() > end) {
-        expected = Waiting::kHere;
-        if (self.job.compare_exchange_strong(expected, Waiting::kNobody)) return;
-      }
-    }
-  }
-}
+constexpr int64_t kSpins = 4096;  // waits of a few cycles before the caller yields its core
 
 // Runs task(0) … task(count - 1), each once, and returns when all have run. Each thread runs a contiguous range of
 // tasks, for sequential reads, and then steals from the ranges of others. The caller runs tasks too, so that it never
@@ -100,10 +54,7 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
       }
     }
   };
-  for (int64_t t = 1; t < threads; ++t) {
-    const auto share = [work, t] { work(t); };
-    if (!offer(share)) pool.Schedule([share] { share(), linger(); });
-  }
+  for (int64_t t = 1; t < threads; ++t) pool.Schedule([work, t] { work(t); });
   work(0);
   for (int64_t spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins)
     spins < kSpins ? pause() : std::this_thread::yield();
