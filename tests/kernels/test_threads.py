@@ -9,7 +9,7 @@ import pytest
 
 from llm_jax.kernels import Level, best_level, matmul, pack
 
-pytestmark = pytest.mark.skipif(best_level() == Level.XLA, reason="no native kernels for this processor, or no compiler")
+pytestmark = pytest.mark.skipif(best_level() == Level.XLA, reason="no native kernels here")
 
 
 def test_calls_of_several_threads_do_not_meet():

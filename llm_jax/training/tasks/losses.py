@@ -17,7 +17,7 @@ from llm_jax.config import ModelConfig
 from llm_jax.kernels import SummedMatrix, has_native_linear
 from llm_jax.model import Params, head_params, merge
 
-CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 2**27, 2**29  # of a chunk's logits in float32
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 2**26, 2**29  # of a chunk's logits in float32
 FROZEN_CHUNK_BYTES = 2**25  # on a CPU, where no chunk has a gradient of the head to add up
 
 
