@@ -92,15 +92,16 @@ def make_train_step(
     ) -> tuple[TrainState, StepMetrics]:
         step_key = jax.random.fold_in(jax.random.key(seed), number)
         weight = jnp.maximum(weigh(batch), 1.0)
-        # The sum is differentiated, not the mean, and the optimiser divides: as a pass of its own that would be a
-        # second copy of the gradients in memory. In float16 it is the mean, whose scale keeps it in range.
-        before, factor = 1.0, 1 / weight
+        # Factors of the loss and of its gradient. The sum is differentiated, not the mean, and the optimiser divides:
+        # a pass of its own would put a second copy of the gradients into memory. In float16 it is the mean, which a
+        # scale keeps in range.
+        of_loss, of_gradient = jnp.float32(1), 1 / weight
         if state.loss_scale is not None:
-            before, factor = state.loss_scale.scale / weight, 1 / state.loss_scale.scale
+            of_loss, of_gradient = state.loss_scale.scale / weight, 1 / state.loss_scale.scale
 
         def scaled_loss(trainable: Params, examples: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
             total, _, aux = loss(trainable, frozen, examples, dtype=dtype, dropout_key=key)
-            return total * before, aux
+            return total * of_loss, aux
 
         def accumulate(
             sums: tuple[Array, Params], micro_batch: tuple[Array, Batch]
@@ -119,16 +120,16 @@ def make_train_step(
         else:
             sums, aux = jax.lax.scan(accumulate, sums, (jnp.arange(count), batch))
         total, grads = sums
-        value, grad_norm = total * factor, norm(grads) * factor
+        value, grad_norm = total * of_gradient, norm(grads) * of_gradient
         aux = jax.tree.map(lambda x: x.sum() / weight, aux)
         applied = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         if isinstance(optimizer, AdamW) and optimizer.is_in_place(state.trainable):
             changed = optimizer.apply(
-                grads, grad_norm, state.optimizer, state.trainable, factor=factor, lr=lr, applied=applied
+                grads, grad_norm, state.optimizer, state.trainable, factor=of_gradient, lr=lr, applied=applied
             )
             after = TrainState(*changed, None)
         else:
-            grads = jax.tree.map(lambda x: x * factor, grads)
+            grads = jax.tree.map(lambda x: x * of_gradient, grads)
             updates, optimizer_state = update(grads, state.optimizer, state.trainable, lr=lr)
             trainable = jax.tree.map(lambda p, u: p - lr * u, state.trainable, updates)
             after, before = TrainState(trainable, optimizer_state, None), state._replace(loss_scale=None)
