@@ -20,7 +20,7 @@ from llm_jax.kernels.matmul_dispatch import (
     values,
 )
 from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, SummedMatrix, WeightDtype
-from llm_jax.kernels.packing import pack, pack_blocks, pack_frozen, pack_gated, quantise
+from llm_jax.kernels.packing import join, pack, pack_blocks, pack_frozen, pack_gated, quantise
 from llm_jax.kernels.update_dispatch import adamw, has_native_update, norm
 from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, afresh, dropout, normalise, rotate, softcap
 from llm_jax.native import Level
@@ -60,6 +60,7 @@ __all__ = [
     "has_native_attention",
     "has_native_linear",
     "has_native_update",
+    "join",
     "linear",
     "low_rank",
     "matmul",

@@ -77,7 +77,8 @@ class BlockMatrix:
     """A linear map, or an embedding table, in blocks. Build it with `pack_blocks`.
 
     Attributes:
-        tiles: uint8 [bytes], laid out as in cpu/src/blocks.h, one part after the other.
+        tiles: uint8 [bytes], laid out as in cpu/src/blocks.h, one part after the other, from `start` on: small matrices
+            may be in one array (`join`).
         formats, outputs: of each part: consecutive outputs. A gated map has two of the same number of outputs.
         shape: (O, I) of the map.
         gated: y = act(x Wᵀ) · (x Vᵀ), two parts in one.
@@ -89,13 +90,9 @@ class BlockMatrix:
     level: Level = field(metadata={"static": True})
     shape: tuple[int, int] = field(metadata={"static": True})
     gated: bool = field(default=False, metadata={"static": True})
+    start: int = field(default=0, metadata={"static": True})
 
     @property
     def dtype(self) -> np.dtype:
         """Of the values."""
         return np.dtype(np.float32)
-
-    @property
-    def nbytes(self) -> int:
-        """What one product reads."""
-        return int(self.tiles.nbytes)

@@ -160,7 +160,7 @@ def rows(matrix: BlockMatrix | FrozenMatrix, ids: Array) -> Array:
 
 def _parts(matrix: BlockMatrix) -> Iterator[tuple[Array, Format, int]]:
     """Tiles, format and number of outputs of each part."""
-    at, I = 0, matrix.shape[1]
+    at, I = matrix.start, matrix.shape[1]
     for format, O in zip(matrix.formats, matrix.outputs, strict=True):
         size = xla.block_bytes(format, O, I)
         yield matrix.tiles[at : at + size], format, O

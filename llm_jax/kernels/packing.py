@@ -1,7 +1,9 @@
 """Packs weights, once, when a model is loaded."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -15,6 +17,8 @@ from llm_jax.kernels.blocks import FORMATS, BlockMatrix, BlockRows, Format
 from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix, WeightDtype
 from llm_jax.native import Level
 from llm_jax.programs import program
+
+HUGE_PAGE = 1 << 21  # bytes
 
 
 def pack(weight_OI: Array, dtype: WeightDtype, *, level: Level | None = None) -> PackedMatrix:
@@ -63,8 +67,27 @@ def pack_blocks(
         _release(part.rows)
         at += size
     O = outputs[0] if gated else sum(outputs)
-    array = jax.dlpack.from_dlpack(tiles) if jax.default_backend() == "cpu" else jax.device_put(tiles)
-    return BlockMatrix(array, formats, outputs, level, (O, inputs or I), gated)
+    return BlockMatrix(_on_device(tiles), formats, outputs, level, (O, inputs or I), gated)
+
+
+def join(matrices: Mapping[str, BlockMatrix]) -> dict[str, BlockMatrix]:
+    """The same, with those that fill no huge page in one array: a call takes as long as it is given arrays, and small
+    pages take a tenth of the rate at which they are read.
+    """
+    small = {id(matrix.tiles): matrix.tiles for matrix in matrices.values() if matrix.tiles.size < HUGE_PAGE}
+    if not small:
+        return dict(matrices)
+    *starts, size = accumulate((tiles.size for tiles in small.values()), initial=0)
+    memory = cpu.aligned(size, huge_pages=True)
+    for start, tiles in zip(starts, small.values(), strict=True):
+        memory[start : start + tiles.size] = np.asarray(tiles)
+    joined, start_of = _on_device(memory), dict(zip(small, starts, strict=True))
+
+    def moved(matrix: BlockMatrix) -> BlockMatrix:
+        start = start_of.get(id(matrix.tiles))
+        return matrix if start is None else replace(matrix, tiles=joined, start=start + matrix.start)
+
+    return {name: moved(matrix) for name, matrix in matrices.items()}
 
 
 def quantise(weight_OI: Array | np.ndarray, format: Format, importance_I: np.ndarray | None = None) -> BlockRows:
@@ -83,6 +106,10 @@ def quantise(weight_OI: Array | np.ndarray, format: Format, importance_I: np.nda
     if importance_I is not None:
         importance_I = np.pad(importance_I, padding)
     return BlockRows(format, cpu.quantise(list(FORMATS).index(format), whole, *layout, importance_I))
+
+
+def _on_device(tiles: np.ndarray) -> Array:
+    return jax.dlpack.from_dlpack(tiles) if jax.default_backend() == "cpu" else jax.device_put(tiles)
 
 
 def _require_library() -> None:

@@ -24,6 +24,7 @@ from llm_jax.kernels import (
     QuantisedMatrix,
     WeightDtype,
     best_level,
+    join,
     pack,
     pack_blocks,
     pack_frozen,
@@ -131,6 +132,7 @@ def _cast_anew(model: Model, dtype: ModelDtype, mesh: Mesh | None, pair_gates: b
             model = pack_model(model, dtype, level=None if mesh is None else Level.XLA, pair_gates=pair_gates)
     params = {name: cast(value) for name, value in model.params.items() if name != EMBEDDING}
     params[EMBEDDING] = table.result()
+    params |= join({name: value for name, value in params.items() if isinstance(value, BlockMatrix)})
     if mesh is not None:
         params = shard_params(model.config, params, mesh)  # packing may have moved what it packed
     compute = jnp.dtype("float32") if packed and on_cpu and not model.config.use_moe else plain

@@ -13,6 +13,7 @@ from llm_jax.kernels import (
     Norm,
     PackedMatrix,
     features,
+    join,
     matmul,
     pack_blocks,
     quantise,
@@ -72,6 +73,19 @@ def test_values_are_the_library_s(format: Format) -> None:
         np.testing.assert_array_equal(values(packed), expected)
         ids = np.array([[0, O - 1], [O // 2, O // 3]])
         np.testing.assert_array_equal(rows(packed, ids), expected[ids])
+
+
+def test_matrices_in_one_array_are_the_same() -> None:
+    parts = [blocks("Q4_1", 50, 416), blocks("Q6_K", 16, 512), blocks("Q8_0", 35, 64), blocks("Q4_0", 8192, 512)]
+    alone = {str(i): pack_blocks([part]) for i, part in enumerate(parts)}
+    joined = join(alone)
+    assert joined["0"].tiles is joined["1"].tiles is joined["2"].tiles
+    assert joined["3"] is alone["3"]  # it has huge pages of its own
+    for name, matrix in join(joined).items():  # once more: a model may be cast again
+        x, before = random(5, 3, matrix.shape[1]), alone[name]
+        np.testing.assert_array_equal(product(x, matrix), product(x, before))
+        np.testing.assert_array_equal(values(matrix), values(before))
+        np.testing.assert_array_equal(rows(matrix, np.array([2, 5])), rows(before, np.array([2, 5])))
 
 
 @every_level

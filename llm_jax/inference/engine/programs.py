@@ -5,7 +5,8 @@ once per batch size and not once more per number of tokens. The cache and the sa
 thus updated in place. Shapes are static (`Buckets`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,34 @@ from llm_jax.parallel import replicate
 from llm_jax.programs import program
 
 _Carry = tuple[SamplingState, Array, Array]  # from one position to the next: state, which slots go on, counts
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Weights:
+    """Parameters as a program is given them: each array once, however many of them it is part of. A call takes as long
+    as it is given arrays.
+
+    Attributes:
+        places: static, which of the arrays each leaf of the parameters is.
+        tree: static, the structure of the parameters.
+    """
+
+    arrays: tuple[Array, ...]
+    places: tuple[int, ...] = field(metadata={"static": True})
+    tree: Any = field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, params: Params) -> "Weights":
+        leaves, tree = jax.tree.flatten(params)
+        arrays = {id(leaf): leaf for leaf in leaves}
+        numbers = {key: number for number, key in enumerate(arrays)}
+        return cls(tuple(arrays.values()), tuple(numbers[id(leaf)] for leaf in leaves), tree)
+
+    @property
+    def params(self) -> Params:
+        params: Params = self.tree.unflatten([self.arrays[place] for place in self.places])
+        return params
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +77,7 @@ def assign_slot(state: SamplingState, slot: Array, request: SamplingState) -> Sa
 @program(static=["config", "dtype", "mesh"], donate=["cache"])
 def forward_chunks(
     config: ModelConfig,
-    params: Params,
+    weights: Weights,
     cache: KVCache,
     last_token_B: Array,
     inputs: ModelInputs,
@@ -67,7 +96,7 @@ def forward_chunks(
     Returns:
         The cache, hidden states [P, R, D] of the positions to sample, and those of all tokens [B · T, D].
     """
-    layout = inputs.layout
+    params, layout = weights.params, inputs.layout
     token_BT = inputs.token_BT
     last_token_BT = last_token_B[inputs.slot_R][layout.sequences(token_BT.shape)]
     token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_BT, token_BT)

@@ -17,7 +17,14 @@ from jax.sharding import Mesh
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
 from llm_jax.inference.engine.program_set import Call, ProgramSet
-from llm_jax.inference.engine.programs import StepResult, assign_slot, forward_chunks, sample_tokens, score_tokens
+from llm_jax.inference.engine.programs import (
+    StepResult,
+    Weights,
+    assign_slot,
+    forward_chunks,
+    sample_tokens,
+    score_tokens,
+)
 from llm_jax.inference.engine.request import Request, SamplingParams, TokenLogprob
 from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import Buckets, ForwardPass, PassShape
@@ -63,6 +70,7 @@ class Runner:
         adapters: AdapterStack | None = None,
     ) -> None:
         self._model = model
+        self._weights = Weights.of(model.params)
         self._adapters = adapters
         self._adapter_B = None if adapters is None else np.full(buckets.max_batch, -1, np.int32)
         self._head = head_params(model.config, model.params)
@@ -179,8 +187,10 @@ class Runner:
     def _forward_call(self, forward_pass: ForwardPass) -> Call:
         columns = -(-forward_pass.shape.context // BLOCK_TOKENS)
         inputs = ModelInputs.of(forward_pass, self._tables, columns, self._adapter_B)
-        params = self._model.params if self._adapters is None else self._model.params | self._adapters.params
-        args = params, self._cache, self._state.last_token_B, inputs
+        weights = self._weights
+        if self._adapters is not None:
+            weights = Weights.of(self._model.params | self._adapters.params)
+        args = weights, self._cache, self._state.last_token_B, inputs
         options = {"dtype": self._dtype, "mesh": self._mesh}
         return Call(forward_pass.shape, forward_chunks, (self._model.config,), args, options)
 

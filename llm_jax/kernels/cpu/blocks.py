@@ -60,10 +60,14 @@ def quantise(format: int, weight_OI: np.ndarray, values: int, size: int, importa
     return blocks
 
 
-def aligned(size: int) -> np.ndarray:
+def aligned(size: int, *, huge_pages: bool = False) -> np.ndarray:
     """Uninitialised uint8 [size] that XLA takes without a copy."""
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
+    if huge_pages:
+        function = _library().llm_huge_pages
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+        function(memory.ctypes.data, memory.size)
     return memory[start : start + size]
 
 
@@ -97,6 +101,7 @@ def block_matmul(
         placeholder() if norm is None or norm.bias is None else norm.bias.astype(jnp.float32),
         placeholder() if residual_MO is None else residual_MO,
         level=np.int64(matrix.level),
+        start=np.int64(matrix.start),
         formats=np.array(formats, np.int64),
         outputs=np.array(matrix.outputs, np.int64),
         activation=np.int64(list(ACTIVATIONS).index(activation)),

@@ -119,7 +119,7 @@ constexpr PackPanel kPackPanel[] = {pack_panel<kQ4_0>, pack_panel<kQ4_1>, pack_p
 ffi::Error block_product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles, ffi::Buffer<ffi::F32> bias,
                          ffi::Buffer<ffi::F32> norm_weight, ffi::Buffer<ffi::F32> norm_bias, ffi::AnyBuffer residual,
                          ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> workspace, int64_t level,
-                         ffi::Span<const int64_t> formats, ffi::Span<const int64_t> outputs, int64_t activation,
+                         int64_t start, ffi::Span<const int64_t> formats, ffi::Span<const int64_t> outputs, int64_t activation,
                          int64_t norm, bool gated, float epsilon) {
   BlockProduct p{};
   Product& base = p.base;
@@ -131,7 +131,7 @@ ffi::Error block_product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer 
   base.rows = static_cast<uint8_t*>(workspace->untyped_data());
   p.groups = (base.I + kGroup - 1) / kGroup, p.segments = int64_t(formats.size());
   if (p.segments > kMaxSegments) return ffi::Error::InvalidArgument("too many formats in one matrix");
-  const uint8_t* at = static_cast<const uint8_t*>(tiles.untyped_data());
+  const uint8_t* at = static_cast<const uint8_t*>(tiles.untyped_data()) + start;
   for (int64_t s = 0; s < p.segments; ++s) {
     const Format format = Format(formats[s]);
     const int64_t panels = (outputs[s] + kTile - 1) / kTile;
@@ -185,6 +185,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_block_product, llm::block_product,
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<int64_t>("level")
+                                  .Attr<int64_t>("start")
                                   .Attr<xla::ffi::Span<const int64_t>>("formats")
                                   .Attr<xla::ffi::Span<const int64_t>>("outputs")
                                   .Attr<int64_t>("activation")

@@ -12,6 +12,8 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+constexpr int64_t kTasks = 8;  // of a thread, at least, where there are rows enough
+
 Cache cache(const ffi::AnyBuffer& buffer) {
   const ffi::DataType type = buffer.element_type();
   const DType dtype = type == ffi::DataType::S8 ? kInt8 : type == ffi::DataType::BF16 ? kBFloat16 : kFloat32;
@@ -20,15 +22,6 @@ Cache cache(const ffi::AnyBuffer& buffer) {
 
 using F32 = ffi::Buffer<ffi::DataType::F32>;
 using S32 = ffi::Buffer<ffi::DataType::S32>;
-
-// Rows that a task multiplies with a group of panels: all, or, where there are few groups, a share of them, so that no
-// thread waits long for another. Tasks of the same rows come in turn, so that those stay in the L2 cache.
-int64_t rows_of_task(int64_t M, int64_t groups, int64_t threads) {
-  constexpr int64_t kTasks = 8, kLeast = 128;  // tasks of a thread, rows of a task
-  const int64_t parts = (kTasks * threads + groups - 1) / groups;
-  const int64_t rows = ((M + parts - 1) / parts + kTile - 1) / kTile * kTile;
-  return rows > kLeast ? rows : kLeast;
-}
 
 ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles, F32 scale, S32 column_sum, F32 bias,
                    F32 norm_weight, F32 norm_bias, ffi::AnyBuffer residual, ffi::Result<ffi::AnyBuffer> y,
@@ -58,8 +51,8 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
     parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); });
   }
   const int64_t groups = (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce;
-  const int64_t rows = rows_of_task(p.M, groups, pool.num_threads()), parts = (p.M + rows - 1) / rows;
-  parallel(pool, groups * parts, [&](int64_t task) {
+  const int64_t rows = rows_of_task(p.M, groups, kTasks * pool.num_threads()), parts = (p.M + rows - 1) / rows;
+  parallel(pool, groups * parts, [&](int64_t task) {  // those of the same rows in turn: they stay in the L2 cache
     const int64_t first = task % groups * kPanelsAtOnce, row = task / groups * rows;
     Product q = p;
     q.M = row + rows < p.M ? rows : p.M - row;

@@ -74,11 +74,9 @@ ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right
     const int64_t wanted = 4 * pool.num_threads();
     if (M <= N) {  // columns in groups of panels; where there are few of them, rows are divided too
       parallel(pool, up_to(M, kTile), [&](int64_t tile) { lay_out_rows(tile, shared + tile * tile_bytes); });
-      const int64_t groups = up_to(panels, kPanelsAtOnce), most = up_to(M, kRowsOfTask), even = up_to(wanted, groups);
-      const int64_t parts = most < even ? most : even, rows = up_to(up_to(M, parts), kTile) * kTile;
+      const int64_t groups = up_to(panels, kPanelsAtOnce), rows = rows_of_task(M, groups, wanted), parts = up_to(M, rows);
       parallel(pool, groups * parts, [&](int64_t task) {
         const int64_t first = task / parts * kPanelsAtOnce, row = task % parts * rows;
-        if (row >= M) return;
         uint8_t* weights = scratch<uint8_t>(kPanelsAtOnce * panel_bytes);
         lay_out_panels(first, first + kPanelsAtOnce < panels ? kPanelsAtOnce : panels - first, weights);
         multiply(row, rows, shared + row / kTile * tile_bytes, first, weights);

@@ -119,6 +119,15 @@ struct Update {
   float mean_scale, square_scale;  // what makes up for averages of few steps
 };
 
+// Rows that a task multiplies with a group of panels: all, or, where there are fewer groups than `tasks`, a share of
+// them, so that no thread waits long for another.
+inline int64_t rows_of_task(int64_t M, int64_t groups, int64_t tasks) {
+  constexpr int64_t kLeast = 128;
+  const int64_t parts = (tasks + groups - 1) / groups;
+  const int64_t rows = ((M + parts - 1) / parts + kTile - 1) / kTile * kTile;
+  return rows > kLeast ? rows : kLeast;
+}
+
 // Queries first … first + count - 1 (at most kQueryRows) of a sequence, of those that share a key/value head: ordered
 // by position, then by query head.
 struct Queries {
