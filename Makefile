@@ -21,13 +21,17 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(VENV)/installed  ## create .venv and install the project with all extras
+install: $(VENV)/built  ## create .venv and install the project with all extras
 
 # Does nothing the second time, unless a dependency or its version has changed.
 $(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or later is needed (make PYTHON=python3.12 …)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# The native library, anew where its sources have changed, as by a pull: one of other sources is not loaded.
+$(VENV)/built: $(VENV)/installed $(wildcard llm_jax/kernels/cpu/src/*) $(wildcard llm_jax/native/*.py)
 	-$(BIN)/python -m llm_jax.native.build  # without a compiler everything runs on XLA's own kernels
 	@touch $@
 
