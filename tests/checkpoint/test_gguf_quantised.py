@@ -48,7 +48,7 @@ def test_blocks_are_the_weights(file: Path) -> None:
     exact, _ = cast_model(loaded.model, "float32")
     assert isinstance(packed.params["transformer_blocks.0.mlp.fc1.weight"], BlockMatrix)
     assert "float32" not in weight_types(packed)
-    size = sum(value.nbytes for value in jax.tree.leaves(packed.params))
+    size = sum({id(value): value.nbytes for value in jax.tree.leaves(packed.params)}.values())  # some are shared
     assert size < 1.15 * file.stat().st_size
     assert loaded.tokenizer is not None
     tokens = np.array([loaded.tokenizer.encode(TEXT)])
