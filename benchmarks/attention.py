@@ -1,7 +1,6 @@
 """Attention as training computes it, forward and with its gradient: `python -m benchmarks.attention`.
 
-Native kernels, XLA and torch's scaled_dot_product_attention, causal; times
-are the best of several.
+Native kernels, XLA and torch's scaled_dot_product_attention, causal; times are the best of several.
 """
 
 import json

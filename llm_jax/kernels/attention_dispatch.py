@@ -3,6 +3,7 @@
 Two functions: attention of tokens over each other, and of new tokens over a cache.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -50,32 +51,16 @@ def attention(
     level = best_level() if level is None else level
     is_dropping = dropout_key is not None and settings.dropout > 0.0
     is_native = has_native_attention(qkv_BTJH.shape[3], level) and qkv_BTJH.dtype in (jnp.float32, jnp.bfloat16)
+    attend: Callable[..., Array]
     # XLA does not divide a native call among devices.
     if is_native and allowed is None and not is_dropping and jax.device_count() == 1:
-        return cpu.self_attention(
-            qkv_BTJH,
-            kv_heads,
-            position_BT,
-            settings,
-            rotary=rotary,
-            sinks_N=sinks_N,
-            segment_BT=segment_BT,
-            level=level,
-        )
-    block_tokens = CPU_BLOCK_TOKENS if jax.default_backend() == "cpu" else GPU_BLOCK_TOKENS
-    is_short = qkv_BTJH.shape[1] <= block_tokens
-    attend = xla.attention if is_short else partial(xla.blocked_attention, block_tokens=block_tokens)
-    return attend(
-        qkv_BTJH,
-        kv_heads,
-        position_BT,
-        settings,
-        rotary=rotary,
-        sinks_N=sinks_N,
-        segment_BT=segment_BT,
-        allowed=allowed,
-        dropout_key=dropout_key,
-    )
+        attend = partial(cpu.self_attention, level=level)
+    else:
+        block_tokens = CPU_BLOCK_TOKENS if jax.default_backend() == "cpu" else GPU_BLOCK_TOKENS
+        is_short = qkv_BTJH.shape[1] <= block_tokens
+        form = xla.attention if is_short else partial(xla.blocked_attention, block_tokens=block_tokens)
+        attend = partial(form, allowed=allowed, dropout_key=dropout_key)
+    return attend(qkv_BTJH, kv_heads, position_BT, settings, rotary=rotary, sinks_N=sinks_N, segment_BT=segment_BT)
 
 
 def cached_attention(

@@ -71,10 +71,11 @@ def pack_blocks(
 
 
 def join(matrices: Mapping[str, BlockMatrix]) -> dict[str, BlockMatrix]:
-    """The same, with those that fill no huge page in one array: a call takes as long as it is given arrays, and small
-    pages take a tenth of the rate at which they are read.
+    """The same, with those for native kernels that fill no huge page in one array: a call takes as long as it is given
+    arrays, and small pages are read more slowly.
     """
-    small = {id(matrix.tiles): matrix.tiles for matrix in matrices.values() if matrix.tiles.size < HUGE_PAGE}
+    native = [matrix for matrix in matrices.values() if matrix.level != Level.XLA]
+    small = {id(matrix.tiles): matrix.tiles for matrix in native if matrix.tiles.size < HUGE_PAGE}
     if not small:
         return dict(matrices)
     *starts, size = accumulate((tiles.size for tiles in small.values()), initial=0)

@@ -78,6 +78,7 @@ def assign_slot(state: SamplingState, slot: Array, request: SamplingState) -> Sa
 def forward_chunks(
     config: ModelConfig,
     weights: Weights,
+    adapters: Params,
     cache: KVCache,
     last_token_B: Array,
     inputs: ModelInputs,
@@ -91,12 +92,13 @@ def forward_chunks(
     before anything attends to them.
 
     Args:
+        adapters: the parameters of all adapters, or nothing.
         last_token_B: int32, the token that each slot sampled last.
 
     Returns:
         The cache, hidden states [P, R, D] of the positions to sample, and those of all tokens [B · T, D].
     """
-    params, layout = weights.params, inputs.layout
+    params, layout = weights.params | adapters, inputs.layout
     token_BT = inputs.token_BT
     last_token_BT = last_token_B[inputs.slot_R][layout.sequences(token_BT.shape)]
     token_BT = jnp.where(token_BT == LAST_TOKEN, last_token_BT, token_BT)

@@ -187,10 +187,8 @@ class Runner:
     def _forward_call(self, forward_pass: ForwardPass) -> Call:
         columns = -(-forward_pass.shape.context // BLOCK_TOKENS)
         inputs = ModelInputs.of(forward_pass, self._tables, columns, self._adapter_B)
-        weights = self._weights
-        if self._adapters is not None:
-            weights = Weights.of(self._model.params | self._adapters.params)
-        args = weights, self._cache, self._state.last_token_B, inputs
+        adapters = {} if self._adapters is None else self._adapters.params
+        args = self._weights, adapters, self._cache, self._state.last_token_B, inputs
         options = {"dtype": self._dtype, "mesh": self._mesh}
         return Call(forward_pass.shape, forward_chunks, (self._model.config,), args, options)
 
