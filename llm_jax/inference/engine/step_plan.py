@@ -14,8 +14,8 @@ LAST_TOKEN = -1  # stands for the token that a sequence sampled last, which only
 MIN_PREFILL = 4  # prompt tokens that a step takes at least
 CHUNKS = (8, 16, 64, 256)  # prompt tokens of a forward pass for one sequence (XLA); a smaller one is hardly faster
 DRAFT_TOKENS = 7  # per forward pass: on a CPU, eight positions cost little more than one
-_RAGGED_SIZES = (1, 4, 8, 16, 64, 256)  # tokens of all sequences in a ragged forward pass
-_GROWTH = 4  # from a batch or context size to the next: few sizes are few programs to compile at the start
+_RAGGED_SIZES = (1, 4, 8, 16, 32, 64, 256)  # tokens of all sequences in a ragged forward pass
+_GROWTH = 4  # from a context size to the next, and XLA's batch: few sizes are few programs to compile at the start
 _MIN_CONTEXT = 128  # positions: the smallest context that attention runs over
 _MIN_XLA_BATCH = 2  # XLA's fast bfloat16 and int8 products on a CPU begin at two rows
 
@@ -137,7 +137,8 @@ class Buckets:
 
     def batch(self, sequences: int) -> int:
         """The batch in which so many sequences are computed."""
-        return min(_round_up(sequences, 1 if self.is_ragged else _MIN_XLA_BATCH), self.max_batch)
+        size = self._ragged_size(sequences) if self.is_ragged else _round_up(sequences, _MIN_XLA_BATCH)
+        return min(size, self.max_batch)
 
     def context(self, tokens: int) -> int:
         """The context that holds so many positions."""
@@ -149,8 +150,7 @@ class Buckets:
 
     def ragged(self, tokens: int, end: int) -> PassShape:
         """A pass over all sequences: so many tokens, all before position `end`."""
-        size = next(n for n in self.ragged_sizes if n >= tokens)
-        return PassShape(1, size, self.max_batch, 0, self.context(end))
+        return PassShape(1, self._ragged_size(tokens), self.max_batch, 0, self.context(end))
 
     def prefill(self, tokens: int, end: int) -> PassShape:
         """A pass over a chunk of one prompt."""
@@ -167,6 +167,9 @@ class Buckets:
 
     def all_batches(self) -> list[int]:
         return sorted({self.batch(n) for n in range(1, self.max_batch + 1)})
+
+    def _ragged_size(self, tokens: int) -> int:
+        return next(n for n in self.ragged_sizes if n >= tokens)
 
     def sampled(self, shape: PassShape, sequences: int) -> int:
         """How many sequences of a pass are sampled, where the first `sequences` need a token."""

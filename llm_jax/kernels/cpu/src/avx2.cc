@@ -191,8 +191,10 @@ struct BlockLanes {
                                    ? _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(terms, weights))
                                    : _mm256_maddubs_epi16(weights, terms);
           pairs = i == j ? products : _mm256_add_epi16(pairs, products);
+          asm("" : "+x"(pairs));  // else the compiler adds in a tree, and runs out of registers
         }
         sums[q] = _mm256_add_epi32(sums[q], _mm256_madd_epi16(pairs, ones));
+        asm("" : "+x"(sums[q]));
       }
   }
 };
