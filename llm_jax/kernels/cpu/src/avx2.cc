@@ -201,9 +201,11 @@ struct BlockLanes {
 
 }  // namespace
 
-extern const Level kAvx2 = {prepare<Traits>, multiply_any<Traits>, write_any,
-                            attend<Lanes>,   prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>,
-                            gather_rows,     gather_panel,    low_rank<Lanes>,
-    self_attend<Lanes>, self_attention_gradient<Lanes>, sum_of_squares, adamw};
+extern const Level kAvx2 = {
+    prepare<Traits>,          multiply_any<Traits>,        write_any,
+    attend<Lanes>,            prepare_blocks<BlockLanes>,  multiply_blocks<BlockLanes>,
+    gather_rows,              gather_panel,                low_rank<Lanes>,
+    self_attend<Lanes>,       self_attention_gradient<Lanes>,
+    sum_of_squares,           adamw};
 
 }  // namespace llm

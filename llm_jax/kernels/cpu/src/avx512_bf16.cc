@@ -54,8 +54,9 @@ void self_attention_gradient(const SelfAttention& a, int64_t b, int64_t kv_head,
 
 }  // namespace
 
-extern const Level kAvx512BFloat16 = {prepare_any, multiply_any, write_any, attend_any, prepare_blocks, multiply_blocks,
-                                      gather_rows, gather_panel,    low_rank,
-    self_attend, self_attention_gradient, sum_of_squares, adamw};
+extern const Level kAvx512BFloat16 = {
+    prepare_any,  multiply_any,            write_any,      attend_any, prepare_blocks, multiply_blocks,
+    gather_rows,  gather_panel,            low_rank,
+    self_attend,  self_attention_gradient, sum_of_squares, adamw};
 
 }  // namespace llm

@@ -202,10 +202,11 @@ struct BlockLanes {
 
 template <typename Dot>
 constexpr Level level() {
-  return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>, write_any,
+  return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>,       write_any,
           attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>,
-          gather_rows,          gather_panel,    low_rank<Lanes>,
-    self_attend<Lanes>, self_attention_gradient<Lanes>, sum_of_squares, adamw};
+          gather_rows,          gather_panel,                    low_rank<Lanes>,
+          self_attend<Lanes>,   self_attention_gradient<Lanes>,
+          sum_of_squares,       adamw};
 }
 
 }  // namespace
