@@ -22,10 +22,12 @@ TRAINING_PARTS = ("products", "attention", "loss", "update", "rest", "host")
 PART_OF_SOURCE = {
     ("kernels/cpu/blocks.py", ""): "products",
     ("kernels/cpu/matmul.py", ""): "products",
+    ("kernels/matmul_dispatch.py", ""): "products",
     ("kernels/xla/blocks.py", ""): "products",
     ("kernels/xla/matmul.py", ""): "products",
     ("kernels/xla/functions.py", ""): "rest",
     ("model/layers.py", "Linear.__call__"): "products",
+    ("model/layers.py", "products"): "products",
     ("model/layers.py", "Embedding.scores"): "products",
     ("kernels/cpu/attention.py", ""): "attention",
     ("kernels/cpu/self_attention.py", ""): "attention",
