@@ -72,3 +72,11 @@ def test_drafts_are_verified_from_the_last_token_on() -> None:
     sampling = SamplingInputs.of(forward_pass, buckets.sampled(forward_pass.shape, 1), np.ones((1, 1), np.uint32), {})
     assert inputs.token_BT.flat[inputs.sampled_PR[:3, 0]].tolist() == [LAST_TOKEN, 5, 6]
     assert (sampling.draft_BU[0, :2].tolist(), int(sampling.draft_count_B[0])) == ([5, 6], 2)
+
+
+def test_streams_never_pay_for_more_than_twice_their_number() -> None:
+    buckets = Buckets(64, MAX_LEN, is_ragged=True)
+    for streams in range(1, 65):
+        [decode] = plan_step(buckets, [Chunk(slot, 9, [LAST_TOKEN]) for slot in range(streams)], [])
+        assert streams <= decode.shape.tokens <= 2 * streams
+        assert streams <= buckets.sampled(decode.shape, decode.sampled) <= 2 * streams
