@@ -1,14 +1,8 @@
 // AVX2 and FMA (Haswell, Zen and later).
 #include <immintrin.h>
 
-#include "attend.h"
-#include "block_rows.h"
-#include "dense.h"
-#include "low_rank.h"
-#include "product.h"
+#include "level_functions.h"
 #include "rounded_x86.h"
-#include "self_attention.h"
-#include "update.h"
 
 namespace llm {
 namespace {
@@ -191,7 +185,7 @@ struct BlockLanes {
                                    ? _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(terms, weights))
                                    : _mm256_maddubs_epi16(weights, terms);
           pairs = i == j ? products : _mm256_add_epi16(pairs, products);
-          asm("" : "+x"(pairs));  // else the compiler adds in a tree, and runs out of registers
+          asm("" : "+x"(pairs));  // as for `sums`: else the compiler adds in a tree, and runs out of registers
         }
         sums[q] = _mm256_add_epi32(sums[q], _mm256_madd_epi16(pairs, ones));
         asm("" : "+x"(sums[q]));
@@ -201,11 +195,6 @@ struct BlockLanes {
 
 }  // namespace
 
-extern const Level kAvx2 = {
-    prepare<Traits>,          multiply_any<Traits>,        write_any,
-    attend<Lanes>,            prepare_blocks<BlockLanes>,  multiply_blocks<BlockLanes>,
-    gather_rows,              gather_panel,                low_rank<Lanes>,
-    self_attend<Lanes>,       self_attention_gradient<Lanes>,
-    sum_of_squares,           adamw};
+extern const Level kAvx2 = level_functions<Traits, Lanes, BlockLanes>();
 
 }  // namespace llm

@@ -1,14 +1,8 @@
 // AVX-512 F, BW, DQ, VL and VNNI (Cascade Lake, Ice Lake, Zen 4 and later).
 #include <immintrin.h>
 
-#include "attend.h"
-#include "block_rows.h"
-#include "dense.h"
-#include "low_rank.h"
-#include "product.h"
+#include "level_functions.h"
 #include "rounded_x86.h"
-#include "self_attention.h"
-#include "update.h"
 
 namespace llm {
 namespace {
@@ -160,11 +154,6 @@ struct BlockLanes {
 
 }  // namespace
 
-extern const Level kAvx512 = {
-    prepare<Traits>,          multiply_any<Traits>,        write_any,
-    attend<Lanes>,            prepare_blocks<BlockLanes>,  multiply_blocks<BlockLanes>,
-    gather_rows,              gather_panel,                low_rank<Lanes>,
-    self_attend<Lanes>,       self_attention_gradient<Lanes>,
-    sum_of_squares,           adamw};
+extern const Level kAvx512 = level_functions<Traits, Lanes, BlockLanes>();
 
 }  // namespace llm

@@ -3,13 +3,7 @@
 
 #include <arm_neon.h>
 
-#include "attend.h"
-#include "block_rows.h"
-#include "dense.h"
-#include "low_rank.h"
-#include "product.h"
-#include "self_attention.h"
-#include "update.h"
+#include "level_functions.h"
 
 namespace llm {
 namespace {
@@ -202,11 +196,7 @@ struct BlockLanes {
 
 template <typename Dot>
 constexpr Level level() {
-  return {prepare<Traits<Dot>>, multiply_any<Traits<Dot>>,       write_any,
-          attend<Lanes>,        prepare_blocks<BlockLanes<Dot>>, multiply_blocks<BlockLanes<Dot>>,
-          gather_rows,          gather_panel,                    low_rank<Lanes>,
-          self_attend<Lanes>,   self_attention_gradient<Lanes>,
-          sum_of_squares,       adamw};
+  return level_functions<Traits<Dot>, Lanes, BlockLanes<Dot>>();
 }
 
 }  // namespace
