@@ -118,14 +118,14 @@ def _parts_of_programs(operations: Iterable[Operation]) -> dict[str, dict[str, s
     for executable in jax.devices()[0].client.live_executables():
         for module in executable.hlo_modules():
             if module.name in compiled:
-                compiled[module.name].append(_parts(module.to_string()))
+                compiled[module.name].append(parts_of_text(module.to_string()))
     return {
         program: max(compiled[program.split()[0]], key=lambda parts: len(seen & parts.keys()))
         for program, seen in names.items()
     }
 
 
-def _parts(text: str) -> dict[str, str]:
+def parts_of_text(text: str) -> dict[str, str]:
     """operation -> part, or its opcode for a container, from a compiled program's text."""
     part_of_frame = _frames(text)
     return {
