@@ -12,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("reproducible", derandomize=True, database=None)
 settings.load_profile("reproducible")
 
+# Tests run on all cores at once: more threads of PyTorch's than one each only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

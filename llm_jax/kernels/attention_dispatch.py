@@ -71,6 +71,7 @@ def cached_attention(
     layout: ChunkLayout,
     settings: AttentionSettings,
     *,
+    first_block: int = 0,
     rotary: tuple[Array, Array] | None = None,
     sinks_N: Array | None = None,
     allowed: Array | None = None,
@@ -88,6 +89,7 @@ def cached_attention(
             jitted step, and nothing is copied.
         blocks_RY: int32, see `ChunkLayout`; those of this layer's group. A block that several sequences have must not
             be written.
+        first_block: which of the Z blocks is number 0 of `blocks_RY`: several layers' blocks may be in the arrays.
         rotary: cosines and sines [B, T, h] float32 of the new positions; None leaves q and k as they are.
         sinks_N: scores that join each head's softmax and have no value. By XLA.
         allowed: bool, broadcastable to [B, 1, T, S] with S = Y · X: pairs that may attend, beside causality and
@@ -104,7 +106,15 @@ def cached_attention(
     is_native = has_native_attention(qkv_BTJH.shape[3], level) and settings.is_causal
     if is_native and allowed is None and sinks_N is None:
         return cpu.cached_attention(
-            qkv_BTJH, keys_ZKXH, values_ZKXH, blocks_RY, layout, settings, rotary=rotary, level=level
+            qkv_BTJH,
+            keys_ZKXH,
+            values_ZKXH,
+            blocks_RY,
+            layout,
+            settings,
+            first_block=first_block,
+            rotary=rotary,
+            level=level,
         )
     if layout.starts is not None:
         raise ValueError("Sequences of different numbers of tokens in one call need the native kernel.")
@@ -115,6 +125,7 @@ def cached_attention(
         blocks_RY,
         layout,
         settings,
+        first_block=first_block,
         rotary=rotary,
         sinks_N=sinks_N,
         allowed=allowed,

@@ -5,6 +5,7 @@ Its layout is known here and in `llm_jax.kernels` alone; everything else uses th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,27 @@ from llm_jax.config import ModelConfig
 from llm_jax.kernels import AttentionSettings, ChunkLayout, Level, cached_attention, empty, vector_width
 
 
+class LayerPlace(NamedTuple):
+    """Where a layer's keys and values are: in which arrays, and behind how many blocks of other layers.
+
+    Attributes:
+        array: an index into the cache's arrays.
+        first: the layer's block 0.
+        group: its group of layers, which says which blocks its sequences have.
+    """
+
+    array: int
+    first: int
+    group: int
+
+
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's keys and values [Z, K, X, H], as attention appends to them and reads them, and its group."""
+    """One layer's keys and values, in arrays [Z, K, X, H], as attention appends to them and reads them."""
 
     keys: Array
     values: Array
-    group: int
+    place: LayerPlace
     level: Level
 
     def append_and_attend(
@@ -40,9 +55,10 @@ class LayerCache:
             qkv_BTJH,
             self.keys,
             self.values,
-            layout.blocks[self.group],
+            layout.blocks[self.place.group],
             layout,
             settings,
+            first_block=self.place.first,
             rotary=rotary,
             sinks_N=sinks_N,
             allowed=allowed,
@@ -63,27 +79,33 @@ class KVCache:
     Build one with `init_cache`, inside or outside jit; donate it to each step, and it is changed in place.
 
     Attributes:
-        keys, values: L arrays [Z, K, X, H], encoded as llm_jax/kernels/cache_format.py says. A list, not one stacked
-            array, so that XLA updates each in place. Z differs between groups.
-        layer_groups: static, the group of each layer.
+        keys, values: arrays [Z, K, X, H], encoded as llm_jax/kernels/cache_format.py says. A group's layers share one,
+            each with its own range of blocks: what a call of a program costs grows with the arrays that it is given.
+        places: static, of each layer.
         level: static, which kernels read and write it.
         sharding: static, of keys and values on a mesh of several devices; None on one device.
     """
 
-    keys: list[Array]
-    values: list[Array]
-    layer_groups: tuple[int, ...] = field(metadata={"static": True})
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    places: tuple[LayerPlace, ...] = field(metadata={"static": True})
     level: Level = field(default=Level.XLA, metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
     def layer(self, index: int) -> LayerCache:
-        return LayerCache(self.keys[index], self.values[index], self.layer_groups[index], self.level)
+        place = self.places[index]
+        return LayerCache(self.keys[place.array], self.values[place.array], place, self.level)
 
-    def with_layers(self, layers: Sequence[LayerCache]) -> "KVCache":
-        """The cache with these keys and values."""
-        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+    def with_layer(self, layer: LayerCache) -> "KVCache":
+        """The cache with a layer's new keys and values. The next layer must be taken from it: they share arrays."""
+        new = layer.keys, layer.values
         if self.sharding is not None:  # donated memory is reused only under the sharding that it has
-            keys, values = jax.lax.with_sharding_constraint((keys, values), self.sharding)
+            new = jax.lax.with_sharding_constraint(new, self.sharding)
+        number = layer.place.array
+        keys, values = (
+            (*arrays[:number], array, *arrays[number + 1 :])
+            for arrays, array in zip((self.keys, self.values), new, strict=True)
+        )
         return replace(self, keys=keys, values=values)
 
 
@@ -109,26 +131,32 @@ def init_cache(
         level: the kernels that read and write it. Native ones have no gradient.
     """
     windows = layer_windows(config)
-    groups = tuple(windows.index(config.window(i)) for i in range(config.num_layers))
     counts = [blocks] * len(windows) if isinstance(blocks, int) else blocks
     width = vector_width(config.head_size, dtype)
+    totals, places = [0] * len(windows), []
+    for i in range(config.num_layers):
+        group = windows.index(config.window(i))
+        places.append(LayerPlace(group, totals[group], group))
+        totals[group] += counts[group]
 
-    def arrays() -> list[Array]:
-        return [empty((counts[group], config.kv_heads, block_tokens, width), dtype, level) for group in groups]
+    def arrays() -> tuple[Array, ...]:
+        return tuple(empty((total, config.kv_heads, block_tokens, width), dtype, level) for total in totals)
 
-    return KVCache(keys=arrays(), values=arrays(), layer_groups=groups, level=level, sharding=sharding)
+    return KVCache(keys=arrays(), values=arrays(), places=tuple(places), level=level, sharding=sharding)
 
 
 def dense_layout(cache: KVCache, cached_B: Array, tokens: int) -> ChunkLayout:
     """The next `tokens` tokens of B sequences, each of which has the block of its number, as long as its context."""
     B = len(cached_B)
     blocks = jnp.arange(B, dtype=jnp.int32)[:, None]
-    return ChunkLayout(cached_B, jnp.full(B, tokens, jnp.int32), (blocks,) * (1 + max(cache.layer_groups)))
+    groups = 1 + max(place.group for place in cache.places)
+    return ChunkLayout(cached_B, jnp.full(B, tokens, jnp.int32), (blocks,) * groups)
 
 
 def dense_cache(arrays: Sequence[Array]) -> KVCache:
     """A cache over the caller's arrays: k, v, k, v … of all layers, each [B, K, S, H]. See `dense_layout`."""
-    return KVCache(keys=list(arrays[0::2]), values=list(arrays[1::2]), layer_groups=(0,) * (len(arrays) // 2))
+    places = tuple(LayerPlace(array=i, first=0, group=0) for i in range(len(arrays) // 2))
+    return KVCache(keys=tuple(arrays[0::2]), values=tuple(arrays[1::2]), places=places)
 
 
 def dense_arrays(cache: KVCache) -> list[Array]:

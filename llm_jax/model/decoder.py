@@ -100,21 +100,21 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype,
         dropout_key: Array | None,
         counted_BT: Array | None = None,
-    ) -> tuple[Array, list[LayerCache], list[Routing]]:
-        """The last hidden states [B, T, D], after the final norm, each layer's cache with the new tokens, and without a
-        cache what each router did with the tokens that are counted (bool).
+    ) -> tuple[Array, KVCache | None, list[Routing]]:
+        """The last hidden states [B, T, D], after the final norm, the cache with the new tokens, and without a cache
+        what each router did with the tokens that are counted (bool).
         """
         config = self.config
         x = self.embedding_layer(tokens_BT, inputs.position_BT, dtype)
         if dropout_key is not None:
             rate = config.dropout_rate(config.embedding_dropout)
             x = dropout(x, rate, jax.random.fold_in(dropout_key, config.num_layers))
-        layers, routings = [], []
+        routings = []
         for i, block in enumerate(self.transformer_blocks):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
             if cache is not None:
                 x, layer = block(x, inputs, cache.layer(i), key)
-                layers.append(layer)
+                cache = cache.with_layer(layer)
             elif config.gradient_checkpointing:
                 graph, state = nnx.split(block)
                 x, routing = remat(partial(_merged, graph), x, state, inputs, key, counted_BT)
@@ -122,7 +122,7 @@ class Decoder(nnx.Module):
             else:
                 x, routing = _behind(block, x, inputs, key, counted_BT)
                 routings += [] if routing is None else [routing]
-        return (x if self.final_norm is None else self.final_norm(x)), layers, routings
+        return (x if self.final_norm is None else self.final_norm(x)), cache, routings
 
     def head(self, hidden: Array) -> Array:
         """Logits in float32 over the last axis."""

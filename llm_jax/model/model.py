@@ -136,8 +136,8 @@ def forward_hidden(
             raise ValueError("With a cache, a layout says where tokens go, and there are no positions and no segments.")
         positions_BT = layout.positions(tokens_BT.shape)
     inputs = _inputs(tokens_BT, positions_BT, mask, segments_BT, layout)
-    hidden, layers, _ = merge(config, params).hidden(tokens_BT, inputs, cache, _dtype(params, dtype), dropout_key)
-    return hidden, None if cache is None else cache.with_layers(layers)
+    hidden, cache, _ = merge(config, params).hidden(tokens_BT, inputs, cache, _dtype(params, dtype), dropout_key)
+    return hidden, cache
 
 
 def forward_routed(

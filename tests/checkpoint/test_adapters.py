@@ -14,13 +14,15 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+import llm_jax.model
 from cli.convert import main as convert
 from llm_jax.checkpoint import load_model, new_adapter, read_adapter, save_model, write_adapter
 from llm_jax.config import LoraConfig, ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError
 from llm_jax.hub import from_pretrained
-from llm_jax.model import Adapter, Model, adapted, forward, init_lora, init_params, low_rank
+from llm_jax.model import Adapter, Model, adapted, init_lora, init_params, low_rank
 from tests.checkpoint.families_of_transformers import SHAPES, make, save
+from tests.compiled import forward
 
 # peft asks transformers under a name that is deprecated there.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -62,12 +64,9 @@ def logits_of(model: PreTrainedModel) -> np.ndarray:
         return model(torch.tensor(TOKENS)).logits.numpy()
 
 
-plain = jax.jit(forward, static_argnums=0)
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def beside(config: ModelConfig, adapter: Adapter, lora: Any, base: Any) -> jax.Array:
-    return forward(config, adapted(adapter, lora, base), jnp.asarray(TOKENS))
+    return llm_jax.model.forward(config, adapted(adapter, lora, base), jnp.asarray(TOKENS))
 
 
 def test_an_adapters_dropout_draws_nothing_that_the_decoder_draws() -> None:
@@ -82,7 +81,7 @@ def test_an_adapters_dropout_draws_nothing_that_the_decoder_draws() -> None:
 
 
 def our_logits(model: Model) -> np.ndarray:
-    return np.asarray(plain(model.config, model.params, jnp.asarray(TOKENS)))
+    return np.asarray(forward(model.config, model.params, jnp.asarray(TOKENS)))
 
 
 def test_an_adapter_of_peft_gives_its_logits_merged_and_unmerged(trained: Any) -> None:

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ import torch
 from llm_jax.checkpoint import decoder_kwargs_to_config, load_model, read_torch_file
 from llm_jax.config import ModelConfig
 from llm_jax.errors import CheckpointError, ConfigError
-from llm_jax.model import forward
 from llm_jax.tokenizers import CharacterTokenizer
 from tests.checkpoint.greedy import continue_greedily
+from tests.compiled import forward
 
-run = jax.jit(forward, static_argnames="config")
 FOLDERS = sorted((Path(__file__).parents[1] / "fixtures/torch_checkpoints").iterdir())
 FILES = [folder / name for folder in FOLDERS for name in ("state_dict.pt", "training_checkpoint.pt")]
 by_path = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -29,7 +27,7 @@ def test_logits_and_greedy_continuation(path: Path) -> None:
     model = load_model(path).model
     expected = torch.load(path.parent / "expected.pt", weights_only=True)
     tokens = jnp.asarray(expected["input_ids"].numpy(), jnp.int32)
-    np.testing.assert_allclose(run(model.config, model.params, tokens), expected["logits"].numpy(), atol=1e-4)
+    np.testing.assert_allclose(forward(model.config, model.params, tokens), expected["logits"].numpy(), atol=1e-4)
     greedy = expected["greedy"][0].tolist()
     prompt = 5
     assert continue_greedily(model, [greedy[:prompt]], len(greedy) - prompt) == [greedy[prompt:]]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,15 +19,15 @@ from llm_jax.checkpoint.families import DECODER_MODEL, FAMILIES, family_for, fam
 from llm_jax.checkpoint.family import canonical
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES
 from llm_jax.errors import CheckpointError
-from llm_jax.model import Model, dense_layout, forward, init_cache
+from llm_jax.model import Model, dense_layout, init_cache
 from tests.checkpoint.families_of_transformers import CONTEXT, SHAPES, make, save
 from tests.checkpoint.greedy import continue_greedily
+from tests.compiled import forward
 
 CHUNK = 7
 LONG = "longrope beyond its original context"
 # Families that compute the same function as a plainer one, and are written as that.
 WRITTEN_AS = {"helium": "llama", "ernie4_5": "llama", "seed_oss": "qwen2"}
-run = jax.jit(forward, static_argnames="config")
 every_shape = pytest.mark.parametrize(("model_type", "shape"), SHAPES, ids=[" ".join(key) for key in SHAPES])
 FIRST_SHAPES = dict(reversed(SHAPES))
 every_family = pytest.mark.parametrize("model_type", FIRST_SHAPES)
@@ -92,7 +91,7 @@ def in_chunks(model: Model, tokens: np.ndarray, lengths: tuple[int, int]) -> np.
     while (cached < CONTEXT).any():
         at = np.minimum(cached[:, None] + np.arange(CHUNK), CONTEXT - 1)
         layout = dense_layout(cache, jnp.asarray(cached), CHUNK)
-        chunk, cache = run(model.config, model.params, tokens[[[0], [1]], at], cache=cache, layout=layout)
+        chunk, cache = forward(model.config, model.params, tokens[[[0], [1]], at], cache=cache, layout=layout)
         for row, length in enumerate(lengths):
             # Tokens after the end of a row's prompt are padding in the prefill; the next call overwrites them.
             count = min(CHUNK, (length if cached[row] < length else CONTEXT) - cached[row])

@@ -5,7 +5,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -15,10 +14,11 @@ from llm_jax.checkpoint import convert, load_model, open_model, save_model
 from llm_jax.checkpoint.formats.gguf import architectures
 from llm_jax.checkpoint.formats.gguf.architectures import ARCHITECTURES, ERNIE4_5, SEED_OSS, architecture_for
 from llm_jax.errors import CheckpointError
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
 from llm_jax.tokenizers import BPETokenizer, CharacterTokenizer, HFTokenizer, Tokenizer
 from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, LONGROPE, MULTIPLIERS, SHAPES, YARN, make, save
 from tests.checkpoint.gguf_files import opened_by_llama_cpp
+from tests.compiled import forward
 
 TEXT = ["the quick brown fox jumps over the lazy dog, and the dog sleeps on 🙂 日本 123 times"] * 3
 TOKENIZER = BPETokenizer.train(TEXT, 300, chat_template="{{ messages }}")
@@ -73,7 +73,6 @@ COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
 GELU = ("gemma", "gemma2", "gemma3_text", "gpt2", "starcoder2", "phi", "gpt_neox", "falcon")
 # Those that another one computes too, which they are written as otherwise.
 NAMED = {"ernie4_5": ERNIE4_5, "seed_oss": SEED_OSS}
-run = jax.jit(forward, static_argnames="config")
 every_computed = pytest.mark.parametrize("name", COMPUTED)
 
 
@@ -173,7 +172,7 @@ def test_llama_cpp_continues_with_the_same_tokens(model_of: Any, tmp_path: Path,
         assert llama.tokenize(text.encode(), add_bos=False, special=True) == TOKENIZER.encode(text)
     llama.eval(prompt)
     padded = np.array([prompt + [0] * (model.config.max_seq_len - len(prompt))], np.int32)
-    logits = run(model.config, model.params, padded)[0, : len(prompt)]
+    logits = np.asarray(forward(model.config, model.params, padded))[0, : len(prompt)]
     # llama.cpp looks GELU up in a table of float16, which is what the families with GELU differ by.
     np.testing.assert_allclose(llama.scores[: len(prompt)], logits, atol=5e-3 if name.split(",")[0] in GELU else 1e-4)
     generated: list[int] = []
@@ -244,7 +243,7 @@ def continue_greedily(model: Model, prompt: list[int], count: int) -> list[int]:
     tokens = np.zeros((1, model.config.max_seq_len), np.int32)
     tokens[0, : len(prompt)] = prompt
     for at in range(len(prompt), len(prompt) + count):
-        tokens[0, at] = run(model.config, model.params, tokens)[0, at - 1].argmax()
+        tokens[0, at] = np.asarray(forward(model.config, model.params, tokens))[0, at - 1].argmax()
     return tokens[0, len(prompt) : len(prompt) + count].tolist()
 
 

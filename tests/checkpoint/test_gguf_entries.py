@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -11,13 +10,12 @@ import torch
 from llm_jax.checkpoint import convert, open_model
 from llm_jax.config import RopeScaling
 from llm_jax.errors import CheckpointError, LLMWarning
-from llm_jax.model import forward
 from tests.checkpoint.families_of_transformers import GEMMA, SMALL, make, save
 from tests.checkpoint.gguf_files import logits_of_llama_cpp, with_entries
+from tests.compiled import forward
 
 CONTEXT = 32
 TOKENS = np.random.default_rng(0).integers(0, SMALL["vocab_size"], CONTEXT)
-run = jax.jit(forward, static_argnames="config")
 
 
 def converted(folder: Path, model_type: str, **changes: Any) -> Path:
@@ -30,7 +28,7 @@ def converted(folder: Path, model_type: str, **changes: Any) -> Path:
 def logits_of(path: Path) -> np.ndarray:
     stored = open_model(path)
     params = {name: np.asarray(tensor) for name, tensor in stored.params.items()}
-    return np.asarray(run(stored.config, params, TOKENS[None]))[0]
+    return np.asarray(forward(stored.config, params, TOKENS[None]))[0]
 
 
 @pytest.fixture(scope="module")

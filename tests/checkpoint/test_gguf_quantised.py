@@ -10,13 +10,13 @@ from llm_jax.checkpoint import convert, load_model, open_model
 from llm_jax.demo import PATH
 from llm_jax.evaluation import input_importance
 from llm_jax.kernels import BlockMatrix, Level, QuantisedMatrix, best_level
-from llm_jax.model import cast_model, forward, weight_types
+from llm_jax.model import cast_model, weight_types
+from tests.compiled import forward
 
 gguf = pytest.importorskip("gguf")
 pytestmark = pytest.mark.skipif(best_level() == Level.XLA, reason="no native kernels here")
 TEXT = "Once upon a time, there was a little girl who had a dog. They went to the park and played all day."
 KINDS = ("q4_0", "q4_k_m", "q6_k", "q8_0")
-logits = jax.jit(forward, static_argnames=("config", "dtype"))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -52,8 +52,8 @@ def test_blocks_are_the_weights(file: Path) -> None:
     assert size < 1.15 * file.stat().st_size
     assert loaded.tokenizer is not None
     tokens = np.array([loaded.tokenizer.encode(TEXT)])
-    ours = np.asarray(logits(packed.config, packed.params, tokens, dtype=compute))
-    dequantised = np.asarray(logits(exact.config, exact.params, tokens, dtype="float32"))
+    ours = np.asarray(forward(packed.config, packed.params, tokens, dtype=compute))
+    dequantised = np.asarray(forward(exact.config, exact.params, tokens, dtype="float32"))
     # Only x is rounded, to 1/254 of the largest of 32.
     assert np.abs(ours - dequantised).max() < 0.04 * np.abs(dequantised).max()
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from llm_jax.checkpoint import GenerationDefaults, load_model, save_model
 from llm_jax.checkpoint.family import canonical
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import CheckpointError
-from llm_jax.model import Model, forward, param_shapes
+from llm_jax.model import Model, param_shapes
 from llm_jax.tokenizers import CharacterTokenizer
+from tests.compiled import forward
 
 SIZES: dict[str, Any] = {"vocab_size": 37, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "max_seq_len": 24}
 LLAMA: dict[str, Any] = SIZES | {
@@ -54,12 +54,11 @@ CONFIGS = {
     ),
 }
 every_config = pytest.mark.parametrize(("model_type", "config"), CONFIGS.values(), ids=CONFIGS)
-run = jax.jit(forward, static_argnames="config")
 TOKENS = np.random.default_rng(0).integers(0, 37, (2, 24))
 
 
 def logits_of(model: Model) -> np.ndarray:
-    return np.asarray(run(model.config, model.params, jnp.asarray(TOKENS, jnp.int32)))
+    return np.asarray(forward(model.config, model.params, jnp.asarray(TOKENS, jnp.int32)))
 
 
 def random_model(config: ModelConfig) -> Model:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -16,11 +15,11 @@ from llm_jax.checkpoint import load_model
 from llm_jax.checkpoint import save_model as save
 from llm_jax.errors import CheckpointError, LLMWarning
 from llm_jax.inference import SamplingParams, prepare_request
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
 from llm_jax.tokenizers import BPETokenizer
 from tests.checkpoint.families_of_transformers import GEMMA, LLAMA3, SMALL, YARN, make
+from tests.compiled import forward
 
-run = jax.jit(forward, static_argnames="config")
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 28)).astype(np.int32)
 
 
@@ -39,7 +38,7 @@ def assert_same_logits(directory: Path, reference: PreTrainedModel | None = None
     reference = reference or AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
     with torch.no_grad():
         expected = reference(torch.tensor(TOKENS)).logits.numpy()
-    np.testing.assert_allclose(run(model.config, model.params, TOKENS), expected, atol=1e-4)
+    np.testing.assert_allclose(forward(model.config, model.params, TOKENS), expected, atol=1e-4)
     return model
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from llm_jax.config import ModelConfig
 from llm_jax.data import Encoded, PackedRows, PreferencePairs, TokenSequences, pair_rows
 from llm_jax.data.packing import best_fit
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
+from tests.compiled import forward
 
 CONFIG = ModelConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, max_seq_len=16)
 

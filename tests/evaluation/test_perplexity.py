@@ -10,8 +10,9 @@ import pytest
 from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, DataError
 from llm_jax.evaluation import evaluate_text
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer
+from tests.compiled import forward
 
 TEXT = "the cat sat on the mat, and the dog — a träumer — sat on the cat. " * 3
 TOKENIZER = CharacterTokenizer([TEXT])

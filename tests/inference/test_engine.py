@@ -11,7 +11,8 @@ import pytest
 from llm_jax.errors import ConfigError, RequestError
 from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
 from llm_jax.inference.engine import planner
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
+from tests.compiled import forward
 
 VARIETY = [
     {"temperature": 0.0},
@@ -47,12 +48,12 @@ KV_BLOCK = 20_000  # bytes of KV cache that hold one block of the model, and not
 
 def uncached_greedy(model: Model, prompt: tuple[int, ...], new: int) -> list[int]:
     ids = list(prompt)
-    run = jax.jit(forward, static_argnums=0)
     width = len(prompt) + new
     for _ in range(new):
         padded = np.zeros((1, width), np.int32)
         padded[0, : len(ids)] = ids
-        ids.append(int(np.argmax(run(model.config, model.params, padded)[0, len(ids) - 1])))
+        logits = np.asarray(forward(model.config, model.params, padded))
+        ids.append(int(logits[0, len(ids) - 1].argmax()))
     return ids[len(prompt) :]
 
 
@@ -86,7 +87,7 @@ def test_a_model_that_is_not_causal_is_computed_anew_for_each_token(uncausal: Mo
     ids = list(r.prompt_ids)
     for _ in range(4):
         logits = forward(uncausal.config, uncausal.params, np.array([ids], np.int32))
-        ids.append(int(np.argmax(logits[0, -1])))
+        ids.append(int(np.asarray(logits)[0, -1].argmax()))
     assert tokens(events) == ids[20:]
 
 
@@ -125,8 +126,8 @@ def test_the_mask_sees_what_was_generated_and_binds(model: Model) -> None:
 def test_logprobs_come_with_the_tokens_that_want_them(model: Model) -> None:
     r = request(3, 9, 3, temperature=0.0, logprobs=2)
     (events, silent) = finish_all(Engine(model, max_batch=3), [r, request(4, 9, 3)])
-    logits = forward(model.config, model.params, np.array([r.prompt_ids], np.int32))[0, -1]
-    exact = np.asarray(jax.nn.log_softmax(logits))
+    logits = forward(model.config, model.params, np.array([r.prompt_ids], np.int32))
+    exact = np.asarray(jax.nn.log_softmax(np.asarray(logits)[0, -1]))
     assert events[0].logprob == pytest.approx(exact[events[0].token], abs=1e-4)
     assert [i for i, _ in events[0].top_logprobs] == np.argsort(-exact)[:2].tolist()
     assert all(event.logprob is None and event.top_logprobs == () for event in silent)

@@ -20,8 +20,9 @@ from llm_jax.inference import (
     prepare_request,
     stream_generate,
 )
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer, HFTokenizer
+from tests.compiled import forward
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -21,12 +21,14 @@ from llm_jax.kernels import (
     features,
     xla,
 )
+from tests.compiled import compiled
 
 NATIVE = [level for level in features() if level != Level.XLA]
+as_cached = jax.jit(encode, static_argnames="dtype")
 
 
 def in_order(
-    qkv: jax.Array, keys: jax.Array, values: jax.Array, layout: ChunkLayout, *args: Any, **options: Any
+    qkv: np.ndarray, keys: np.ndarray, values: np.ndarray, layout: ChunkLayout, *args: Any, **options: Any
 ) -> Any:
     """Attention where each sequence has the one block of its number."""
     blocks = np.arange(len(layout.cached_R), dtype=np.int32)[:, None]
@@ -39,17 +41,19 @@ def layout_of(lengths: np.ndarray, new: np.ndarray | int, starts: np.ndarray | N
 
 def inputs(
     B: int, T: int, N: int, K: int, S: int, H: int, dtype: str = "float32", cached: str | None = None
-) -> tuple[jax.Array, ...]:
+) -> tuple[np.ndarray, ...]:
+    """NumPy's, so that slices of them compile nothing."""
     rng = np.random.default_rng(B * N + S)
-    qkv = jnp.asarray(rng.normal(size=(B, T, N + 2 * K, H)), dtype)
-    keys, values = (encode(jnp.asarray(rng.normal(size=(B, K, S, H))), jnp.dtype(cached or dtype)) for _ in "kv")
+    qkv = rng.normal(size=(B, T, N + 2 * K, H)).astype(jnp.dtype(dtype))
+    rows = (rng.normal(size=(B, K, S, H)).astype(np.float32) for _ in "kv")
+    keys, values = (np.asarray(as_cached(x, dtype=jnp.dtype(cached or dtype))) for x in rows)
     return qkv, keys, values
 
 
 def reference(
-    qkv: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
+    qkv: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
     lengths: np.ndarray,
     *,
     scale: float,
@@ -92,10 +96,10 @@ def test_attention_equals_float64(level: Level, dtype: str, N: int, K: int, opti
     lengths = np.array([0, 1, 63, 64, 65, 100, S - 20], np.int32)
     if "slopes_N" in options:
         options = {"slopes_N": np.linspace(0.5, 0.01, N).astype(np.float32)}
-    for T in (1, 3, 20):
+    for T in (1, 20):
         qkv, keys, values = inputs(len(lengths), T, N, K, S, H, dtype)
         settings = AttentionSettings(scale=H**-0.5, **options)
-        run = jax.jit(partial(in_order, settings=settings, level=level))
+        run = compiled(partial(in_order, settings=settings, level=level))
         actual = run(qkv, keys, values, layout_of(lengths, T))
         expected = reference(qkv, keys, values, lengths, scale=H**-0.5, **options)
         for got, want, exact in zip(actual, expected, (False, True, True), strict=True):
@@ -110,11 +114,14 @@ def test_rotation_equals_xla(level: Level, H: int, half: int, dtype: str, tolera
     B, T, N, K, S = 3, 2, 4, 2, 70
     qkv, keys, values = inputs(B, T, N, K, S, H, dtype)
     lengths = np.array([3, 68, 40], np.int32)
-    angle = jnp.asarray((lengths[:, None, None] + np.arange(T)[:, None]) * 0.9 ** np.arange(half), jnp.float32)
-    layout, settings = layout_of(lengths, T), AttentionSettings(scale=0.1)
-    run = partial(in_order, rotary=(jnp.cos(angle), jnp.sin(angle)))
-    expected = run(qkv, keys, values, layout, settings, level=Level.XLA)
-    actual = run(qkv, keys, values, layout, settings, level=level)
+    angle = ((lengths[:, None, None] + np.arange(T)[:, None]) * 0.9 ** np.arange(half)).astype(np.float32)
+    layout, rotary = layout_of(lengths, T), (np.cos(angle), np.sin(angle))
+    expected, actual = (
+        compiled(partial(in_order, settings=AttentionSettings(scale=0.1), level=one))(
+            qkv, keys, values, layout, rotary=rotary
+        )
+        for one in (Level.XLA, level)
+    )
     for got, want in zip(actual, expected, strict=True):
         got, want = (np.asarray(x, np.float32) for x in (got, want))
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
@@ -138,7 +145,7 @@ def test_a_token_depends_on_its_own_row_and_position_only(
         own = keys[b : b + 1], values[b : b + 1]
         for t in range(new[b]):
             alone, *own = run(qkv[b : b + 1, t : t + 1], *own, layout_of(lengths[b : b + 1] + np.int32(t), 1))
-            np.testing.assert_array_equal(np.asarray(alone[0, 0]), together[b, t])
+            np.testing.assert_array_equal(np.asarray(alone)[0, 0], together[b, t])
         assert (together[b, new[b] :] == 0).all()
 
 
@@ -151,19 +158,19 @@ def test_rows_of_different_lengths_share_a_call(level: Level, options: dict[str,
     lengths = np.array([63, 5, 100, 0], np.int32)
     qkv = inputs(1, int(starts[-1]), 6, 2, 200, 32)[0]
     keys, values = inputs(4, 1, 6, 2, 200, 32, cached=dtype)[1:]
-    half = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, int(starts[-1]), 16)), jnp.float32)
+    half = np.random.default_rng(0).normal(size=(2, 1, int(starts[-1]), 16)).astype(np.float32)
     run = jax.jit(partial(in_order, settings=AttentionSettings(scale=0.2, **options), level=level))
-    out, *caches = run(qkv, keys, values, layout_of(lengths, new, starts), rotary=tuple(half))
+    out, *caches = map(np.asarray, run(qkv, keys, values, layout_of(lengths, new, starts), rotary=tuple(half)))
     for row, (first, end) in enumerate(itertools.pairwise(starts)):
         own = slice(row, row + 1)
         if first == end:
             for cache, before in zip(caches, (keys, values), strict=True):
-                np.testing.assert_array_equal(np.asarray(cache[own]), np.asarray(before[own]))
+                np.testing.assert_array_equal(cache[own], before[own])
             continue
         turn = tuple(half[:, :, first:end])
         alone = run(qkv[:, first:end], keys[own], values[own], layout_of(lengths[own], new[own]), rotary=turn)
         for got, want in zip((out[:, first:end], caches[0][own], caches[1][own]), alone, strict=True):
-            np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+            np.testing.assert_array_equal(got, np.asarray(want))
 
 
 @pytest.mark.parametrize("level", features())
@@ -172,7 +179,8 @@ def test_int8_rows_stay_within_half_a_level(level: Level) -> None:
     lengths = np.array([0, 64, 140], np.int32)
     qkv, keys, values = inputs(B, T, N, K, S, H, cached="int8")
     layout, settings = layout_of(lengths, T), AttentionSettings(scale=H**-0.5)
-    out, new_keys, new_values = in_order(qkv, keys, values, layout, settings, level=level)
+    run = jax.jit(partial(in_order, settings=settings, level=level))
+    out, new_keys, new_values = run(qkv, keys, values, layout)
     plain = (decode(x, jnp.dtype("float32")) for x in (keys, values))
     exact, exact_keys, exact_values = reference(qkv, *plain, lengths, scale=H**-0.5)
     for rows, want in ((new_keys, exact_keys), (new_values, exact_values)):
@@ -185,8 +193,10 @@ def test_int8_rows_stay_within_half_a_level(level: Level) -> None:
 def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
     qkv, keys, values = inputs(3, 2, 4, 2, 150, 48, cached="int8")
     layout = layout_of(np.array([0, 64, 140], np.int32), 2)
-    run = partial(in_order, qkv, keys, values, layout, AttentionSettings(scale=0.2))
-    (out, *rows), (expected, *expected_rows) = run(level=level), run(level=Level.XLA)
+    run = partial(in_order, settings=AttentionSettings(scale=0.2))
+    (out, *rows), (expected, *expected_rows) = (
+        jax.jit(partial(run, level=one))(qkv, keys, values, layout) for one in (level, Level.XLA)
+    )
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), rtol=3e-6, atol=3e-6)
     for got, want in zip(rows, expected_rows, strict=True):
         np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
@@ -198,13 +208,16 @@ def test_int8_rows_are_written_and_read_as_xla_does(level: Level) -> None:
 def test_blocks_anywhere_give_what_one_long_block_gives(level: Level, dtype: str, window: int | None) -> None:
     """Two sequences that share their first block; with a window, the blocks behind it are given away, full of NaN."""
     S, X, H = 512, 64, 32
-    long = inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]
-    long = [x.at[1, :, :X].set(x[0, :, :X]) for x in long]
+    long = [x.copy() for x in inputs(2, 1, 4, 2, S, H, cached=dtype)[1:]]
+    for x in long:
+        x[1, :, :X] = x[0, :, :X]
     order = np.random.default_rng(3).permutation(20)[: 2 * S // X].reshape(2, -1).astype(np.int32)
     order[1, 0] = order[0, 0]
-    poison = jnp.full((20, 2, X, long[0].shape[-1]), -128 if dtype == "int8" else np.nan, dtype)
-    pool = [poison.at[order].set(x.reshape(2, 2, S // X, X, -1).swapaxes(1, 2)) for x in long]
-    run = jax.jit(partial(cached_attention, settings=AttentionSettings(scale=0.2, window=window), level=level))
+    poison = np.full((20, 2, X, long[0].shape[-1]), -128 if dtype == "int8" else np.nan, long[0].dtype)
+    pool = [poison.copy() for _ in long]
+    for blocks, x in zip(pool, long, strict=True):
+        blocks[order] = x.reshape(2, 2, S // X, X, -1).swapaxes(1, 2)
+    run = compiled(partial(cached_attention, settings=AttentionSettings(scale=0.2, window=window), level=level))
     lengths, T = np.array([70, 64], np.int32), 0
     while lengths.max() < S - 40:
         for T, new in ((40, (40, 33)), (8, (1, 8)), (1, (1, 0)), (16, (5, 16))):
@@ -213,15 +226,36 @@ def test_blocks_anywhere_give_what_one_long_block_gives(level: Level, dtype: str
             if window is not None:
                 gone = (np.arange(S // X) + 1) * X <= (lengths + 1 - window)[:, None]
                 blocks[gone] = np.where(np.arange(gone.sum()) % 2, NO_BLOCK, 19)
-                pool = [x.at[order[gone & (order != order[0, 0])]].set(poison[0]) for x in pool]
+                for x in pool:
+                    x[order[gone & (order != order[0, 0])]] = poison[0]
             qkv = inputs(2, T, 4, 2, S + int(lengths.sum()), H)[0]
             layout = layout_of(lengths, np.array(new, np.int32))
             expected, *long = run(qkv, *long, np.arange(2, dtype=np.int32)[:, None], layout)
             actual, *pool = run(qkv, *pool, blocks, layout)
+            pool = [np.array(x) for x in pool]
             for b in range(2):
-                got, want = np.asarray(actual[b, : new[b]]), np.asarray(expected[b, : new[b]])
+                got, want = np.asarray(actual)[b, : new[b]], np.asarray(expected)[b, : new[b]]
                 np.testing.assert_allclose(got, want, rtol=0 if level else 1e-5, atol=0 if level else 1e-5)
             lengths = lengths + np.array(new, np.int32)
+
+
+@pytest.mark.parametrize("level", features())
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_layers_that_share_an_array_change_their_own_blocks_alone(level: Level, dtype: str) -> None:
+    """Three layers of two blocks each; a sequence of the middle one lacks its second block."""
+    qkv, keys, values = inputs(6, 3, 4, 2, 64, 32, cached=dtype)
+    lengths = np.array([70, 5], np.int32)
+    attend = partial(cached_attention, settings=AttentionSettings(scale=0.2), level=level)
+    run = jax.jit(attend, static_argnames="first_block")
+    blocks = np.array([[0, 1], [1, NO_BLOCK]], np.int32)
+    layout = layout_of(lengths, np.array([3, 0], np.int32))
+    out, *caches = map(np.asarray, run(qkv[:2], keys, values, blocks, layout, first_block=2))
+    alone, *own = map(np.asarray, run(qkv[:2], keys[2:4], values[2:4], blocks, layout))
+    np.testing.assert_array_equal(out[0], alone[0])
+    for cache, before, middle in zip(caches, (keys, values), own, strict=True):
+        np.testing.assert_array_equal(cache[2:4], middle)
+        np.testing.assert_array_equal(cache[[0, 1, 4, 5]], before[[0, 1, 4, 5]])
+        assert (cache[3] != before[3]).any()
 
 
 @pytest.mark.parametrize("level", NATIVE)
@@ -229,20 +263,20 @@ def test_idle_rows_and_full_rows_keep_their_cache(level: Level) -> None:
     qkv, keys, values = inputs(3, 2, 2, 2, 20, 16)
     lengths, new = np.array([5, 20, 7], np.int32), np.array([0, 2, 1], np.int32)
     layout, settings = layout_of(lengths, new), AttentionSettings(scale=1.0)
-    out, new_keys, new_values = in_order(qkv, keys, values, layout, settings, level=level)
-    assert (np.asarray(out[0]) == 0).all()
-    np.testing.assert_array_equal(np.asarray(new_keys[:2]), np.asarray(keys[:2]))
-    np.testing.assert_array_equal(np.asarray(new_values[:2]), np.asarray(values[:2]))
-    np.testing.assert_array_equal(np.asarray(new_keys[2, :, 7]), np.asarray(qkv[2, 0, 2:4]))
-    np.testing.assert_array_equal(np.asarray(new_keys[2, :, 8]), np.asarray(keys[2, :, 8]))
+    out, new_keys, new_values = map(np.asarray, in_order(qkv, keys, values, layout, settings, level=level))
+    assert (out[0] == 0).all()
+    np.testing.assert_array_equal(new_keys[:2], keys[:2])
+    np.testing.assert_array_equal(new_values[:2], values[:2])
+    np.testing.assert_array_equal(new_keys[2, :, 7], qkv[2, 0, 2:4])
+    np.testing.assert_array_equal(new_keys[2, :, 8], keys[2, :, 8])
     expected = reference(qkv, keys, values, lengths, scale=1.0)[0]
-    np.testing.assert_allclose(np.asarray(out[1:, 0]), expected[1:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out[1:, 0], expected[1:, 0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", NATIVE)
 @pytest.mark.parametrize(("B", "T"), [(1, 1), (4, 1), (1, 8), (1, 256)])
 def test_a_donated_cache_is_not_copied(level: Level, B: int, T: int) -> None:
-    qkv, keys, values = inputs(B, T, 4, 2, 1024, 32)
+    qkv, keys, values = map(jnp.array, inputs(B, T, 4, 2, 1024, 32))
     at = keys.unsafe_buffer_pointer(), values.unsafe_buffer_pointer()
     settings = AttentionSettings(scale=1.0)
     run = jax.jit(partial(in_order, settings=settings, level=level), donate_argnums=(1, 2))
@@ -258,7 +292,7 @@ def test_head_sizes_that_fit_no_vector_work_too(level: Level) -> None:
     qkv, keys, values = inputs(2, 1, 2, 1, 9, 5)
     lengths = np.array([0, 8], np.int32)
     layout, settings = layout_of(lengths, 1), AttentionSettings(scale=0.4)
-    out = in_order(qkv, keys, values, layout, settings, level=level)[0]
+    out = jax.jit(partial(in_order, settings=settings, level=level))(qkv, keys, values, layout)[0]
     np.testing.assert_allclose(
         np.asarray(out), reference(qkv, keys, values, lengths, scale=0.4)[0], rtol=1e-5, atol=1e-6
     )
@@ -275,8 +309,8 @@ def test_the_gradient_of_bfloat16_attention_by_xla_is_near_float32s_and_multipli
         )
         return jnp.square(out.astype(jnp.float32)).sum()
 
-    exact = np.asarray(jax.grad(total)(qkv.astype(jnp.float32)))
-    actual = np.asarray(jax.grad(total)(qkv), np.float32)
+    gradient = compiled(jax.grad(total))
+    exact, actual = (np.asarray(gradient(x), np.float32) for x in (qkv.astype(jnp.float32), qkv))
     assert np.abs(actual - exact).max() < 0.03 * np.abs(exact).max()
     program = jax.jit(jax.grad(total)).lower(qkv).as_text()
     operands = re.findall(r"dot_general .*: \(tensor<[^>]*x(\w+)>, tensor<[^>]*x(\w+)>\)", program)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import llm_jax.model
 from llm_jax.config import ModelConfig, RopeScaling
 from llm_jax.errors import ConfigError
-from llm_jax.model import dense_layout, forward, init_cache, init_params, param_shapes, rope_frequencies
+from llm_jax.model import dense_layout, init_cache, init_params, param_shapes, rope_frequencies
 from llm_jax.model.decoder import Decoder
+from tests.compiled import compiled, forward
 
 BASE = {"vocab_size": 37, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "max_seq_len": 24, "dropout": 0.0}
 SHAPES = {
@@ -69,7 +71,7 @@ SHAPES = {
     "experts_not_renormalized": {"use_moe": True, "num_experts": 3, "top_k": 2, "moe_renormalize": False},
 }  # fmt: skip
 
-run = jax.jit(forward, static_argnames="config")
+B, T = 2, 12  # of most tests: programs are compiled once for all
 
 
 def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, jax.Array]]:
@@ -80,7 +82,7 @@ def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, jax.Array]]:
     return config, {k: jnp.float32(v * 6 + 0.1 * rng.standard_normal(v.shape)) for k, v in params.items()}
 
 
-def tokens(B: int, T: int, seed: int = 0) -> np.ndarray:
+def tokens(B: int = B, T: int = T, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, BASE["vocab_size"], (B, T)).astype(np.int32)
 
 
@@ -233,21 +235,21 @@ def plain_forward(config: ModelConfig, params: dict[str, np.ndarray], ids: np.nd
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_a_plain_float64_version(name: str) -> None:
     config, params = make(name)
-    ids = tokens(2, 9)
-    np.testing.assert_allclose(run(config, params, ids), plain_forward(config, params, ids), atol=2e-3, rtol=1e-4)
+    ids = tokens()
+    np.testing.assert_allclose(forward(config, params, ids), plain_forward(config, params, ids), atol=2e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_cached_equals_uncached(name: str) -> None:
     """Prefill in two chunks and then single tokens."""
     config, params = make(name)
-    ids = tokens(3, 24, seed=1)
-    whole = np.asarray(run(config, params, ids))
-    cache = init_cache(config, 3, config.max_seq_len)
+    ids = tokens(seed=1)
+    whole = np.asarray(forward(config, params, ids))
+    cache = init_cache(config, B, config.max_seq_len)
     pieces = []
-    for start, end in [(0, 7), (7, 12), *((t, t + 1) for t in range(12, 24))]:
-        layout = dense_layout(cache, jnp.full(3, start, jnp.int32), end - start)
-        logits, cache = run(config, params, ids[:, start:end], cache=cache, layout=layout)
+    for start, end in [(0, 4), (4, 8), *((t, t + 1) for t in range(8, T))]:
+        layout = dense_layout(cache, jnp.full(B, start, jnp.int32), end - start)
+        logits, cache = forward(config, params, ids[:, start:end], cache=cache, layout=layout)
         pieces.append(np.asarray(logits))
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-3, rtol=1e-4)
 
@@ -255,29 +257,29 @@ def test_cached_equals_uncached(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_later_tokens_change_nothing_before_them(name: str) -> None:
     config, params = make(name)
-    a = tokens(1, 10)
+    a = tokens()
     b = a.copy()
     b[:, 6:] = (b[:, 6:] + 1) % config.vocab_size
-    np.testing.assert_array_equal(run(config, params, a)[:, :6], run(config, params, b)[:, :6])
+    np.testing.assert_array_equal(forward(config, params, a)[:, :6], forward(config, params, b)[:, :6])
 
 
 def test_without_causality_later_tokens_do_change_what_is_before_them() -> None:
     config, params = make("documented")
     config = dataclasses.replace(config, is_causal=False)
-    a = tokens(1, 10)
+    a = tokens()
     b = a.copy()
     b[:, 9] = (b[:, 9] + 1) % config.vocab_size
-    assert np.abs(run(config, params, a)[:, 0] - run(config, params, b)[:, 0]).max() > 1e-4
+    assert np.abs(forward(config, params, a)[:, 0] - forward(config, params, b)[:, 0]).max() > 1e-4
 
 
 def test_segments_do_not_see_each_other() -> None:
     config, params = make("rotary_mqa_tied")
     ids = tokens(1, 10)
-    segments = jnp.array([[0] * 4 + [1] * 6])
-    positions = jnp.array([[*range(4), *range(6)]])
+    segments = jnp.array([[0] * 5 + [1] * 5])
+    positions = jnp.array([[*range(5), *range(5)]])
     packed = forward(config, params, ids, segments_BT=segments, positions_BT=positions)
-    np.testing.assert_allclose(packed[:, :4], run(config, params, ids[:, :4]), atol=1e-4)
-    np.testing.assert_allclose(packed[:, 4:], run(config, params, ids[:, 4:]), atol=1e-4)
+    np.testing.assert_allclose(packed[:, :5], forward(config, params, ids[:, :5]), atol=1e-4)
+    np.testing.assert_allclose(packed[:, 5:], forward(config, params, ids[:, 5:]), atol=1e-4)
 
 
 def test_mask_hides_keys() -> None:
@@ -288,8 +290,8 @@ def test_mask_hides_keys() -> None:
     mask = np.ones((1, 1, 6, 6), bool)
     mask[..., 2] = False
     mask[0, 0, 2, 2] = True
-    hidden = partial(forward, config, params, mask=jnp.asarray(mask))
-    np.testing.assert_array_equal(hidden(ids)[:, 3:], hidden(changed)[:, 3:])
+    masked = partial(forward, config, params, mask=jnp.asarray(mask))
+    np.testing.assert_array_equal(masked(ids)[:, 3:], masked(changed)[:, 3:])
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
@@ -297,11 +299,14 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     ids = tokens(2, 8)
 
     def loss(config: ModelConfig, params: dict[str, jax.Array]) -> jax.Array:
-        return jax.nn.logsumexp(forward(config, params, ids, dropout_key=jax.random.key(0))).sum()
+        logits = llm_jax.model.forward(config, params, ids, dropout_key=jax.random.key(0))
+        return jax.nn.logsumexp(logits).sum()
 
     config = dataclasses.replace(config, dropout=0.2)
-    plain = jax.grad(partial(loss, config))(params)
-    remat = jax.grad(partial(loss, dataclasses.replace(config, gradient_checkpointing=True)))(params)
+    plain, remat = (
+        compiled(jax.grad(partial(loss, dataclasses.replace(config, gradient_checkpointing=again))))(params)
+        for again in (False, True)
+    )
     for name in params:
         np.testing.assert_allclose(plain[name], remat[name], atol=1e-4 * np.abs(plain[name]).max(), err_msg=name)
 
@@ -310,18 +315,18 @@ def test_dropout_keeps_the_expectation_and_needs_a_key() -> None:
     config, params = make("documented")
     config = dataclasses.replace(config, dropout=0.5)
     ids = tokens(1, 6)
-    without = run(config, params, ids)
-    np.testing.assert_array_equal(without, run(dataclasses.replace(config, dropout=0.0), params, ids))
-    one, two = (run(config, params, ids, dropout_key=jax.random.key(i)) for i in (0, 1))
+    without = forward(config, params, ids)
+    np.testing.assert_array_equal(without, forward(dataclasses.replace(config, dropout=0.0), params, ids))
+    one, two = (forward(config, params, ids, dropout_key=jax.random.key(i)) for i in (0, 1))
     assert np.abs(one - two).max() > 1e-3
-    np.testing.assert_array_equal(one, run(config, params, ids, dropout_key=jax.random.key(0)))
+    np.testing.assert_array_equal(one, forward(config, params, ids, dropout_key=jax.random.key(0)))
 
 
 def test_bfloat16_stays_near_float32() -> None:
     config, params = make("rotary_mqa_tied")
     params = init_params(config)
-    ids = tokens(2, 12)
-    exact = run(config, params, ids)
+    ids = tokens()
+    exact = forward(config, params, ids)
     rounded = forward(config, params, ids, dtype="bfloat16")
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.02)

@@ -11,10 +11,11 @@ import pytest
 
 from llm_jax.checkpoint import load_model, read_adapter, save_model
 from llm_jax.errors import CheckpointError, ConfigError
-from llm_jax.model import Model, forward
+from llm_jax.model import Model
 from llm_jax.tokenizers import CharacterTokenizer
 from llm_jax.training import Setting, load_train_config, train
 from llm_jax.training.tasks import LanguageModelTask
+from tests.compiled import forward
 
 ALPHABET = ["abcdefghijklmnopqrstuvwxyzTACW .\n"]
 

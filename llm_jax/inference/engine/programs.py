@@ -15,14 +15,16 @@ from jax.sharding import Mesh
 
 from llm_jax.config import ModelConfig
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
-from llm_jax.inference.engine.sampling import SampledTokens, sample, token_logprobs
+from llm_jax.inference.engine.sampling import sample, token_logprobs
 from llm_jax.inference.engine.sampling_state import SamplingState
 from llm_jax.inference.engine.step_plan import LAST_TOKEN
 from llm_jax.model import KVCache, Params, adapter_rows, forward_hidden, merge
 from llm_jax.parallel import replicate
 from llm_jax.programs import program
 
-_Carry = tuple[SamplingState, Array, Array]  # from one position to the next: state, which slots go on, counts
+NO_TOKEN, NOT_FINITE = -1, -2  # in place of a token, see `StepResult`
+
+_Carry = tuple[SamplingState, Array]  # from one position to the next: state, and which slots go on
 
 
 @jax.tree_util.register_dataclass
@@ -56,16 +58,16 @@ class Weights:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepResult:
-    """The tokens that a forward pass led to.
+    """The tokens that a forward pass led to: arrays [P, B, …] of P positions of B slots.
 
     Attributes:
-        sampled: arrays [P, B, …]: P positions of B slots.
-        count_B: int32, how many positions are valid: one, and one more for each accepted draft token; 0 where the slot
-            is not active.
+        token_PB: int32; NO_TOKEN where the slot is not active, and behind the first draft token that is not accepted;
+            NOT_FINITE where the logits do not allow any. One array says it all, since reading each takes time.
+        logprobs: see `token_logprobs`; zeros unless an active row asks for them.
     """
 
-    sampled: SampledTokens
-    count_B: Array
+    token_PB: Array
+    logprobs: tuple[Array, Array, Array]
 
 
 @program(donate=["state"])
@@ -139,26 +141,24 @@ def sample_tokens(
         params: those of the head suffice.
         hidden_PRD: from `forward_chunks`; the first B of its R sequences are sampled.
     """
-    B = len(inputs.slot_B)
-    logits_PBV = merge(config, params).head(hidden_PRD[:, :B])
+    logits_PBV = merge(config, params).head(hidden_PRD[:, : len(inputs.slot_B)])
 
-    def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, SampledTokens]:
-        state, active_B, count_B = carry
+    def sample_position(carry: _Carry, position: tuple[Array, Array, Array]) -> tuple[_Carry, StepResult]:
+        state, active_B = carry
         logits_BV, draft_B, is_drafted_B = position
         sampled = sample(logits_BV, state, inputs.slot_B, active_B, inputs.allowed_BW, inputs.is_masked)
         state = state.with_tokens(inputs.slot_B, sampled.token_B, active_B)
-        count_B += active_B
+        token_B = jnp.where(active_B, jnp.where(sampled.is_finite_B, sampled.token_B, NOT_FINITE), NO_TOKEN)
         active_B &= is_drafted_B & (sampled.token_B == draft_B)
-        return (state, active_B, count_B), sampled
+        return (state, active_B), StepResult(token_B, sampled.logprobs)
 
     # The position behind the last draft token has no draft to compare with.
     draft_PB = jnp.pad(inputs.draft_BU, ((0, 0), (0, 1))).T
     is_drafted_PB = jnp.arange(len(draft_PB))[:, None] < inputs.draft_count_B
-    carry: _Carry = (state, inputs.active_B, jnp.zeros(B, jnp.int32))
+    carry: _Carry = (state, inputs.active_B)
     if len(draft_PB) == 1:
-        carry, sampled = sample_position(carry, (logits_PBV[0], draft_PB[0], is_drafted_PB[0]))
-        sampled = jax.tree.map(lambda x: x[None], sampled)
+        carry, result = sample_position(carry, (logits_PBV[0], draft_PB[0], is_drafted_PB[0]))
+        result = jax.tree.map(lambda x: x[None], result)
     else:
-        carry, sampled = jax.lax.scan(sample_position, carry, (logits_PBV, draft_PB, is_drafted_PB))
-    state, _, count_B = carry
-    return replicate((state, StepResult(sampled, count_B)), mesh)
+        carry, result = jax.lax.scan(sample_position, carry, (logits_PBV, draft_PB, is_drafted_PB))
+    return replicate((carry[0], result), mesh)

@@ -38,16 +38,13 @@ class SampledTokens:
         token_B: int32.
         is_finite_B: bool; False where a logit that counts is infinite or not a number, or none is left to sample.
             Then the token is arbitrary.
-        logprob_B: float32, of the model's own distribution (before penalties and temperature).
-        top_BA, top_logprob_BA: the A = 20 most likely tokens and their log-probabilities.
-            All log-probabilities are zeros unless an active row asks for them.
+        logprobs: of the model's own distribution (before penalties and temperature), see `token_logprobs`; zeros unless
+            an active row asks for them.
     """
 
     token_B: Array
     is_finite_B: Array
-    logprob_B: Array
-    top_BA: Array
-    top_logprob_BA: Array
+    logprobs: tuple[Array, Array, Array]
 
 
 def sample(
@@ -91,7 +88,7 @@ def sample(
     token_B, best_B = jax.lax.cond(random_B.any(), draw, lambda: of_adjusted(first_argmax))
     wants_logprobs = jnp.any(active_B & rows.wants_logprobs_B)
     logprobs = jax.lax.cond(wants_logprobs, token_logprobs, _no_logprobs, logits_BV, token_B)
-    return SampledTokens(token_B, jnp.isfinite(best_B), *logprobs)
+    return SampledTokens(token_B, jnp.isfinite(best_B), logprobs)
 
 
 def unpack(allowed_BW: Array, V: int) -> Array:

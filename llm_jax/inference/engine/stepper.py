@@ -16,10 +16,9 @@ from llm_jax.errors import InferenceError
 from llm_jax.inference.engine.block_pool import BLOCK_TOKENS
 from llm_jax.inference.engine.masks import compute_masks, without
 from llm_jax.inference.engine.planner import Chunks, Planner
-from llm_jax.inference.engine.programs import StepResult
+from llm_jax.inference.engine.programs import NO_TOKEN, NOT_FINITE, StepResult
 from llm_jax.inference.engine.request import TokenEvent
 from llm_jax.inference.engine.runner import Runner
-from llm_jax.inference.engine.sampling import SampledTokens
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.stats import compilations
 from llm_jax.inference.engine.step_plan import Buckets, Chunk, ForwardPass, plan_step
@@ -40,14 +39,15 @@ class _InFlight:
 
     Attributes:
         compilations: before it; its time is no measure where one came between.
-        sampled: the sequences that get a token, in the order of the result.
+        result: None where no sequence gets a token.
+        sampled: the sequences that get one, in the order of the result.
         read: the chunks whose hidden states are read, each with its sequence and its first row in hidden_MD.
     """
 
     forward_pass: ForwardPass
     dispatched_at: float
     compilations: int
-    result: Array | StepResult
+    result: StepResult | None
     sampled: Sequence[SequenceState]
     read: Sequence[tuple[SequenceState, Chunk, int]]
     hidden_MD: Array
@@ -172,10 +172,8 @@ class Stepper:
         """
         compiled, start = compilations(), time.perf_counter()
         forward_pass, hidden_PRD, hidden_MD = self._runner.forward(forward_pass)
-        result: Array | StepResult = hidden_PRD
         sampled = sequences[: forward_pass.sampled]
-        if sampled:
-            result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled))
+        result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled)) if sampled else None
         rows = zip(sequences, forward_pass.chunks, forward_pass.first_rows, strict=True)
         read = [row for row in rows if row[0].request.reads_prompt and not row[0].generated]
         self._in_flight.append(_InFlight(forward_pass, start, compiled, result, sampled, read, hidden_MD))
@@ -210,7 +208,7 @@ class Stepper:
         """Waits for the oldest passes until `remaining` are in flight, and hands out their tokens."""
         while len(self._in_flight) > remaining:
             oldest = self._in_flight.popleft()
-            result = jax.tree.map(np.asarray, oldest.result)
+            jax.block_until_ready(oldest.hidden_MD if oldest.result is None else oldest.result.token_PB)
             now = time.perf_counter()
             self.failures = 0
             if compilations() == oldest.compilations:
@@ -221,16 +219,23 @@ class Stepper:
             for sequence, chunk, row in oldest.read:
                 if not sequence.has_ended:
                     self._read(sequence, chunk, hidden_MD[row : row + len(chunk.tokens)])
-            for index, sequence in enumerate(oldest.sampled):
-                accepted = int(result.count_B[index]) - 1
-                sequence.cached += accepted
-                sequence.sampled += accepted
-                self.accepted += accepted
-                for position in range(1 + accepted):
-                    if not sequence.has_ended:
-                        self._hand_out(sequence, result.sampled, (position, index))
+            if oldest.result is not None:
+                self._hand_out_all(oldest.sampled, oldest.result)
+
+    def _hand_out_all(self, sequences: Sequence[SequenceState], result: StepResult) -> None:
+        """Hands out the tokens of a forward pass. Log-probabilities stay on the device where nobody asks for them."""
+        token_BP = np.asarray(result.token_PB).T.tolist()
+        for index, sequence in enumerate(sequences):
+            tokens = [token for token in token_BP[index] if token != NO_TOKEN]
+            accepted = len(tokens) - 1
+            sequence.cached += accepted
+            sequence.sampled += accepted
+            self.accepted += accepted
+            for position, token in enumerate(tokens):
                 if not sequence.has_ended:
-                    self._name_blocks(sequence)
+                    self._hand_out(sequence, token, result, (position, index))
+            if not sequence.has_ended:
+                self._name_blocks(sequence)
 
     def _read(self, sequence: SequenceState, chunk: Chunk, hidden_TD: np.ndarray) -> None:
         """Reads what the request wants to know off the hidden states of a chunk of its prompt."""
@@ -248,20 +253,18 @@ class Stepper:
                 mean_D = (sequence.hidden_sum_D / len(ids)).astype(np.float32)
                 self._end(sequence, mean_D if np.isfinite(mean_D).all() else InferenceError(_NOT_FINITE_HIDDEN))
 
-    def _hand_out(self, sequence: SequenceState, sampled: SampledTokens, at: tuple[int, int]) -> None:
+    def _hand_out(self, sequence: SequenceState, token: int, result: StepResult, at: tuple[int, int]) -> None:
         """Adds a token to its sequence and sends its event; ends the request with its last token."""
-        if not sampled.is_finite_B[at]:
+        if token == NOT_FINITE:
             self._end(sequence, InferenceError(_NOT_FINITE.format(len(sequence.generated))))
             return
-        token = int(sampled.token_B[at])
         finish = sequence.append(token)
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
         alternatives = sequence.request.sampling.logprobs
         if alternatives is not None:
-            logprob = float(sampled.logprob_B[at])
-            pairs = zip(sampled.top_BA[at].tolist(), sampled.top_logprob_BA[at].tolist(), strict=True)
-            top = tuple(pairs)[:alternatives]
+            chosen, *likely = (np.asarray(array)[at].tolist() for array in result.logprobs)
+            logprob, top = chosen, tuple(zip(*likely, strict=True))[:alternatives]
         if not self._use_cache:
             sequence.cached, sequence.is_prefilled = 0, False  # compute it from the start again
         prompt = tuple(sequence.prompt_logprobs) if len(sequence.generated) == 1 else ()

@@ -21,6 +21,7 @@ def cached_attention(
     layout: ChunkLayout,
     settings: AttentionSettings,
     *,
+    first_block: int,
     rotary: tuple[Array, Array] | None,
     level: Level,
 ) -> tuple[Array, Array, Array]:
@@ -50,6 +51,7 @@ def cached_attention(
         cosine,
         sine,
         level=np.int64(level),
+        first_block=np.int64(first_block),
         window=np.int64(settings.window or 0),
         scale=np.float32(settings.scale),
         softcap=np.float32(settings.softcap or 0.0),

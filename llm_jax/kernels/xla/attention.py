@@ -97,11 +97,13 @@ def cached_attention(
     layout: ChunkLayout,
     settings: AttentionSettings,
     *,
+    first_block: int,
     rotary: tuple[Array, Array] | None,
     sinks_N: Array | None,
     allowed: Array | None,
 ) -> tuple[Array, Array, Array]:
     """See `llm_jax.kernels.cached_attention`."""
+    blocks_BY = jnp.where(blocks_BY == NO_BLOCK, NO_BLOCK, blocks_BY + first_block)
     (B, T, _, _), (_, K, X, _), Y = qkv_BTJH.shape, keys_ZKXH.shape, blocks_BY.shape[1]
     q_BTNH, k_BTKH, v_BTKH = split_heads(qkv_BTJH, K, rotary)
     query_BT, key_S = layout.positions((B, T)), jnp.arange(Y * X, dtype=jnp.int32)

@@ -14,10 +14,12 @@ namespace ffi = xla::ffi;
 
 constexpr int64_t kTasks = 8;  // of a thread, at least, where there are rows enough
 
-Cache cache(const ffi::AnyBuffer& buffer) {
+// The blocks from the first one of a layer on.
+Cache cache(const ffi::AnyBuffer& buffer, int64_t first_block) {
   const ffi::DataType type = buffer.element_type();
   const DType dtype = type == ffi::DataType::S8 ? kInt8 : type == ffi::DataType::BF16 ? kBFloat16 : kFloat32;
-  return {buffer.untyped_data(), dtype};
+  const int64_t block_bytes = int64_t(buffer.size_bytes()) / buffer.dimensions()[0];
+  return {static_cast<char*>(buffer.untyped_data()) + first_block * block_bytes, dtype};
 }
 
 using F32 = ffi::Buffer<ffi::DataType::F32>;
@@ -91,8 +93,8 @@ void zero_padding(const Attention& a) {
 ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer keys, ffi::AnyBuffer values, S32 blocks,
                      S32 starts, S32 lengths, S32 new_tokens, F32 slopes, F32 cosine, F32 sine,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
-                     ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t window, float scale,
-                     float softcap) {
+                     ffi::Result<ffi::AnyBuffer> new_values, int64_t level, int64_t first_block,
+                     int64_t window, float scale, float softcap) {
   if (new_keys->untyped_data() != keys.untyped_data() || new_values->untyped_data() != values.untyped_data())
     return ffi::Error::Internal("the cache must be updated in place");
   const auto shape = keys.dimensions();
@@ -101,7 +103,8 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
   a.block_tokens = shape[2], a.max_blocks = blocks.dimensions()[1], a.blocks = blocks.typed_data();
   a.window = window, a.scale = scale, a.softcap = softcap;
   a.rotary = cosine.element_count() > 0 ? cosine.dimensions()[2] : 0;
-  a.qkv = floats(qkv), a.out = floats(*out), a.keys = cache(keys), a.values = cache(values);
+  a.qkv = floats(qkv), a.out = floats(*out);
+  a.keys = cache(keys, first_block), a.values = cache(values, first_block);
   a.starts = starts.typed_data(), a.lengths = lengths.typed_data(), a.new_tokens = new_tokens.typed_data();
   a.slopes = pointer(slopes), a.cosine = pointer(cosine), a.sine = pointer(sine);
   if (a.block_tokens % kChunk != 0 && a.max_blocks != 1)
@@ -168,6 +171,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_attention, llm::attention,
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<int64_t>("level")
+                                  .Attr<int64_t>("first_block")
                                   .Attr<int64_t>("window")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));
