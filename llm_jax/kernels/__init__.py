@@ -4,6 +4,7 @@
 for x86-64 and aarch64. The choice follows the `level` that weights are packed for and that the cache is made with.
 """
 
+from llm_jax.kernels.argmax_dispatch import first_argmax
 from llm_jax.kernels.attention_dispatch import attention, cached_attention, empty, has_native_attention
 from llm_jax.kernels.attention_inputs import NO_BLOCK, AttentionSettings, ChunkLayout
 from llm_jax.kernels.blocks import FORMATS, PANEL, BlockMatrix, BlockRows, Format, QuantisedMatrix
@@ -56,6 +57,7 @@ __all__ = [
     "empty",
     "encode",
     "features",
+    "first_argmax",
     "frozen_matmul",
     "has_native_attention",
     "has_native_linear",

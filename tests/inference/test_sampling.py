@@ -4,14 +4,15 @@ from dataclasses import replace
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 from scipy.stats import chisquare
 
 from llm_jax.errors import RequestError
+from llm_jax.inference.engine.counter_random import threefry
 from llm_jax.inference.engine.request import AllowedTokens, SamplingParams
-from llm_jax.inference.engine.sampling import SampledTokens, first_argmax, sample, top_k_end
+from llm_jax.inference.engine.sampling import SampledTokens, sample, top_k_end
 from llm_jax.inference.engine.sampling_state import SamplingState
 
 V = 24
@@ -207,15 +208,6 @@ def test_temperature_zero_equals_top_k_one_also_among_equals() -> None:
             np.testing.assert_array_equal(tokens, expected)
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 61])
-def test_argmax_takes_the_first_of_equal_logits_in_any_window(width: int) -> None:
-    logits = np.random.default_rng(width).integers(-3, 3, (200, width)).astype(np.float32)
-    logits[0] = -np.inf
-    best, value = first_argmax(jnp.asarray(logits), window=8)
-    np.testing.assert_array_equal(best, logits.argmax(-1))
-    np.testing.assert_array_equal(value, logits.max(-1))
-
-
 @pytest.mark.parametrize("width", [24, 1000, 50257])
 def test_the_same_seed_gives_the_same_token_in_any_batch_and_slot(width: int) -> None:
     kinds = [{"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3, "seed": 5}, {"frequency_penalty": 2.0}, {"min_p": 0.3}]
@@ -228,6 +220,14 @@ def test_the_same_seed_gives_the_same_token_in_any_batch_and_slot(width: int) ->
     assert together.tolist() == alone
     order = np.random.default_rng(3).permutation(rows)
     np.testing.assert_array_equal(run(logits[order], batch([states[i] for i in order])).token_B, together[order])
+
+
+def test_random_bits_are_those_of_jax() -> None:
+    """Its generator under the same keys and counters."""
+    words = np.random.default_rng(0).integers(0, 2**32, (4, 500), np.uint32)
+    expected = threefry_2x32(words[:2, 0], words[2:].reshape(-1))
+    first, second = threefry(words[0, 0], words[1, 0], *words[2:])
+    np.testing.assert_array_equal(np.concatenate([first, second]), expected)
 
 
 def test_a_row_is_sampled_with_the_settings_of_its_slot() -> None:

@@ -1,10 +1,12 @@
 // Products, low-rank factors, updates and attention of the levels of aarch64 that this processor has, against plain loops in double. `make test-aarch64`
 // compiles it for aarch64 and runs it under qemu, where no jaxlib need run.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -172,6 +174,21 @@ void test_update(int64_t level, int64_t count) {
   expect(near(level_of(level).sum_of_squares(gradient.data(), count), squares, squares, 1e-6), "squares", level, 0, count);
 }
 
+// The first of equal numbers, and whether all are numbers.
+void test_best_of(int64_t level, int64_t count) {
+  std::vector<float> x(count);
+  for (float& value : x) value = float(int(normal() * 2));
+  const auto first = std::max_element(x.begin(), x.end());
+  const float largest = *first;
+  const Best best = level_of(level).best_of(x.data(), count);
+  expect(best.value == largest && best.index == first - x.begin() && best.all_numbers, "the largest", level, 0, count);
+  for (const int64_t at : {int64_t(0), count / 2, count - 1}) {
+    const float before = std::exchange(x[at], -NAN);
+    expect(!level_of(level).best_of(x.data(), count).all_numbers, "no number", level, 0, at);
+    x[at] = before;
+  }
+}
+
 // Two sequences, of which the second has something in the cache already, over blocks that are not in order.
 void test_attention(int64_t level, DType dtype, int64_t H, int64_t window) {
   const int64_t R = 2, K = 2, N = 4, G = N / K, block_tokens = 64, max_blocks = 3, heads = N + 2 * K;
@@ -297,7 +314,7 @@ int main() {
   using namespace llm;
   const int64_t best = llm_level();
   for (int64_t level = kLevelNeon; level <= best; ++level) {
-    for (int64_t count : {1, 17, 5000}) test_update(level, count);
+    for (int64_t count : {1, 17, 5000}) test_update(level, count), test_best_of(level, count);
     for (int64_t T : {1, 70, 130})
       for (int64_t H : {16, 80}) test_self_attention(level, T, H, T == 130 ? 50 : 0);
     for (bool is_bfloat16 : {false, true})

@@ -20,12 +20,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from llm_jax.inference.engine.counter_random import threefry
 from llm_jax.inference.engine.request import MAX_LOGPROBS
 from llm_jax.inference.engine.sampling_state import SamplingState
+from llm_jax.kernels import first_argmax
 
 _T = TypeVar("_T")
 _CANDIDATES = 64  # a top-k of at most so many is found among so many groups of logits, a larger one by counting
-_WINDOW = 256  # logits of an argmax window: about the square root of a vocabulary, so that both searches are short
+_NOISE = 1 << 10  # random numbers of an attempt, at most
 _GROUP = 32  # children of a node in the tree that tokens are drawn from; tokens of a word of a packed mask
 
 
@@ -222,21 +224,17 @@ def _race(weight_BI: Array, noise_BI: Array) -> Array:
 
     The least of independent exponential variables of rates w is the i-th with probability w_i / sum of w.
     """
-    speed_BI = weight_BI / noise_BI
-    return _first_true(speed_BI == speed_BI.max(-1, keepdims=True))
+    return (weight_BI / noise_BI).argmax(-1).astype(jnp.int32)
 
 
 def _exponentials(rows: SamplingState, attempt: Array, levels: int) -> Array:
-    """Exponential variables [levels, B, 32]: a hash of a row's seed, its number of generated tokens and the attempt.
+    """Exponential variables [levels, B, 32], by a row's seed, its number of generated tokens and the attempt.
 
     They are as fine as 32 bits allow where they are small, which is where rare tokens are drawn. None is 0 or infinite.
     """
-
-    def bits(seed_2: Array, generated: Array) -> Array:
-        key = jax.random.fold_in(jax.random.wrap_key_data(seed_2, impl="threefry2x32"), generated)
-        return jax.random.bits(jax.random.fold_in(key, attempt), (levels, _GROUP), jnp.uint32)
-
-    bits_NBI = jax.vmap(bits, out_axes=1)(rows.seed_B2, rows.generated_B)
+    index_NBI = jnp.arange(levels * _GROUP, dtype=jnp.uint32).reshape(levels, 1, _GROUP) + attempt * _NOISE
+    generated_B1 = rows.generated_B.astype(jnp.uint32)[:, None]
+    bits_NBI, _ = threefry(rows.seed_B2[:, :1], rows.seed_B2[:, 1:], generated_B1, index_NBI)
     uniform_NBI = (bits_NBI.astype(jnp.float32) + 0.5) * 2.0**-32
     return -jnp.log1p(-jnp.minimum(uniform_NBI, 1 - 2.0**-24))
 
@@ -295,31 +293,6 @@ def _top_k_by_counting(weight_BV: Array, k_B: Array) -> _Before:
 
     last_B = jax.lax.fori_loop(0, V.bit_length(), last_bit, jnp.zeros(B, jnp.int32))
     return _Before(jax.lax.bitcast_convert_type(least_B, jnp.float32), last_B + 1)
-
-
-def first_argmax(x_BV: Array, *, window: int = _WINDOW) -> tuple[Array, Array]:
-    """The least id of the largest value, found in the first window that contains it, and that value.
-
-    Where x holds a NaN the value is infinite and the id arbitrary: XLA's max passes over NaN, and a sum does not. XLA's
-    CPU backend reads x twice for this, and writes nothing of its size. Its argmax is ten times slower, a max and a
-    masked min over the whole of x four times.
-    """
-    V = x_BV.shape[1]
-    window = min(window, V)
-    padding = ((0, 0), (0, -V % window))
-    best_BW = jax.lax.reduce_window(x_BV, -jnp.inf, jax.lax.max, (1, window), (1, window), padding)
-    best_B1 = best_BW.max(-1, keepdims=True)
-    start_B1 = jnp.minimum(_first_true(best_BW == best_B1)[:, None] * window, V - window)
-    in_window_BV = jnp.take_along_axis(x_BV, start_B1 + jnp.arange(window, dtype=jnp.int32), 1)
-    id_B = start_B1[:, 0] + _first_true(in_window_BV == best_B1)
-    sum_B = (x_BV * 2.0**-24).sum(-1)  # in which no finite values overflow
-    return id_B, jnp.where(jnp.isnan(sum_B), jnp.inf, best_B1[:, 0])
-
-
-def _first_true(is_true_BW: Array) -> Array:
-    """The least index of a True along the last axis; the last index where there is none."""
-    W = is_true_BW.shape[1]
-    return jnp.where(is_true_BW, jnp.arange(W, dtype=jnp.int32), W - 1).min(-1)
 
 
 def token_logprobs(logits_BV: Array, token_B: Array) -> tuple[Array, Array, Array]:

@@ -1,5 +1,6 @@
 """Native kernels for x86-64 and aarch64 processors, in C++ (src/): called through XLA's foreign function interface."""
 
+from llm_jax.kernels.cpu.argmax import first_argmax
 from llm_jax.kernels.cpu.attention import HEAD_STEP, LARGEST_HEAD, cached_attention, empty
 from llm_jax.kernels.cpu.blocks import aligned, block_matmul, pack_blocks, quantise
 from llm_jax.kernels.cpu.low_rank import low_rank
@@ -21,6 +22,7 @@ __all__ = [
     "dense",
     "empty",
     "features",
+    "first_argmax",
     "is_built",
     "low_rank",
     "matmul",

@@ -21,6 +21,7 @@ CALLS = (
     EMPTY,
     NORM,
     ADAMW,
+    ARGMAX,
 ) = (
     "llm_pack",
     "llm_product",
@@ -33,6 +34,7 @@ CALLS = (
     "llm_empty",
     "llm_norm",
     "llm_adamw",
+    "llm_argmax",
 )
 
 

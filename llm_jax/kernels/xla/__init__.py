@@ -1,5 +1,6 @@
 """Kernels in plain JAX, which XLA compiles for any device."""
 
+from llm_jax.kernels.xla.argmax import first_argmax
 from llm_jax.kernels.xla.attention import attention, cached_attention
 from llm_jax.kernels.xla.blocked_attention import blocked_attention
 from llm_jax.kernels.xla.blocks import block_bytes, decode, decode_rows
@@ -27,6 +28,7 @@ __all__ = [
     "decode",
     "decode_rows",
     "dropout",
+    "first_argmax",
     "matmul",
     "normalise",
     "rotate",

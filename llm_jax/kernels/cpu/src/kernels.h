@@ -1,4 +1,5 @@
-// The interface between the FFI calls (calls.cc, blocks.cc, dense.cc, low_rank.cc, self_attention.cc, update.cc) and the instruction levels:
+// The interface between the FFI calls (argmax.cc, blocks.cc, calls.cc, dense.cc, low_rank.cc, self_attention.cc, update.cc) and the
+// instruction levels:
 // avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
@@ -109,6 +110,13 @@ struct Operand {
   bool by_columns;
 };
 
+// The largest of some numbers and the first index that has it. Where not all are numbers, these are of the others.
+struct Best {
+  float value;
+  int64_t index;
+  bool all_numbers;
+};
+
 // An optimiser's update of one array: its parameters, the moving averages of gradients and of their squares.
 struct Update {
   float* parameter;
@@ -169,6 +177,7 @@ struct Level {
   // Over many elements (update.h).
   double (*sum_of_squares)(const float* x, int64_t count);
   void (*adamw)(const Update&, int64_t first, int64_t last);
+  Best (*best_of)(const float* x, int64_t count);
 };
 
 extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64

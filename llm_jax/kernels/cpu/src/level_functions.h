@@ -1,6 +1,7 @@
 // The functions of a level, from what it gives: Traits for products, Lanes for attention, BlockLanes for blocks.
 #pragma once
 
+#include "argmax.h"
 #include "attend.h"
 #include "block_rows.h"
 #include "dense.h"
@@ -18,7 +19,7 @@ constexpr Level level_functions() {
           attend<Lanes>,      prepare_blocks<BlockLanes>, multiply_blocks<BlockLanes>,
           gather_rows,        gather_panel,               low_rank<Lanes>,
           self_attend<Lanes>, self_attention_gradient<Lanes>,
-          sum_of_squares,     adamw};
+          sum_of_squares,     adamw,                      best_of};
 }
 
 }  // namespace
