@@ -23,7 +23,18 @@ from llm_jax.kernels.matmul_dispatch import (
 from llm_jax.kernels.packed import WEIGHT_DTYPES, FrozenMatrix, PackedMatrix, SummedMatrix, WeightDtype
 from llm_jax.kernels.packing import join, pack, pack_blocks, pack_frozen, pack_gated, quantise
 from llm_jax.kernels.update_dispatch import adamw, has_native_update, norm
-from llm_jax.kernels.xla import ACTIVATIONS, ActivationName, Norm, afresh, dropout, normalise, rotate, softcap
+from llm_jax.kernels.xla import (
+    ACTIVATIONS,
+    ActivationName,
+    Norm,
+    afresh,
+    bernoulli,
+    dropout,
+    normalise,
+    rotate,
+    softcap,
+    threefry,
+)
 from llm_jax.native import Level
 
 __all__ = [
@@ -50,6 +61,7 @@ __all__ = [
     "afresh",
     "attention",
     "available",
+    "bernoulli",
     "best_level",
     "cached_attention",
     "decode",
@@ -77,6 +89,7 @@ __all__ = [
     "rows",
     "softcap",
     "summed_matmul",
+    "threefry",
     "values",
     "vector_width",
 ]

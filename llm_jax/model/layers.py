@@ -26,6 +26,7 @@ from llm_jax.kernels import (
     PackedMatrix,
     SummedMatrix,
     add_low_rank,
+    bernoulli,
     dropout,
     frozen_matmul,
     linear,
@@ -179,7 +180,7 @@ class LowRankFactors(nnx.Module):
         if self.is_stacked:
             return self.of_rows(x, norm=None, residual=y, level=Level.XLA)
         if self.key.get_value() is not None:
-            retained = jax.random.bernoulli(self.key[...], 1.0 - self.rate[...], x.shape)
+            retained = bernoulli(self.key[...], 1.0 - self.rate[...], x.shape)
             x = jnp.where(retained, x / (1.0 - self.rate[...]).astype(x.dtype), 0)
         y = add_low_rank(y, x, self.a[...], self.b[...])
         return y if self.gain.get_value() is None else y * self.gain[...].astype(x.dtype)

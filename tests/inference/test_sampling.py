@@ -6,11 +6,9 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from jax.extend.random import threefry_2x32
 from scipy.stats import chisquare
 
 from llm_jax.errors import RequestError
-from llm_jax.inference.engine.counter_random import threefry
 from llm_jax.inference.engine.request import AllowedTokens, SamplingParams
 from llm_jax.inference.engine.sampling import SampledTokens, sample, top_k_end
 from llm_jax.inference.engine.sampling_state import SamplingState
@@ -220,14 +218,6 @@ def test_the_same_seed_gives_the_same_token_in_any_batch_and_slot(width: int) ->
     assert together.tolist() == alone
     order = np.random.default_rng(3).permutation(rows)
     np.testing.assert_array_equal(run(logits[order], batch([states[i] for i in order])).token_B, together[order])
-
-
-def test_random_bits_are_those_of_jax() -> None:
-    """Its generator under the same keys and counters."""
-    words = np.random.default_rng(0).integers(0, 2**32, (4, 500), np.uint32)
-    expected = threefry_2x32(words[:2, 0], words[2:].reshape(-1))
-    first, second = threefry(words[0, 0], words[1, 0], *words[2:])
-    np.testing.assert_array_equal(np.concatenate([first, second]), expected)
 
 
 def test_a_row_is_sampled_with_the_settings_of_its_slot() -> None:

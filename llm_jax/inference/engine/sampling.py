@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from llm_jax.inference.engine.counter_random import threefry
 from llm_jax.inference.engine.request import MAX_LOGPROBS
 from llm_jax.inference.engine.sampling_state import SamplingState
-from llm_jax.kernels import first_argmax
+from llm_jax.kernels import first_argmax, threefry
 
 _T = TypeVar("_T")
 _CANDIDATES = 64  # a top-k of at most so many is found among so many groups of logits, a larger one by counting

@@ -15,6 +15,7 @@ from llm_jax.kernels.xla.functions import (
     softcap,
 )
 from llm_jax.kernels.xla.matmul import matmul
+from llm_jax.kernels.xla.random import bernoulli, threefry
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,6 +23,7 @@ __all__ = [
     "Norm",
     "afresh",
     "attention",
+    "bernoulli",
     "block_bytes",
     "blocked_attention",
     "cached_attention",
@@ -33,4 +35,5 @@ __all__ = [
     "normalise",
     "rotate",
     "softcap",
+    "threefry",
 ]

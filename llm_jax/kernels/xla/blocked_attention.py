@@ -16,6 +16,7 @@ from jax import Array
 from llm_jax.kernels.attention_inputs import AttentionSettings
 from llm_jax.kernels.xla.attention import MASKED, attending_pairs, split_heads
 from llm_jax.kernels.xla.functions import afresh, softcap
+from llm_jax.kernels.xla.random import bernoulli
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +65,7 @@ class _Pairs:
         if self.dropout_key is None or rate == 0.0:
             return None
         key = jax.random.fold_in(jax.random.fold_in(self.dropout_key, i), j)
-        return jax.random.bernoulli(key, 1.0 - rate, shape) / jnp.float32(1.0 - rate)
+        return bernoulli(key, 1.0 - rate, shape) / jnp.float32(1.0 - rate)
 
 
 def blocked_attention(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from llm_jax.config import ActivationKind
+from llm_jax.kernels.xla.random import bernoulli
 
 ActivationName = ActivationKind | Literal["none"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of the enum in cpu/src/activations.h
@@ -64,7 +65,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Inverted dropout (Srivastava et al. 2014); the identity without a key."""
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    keep = bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
