@@ -74,7 +74,7 @@ class KVCache:
     says (PagedAttention, arXiv:2309.06180).
 
     A block of a sequence's tokens has the same number in all layers of a group: those with the same window. Groups
-    differ in which tokens they still need (`groups`).
+    differ in which tokens they still need (`layer_windows`).
 
     Build one with `init_cache`, inside or outside jit; donate it to each step, and it is changed in place.
 

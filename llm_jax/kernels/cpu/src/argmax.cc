@@ -11,10 +11,12 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kPart = 1 << 16;  // numbers of a task: a thread's share of a second one is not worth waking it
+constexpr int64_t kPart = 1 << 16;  // numbers of a task; for fewer it is not worth waking a thread
 
-ffi::Error argmax(ffi::ThreadPool pool, ffi::Buffer<ffi::DataType::F32> x, ffi::Result<ffi::Buffer<ffi::DataType::S32>> index,
-                  ffi::Result<ffi::Buffer<ffi::DataType::F32>> value, int64_t level) {
+using F32 = ffi::Buffer<ffi::DataType::F32>;
+using S32 = ffi::Buffer<ffi::DataType::S32>;
+
+ffi::Error argmax(ffi::ThreadPool pool, F32 x, ffi::Result<S32> index, ffi::Result<F32> value, int64_t level) {
   const int64_t rows = x.dimensions()[0], columns = x.dimensions()[1], parts = (columns + kPart - 1) / kPart;
   std::vector<Best> found(rows * parts);
   parallel(pool, rows * parts, [&](int64_t task) {
@@ -41,7 +43,7 @@ ffi::Error argmax(ffi::ThreadPool pool, ffi::Buffer<ffi::DataType::F32> x, ffi::
 XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_argmax, llm::argmax,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-                                  .Ret<xla::ffi::Buffer<xla::ffi::S32>>()
-                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
+                                  .Arg<llm::F32>()
+                                  .Ret<llm::S32>()
+                                  .Ret<llm::F32>()
                                   .Attr<int64_t>("level"));

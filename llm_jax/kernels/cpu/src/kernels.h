@@ -1,6 +1,5 @@
-// The interface between the FFI calls (argmax.cc, blocks.cc, calls.cc, dense.cc, low_rank.cc, self_attention.cc, update.cc) and the
-// instruction levels:
-// avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on x86-64; neon.cc, dotprod.cc on aarch64.
+// The interface between the FFI calls (argmax.cc, blocks.cc, calls.cc, dense.cc, low_rank.cc, self_attention.cc,
+// update.cc) and the instruction levels: avx2.cc, avx512.cc, avx512_bf16.cc, amx.cc on x86-64; neon.cc, dotprod.cc on aarch64.
 //
 // Weights and activations are stored in tiles of 16 rows × 64 bytes of the contracted axis, the size of an AMX
 // register. A weight tile is 16 groups of 64 bytes; a group has 4 bytes of each of 16 output rows (1 float32, 2
@@ -110,7 +109,7 @@ struct Operand {
   bool by_columns;
 };
 
-// The largest of some numbers and the first index that has it. Where not all are numbers, these are of the others.
+// The largest of some numbers and the first index that has it; arbitrary where not all are numbers.
 struct Best {
   float value;
   int64_t index;
@@ -174,7 +173,7 @@ struct Level {
   // `self_attention_floats` long.
   void (*self_attend)(const SelfAttention&, int64_t b, int64_t kv_head, int64_t first, int64_t last, float* memory);
   void (*self_attention_gradient)(const SelfAttention&, int64_t b, int64_t kv_head, float* memory);
-  // Over many elements (update.h).
+  // Over many elements (update.h, argmax.h).
   double (*sum_of_squares)(const float* x, int64_t count);
   void (*adamw)(const Update&, int64_t first, int64_t last);
   Best (*best_of)(const float* x, int64_t count);
