@@ -74,12 +74,12 @@ SHAPES = {
 B, T = 2, 12  # of most tests: programs are compiled once for all
 
 
-def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, jax.Array]]:
+def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     config = ModelConfig(**{**BASE, **SHAPES[name]})
     params = init_params(config, seed)
     # Larger than at initialisation, and norms off one, so that a forgotten term cannot hide.
     rng = np.random.default_rng(seed + 1)
-    return config, {k: jnp.float32(v * 6 + 0.1 * rng.standard_normal(v.shape)) for k, v in params.items()}
+    return config, {k: np.float32(np.asarray(v) * 6 + 0.1 * rng.standard_normal(v.shape)) for k, v in params.items()}
 
 
 def tokens(B: int = B, T: int = T, seed: int = 0) -> np.ndarray:

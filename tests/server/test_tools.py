@@ -178,10 +178,13 @@ def test_calls_that_end_for_length_say_so(family: App) -> None:
 
 def test_a_form_of_the_text_beside_tools(family: App) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [17]}}}
-    for seed in range(3):
-        answer = family.post(CHAT, messages=ASK, tools=TOOLS, response_format=form, seed=seed, **RANDOM)
-        message = answer["choices"][0]["message"]
-        assert message["content"] == "17" or check(message["tool_calls"])
+    finished = 0
+    for seed in range(4):
+        [choice] = family.post(CHAT, messages=ASK, tools=TOOLS, response_format=form, seed=seed, **RANDOM)["choices"]
+        if choice["finish_reason"] != "length":  # a string of random letters may not end in time
+            assert choice["message"]["content"] == "17" or check(choice["message"]["tool_calls"])
+            finished += 1
+    assert finished > 1
 
 
 def test_a_call_in_the_template_of_a_real_family() -> None:
