@@ -103,33 +103,13 @@ def cached_attention(
         out [B, T, N, H] in qkv's dtype, and both caches. That of padding means nothing.
     """
     level = best_level() if level is None else level
+    inputs = qkv_BTJH, keys_ZKXH, values_ZKXH, blocks_RY, layout, settings
     is_native = has_native_attention(qkv_BTJH.shape[3], level) and settings.is_causal
     if is_native and allowed is None and sinks_N is None:
-        return cpu.cached_attention(
-            qkv_BTJH,
-            keys_ZKXH,
-            values_ZKXH,
-            blocks_RY,
-            layout,
-            settings,
-            first_block=first_block,
-            rotary=rotary,
-            level=level,
-        )
+        return cpu.cached_attention(*inputs, first_block=first_block, rotary=rotary, level=level)
     if layout.starts is not None:
         raise ValueError("Sequences of different numbers of tokens in one call need the native kernel.")
-    return xla.cached_attention(
-        qkv_BTJH,
-        keys_ZKXH,
-        values_ZKXH,
-        blocks_RY,
-        layout,
-        settings,
-        first_block=first_block,
-        rotary=rotary,
-        sinks_N=sinks_N,
-        allowed=allowed,
-    )
+    return xla.cached_attention(*inputs, first_block=first_block, rotary=rotary, sinks_N=sinks_N, allowed=allowed)
 
 
 def has_native_attention(head_size: int, level: Level) -> bool:

@@ -96,7 +96,7 @@ def test_attention_equals_float64(level: Level, dtype: str, N: int, K: int, opti
     lengths = np.array([0, 1, 63, 64, 65, 100, S - 20], np.int32)
     if "slopes_N" in options:
         options = {"slopes_N": np.linspace(0.5, 0.01, N).astype(np.float32)}
-    for T in (1, 20):
+    for T in (1, 3, 20):
         qkv, keys, values = inputs(len(lengths), T, N, K, S, H, dtype)
         settings = AttentionSettings(scale=H**-0.5, **options)
         run = compiled(partial(in_order, settings=settings, level=level))
