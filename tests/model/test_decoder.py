@@ -71,7 +71,7 @@ SHAPES = {
     "experts_not_renormalized": {"use_moe": True, "num_experts": 3, "top_k": 2, "moe_renormalize": False},
 }  # fmt: skip
 
-B, T = 2, 12  # of most tests: programs are compiled once for all
+B, T = 2, 24  # of most tests: programs are compiled once for all
 
 
 def make(name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, np.ndarray]]:
@@ -247,7 +247,7 @@ def test_cached_equals_uncached(name: str) -> None:
     whole = np.asarray(forward(config, params, ids))
     cache = init_cache(config, B, config.max_seq_len)
     pieces = []
-    for start, end in [(0, 4), (4, 8), *((t, t + 1) for t in range(8, T))]:
+    for start, end in [(0, 7), (7, 14), *((t, t + 1) for t in range(14, T))]:
         layout = dense_layout(cache, jnp.full(B, start, jnp.int32), end - start)
         logits, cache = forward(config, params, ids[:, start:end], cache=cache, layout=layout)
         pieces.append(np.asarray(logits))
