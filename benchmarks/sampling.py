@@ -24,7 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-k 50": {"top_k": 50},
     "top-k 50, top-p 0.9": {"top_k": 50, "top_p": 0.9},
 }
-ROUNDS, STEPS, PROMPT = 5, 48, 32
+ROUNDS, STEPS, PROMPT = 12, 48, 32
 SCHEMA = {
     "type": "object",
     "properties": {

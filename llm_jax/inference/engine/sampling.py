@@ -83,7 +83,7 @@ def sample(
 
     def draw() -> tuple[Array, Array]:
         greedy_B, best_B, weight_BV = of_adjusted(lambda logits_BV: _weigh(logits_BV, rows))
-        drawn_B = _draw(weight_BV, rows, random_B & jnp.isfinite(best_B), candidates)
+        drawn_B = _draw(weight_BV, greedy_B, rows, random_B & jnp.isfinite(best_B), candidates)
         return jnp.where(random_B, drawn_B, greedy_B), best_B
 
     token_B, best_B = jax.lax.cond(random_B.any(), draw, lambda: of_adjusted(first_argmax))
@@ -134,20 +134,20 @@ class _Before:
         return jnp.where(is_before_BC, weight_BC, 0)
 
 
-def _draw(weight_BV: Array, rows: SamplingState, random_B: Array, candidates: int) -> Array:
+def _draw(weight_BV: Array, greedy_B: Array, rows: SamplingState, random_B: Array, candidates: int) -> Array:
     """One token per row from what top-k, top-p and min-p leave of these weights.
 
     Args:
+        greedy_B: the most likely token, which is always left.
         random_B: bool, the rows that need a token; their largest weight is 1.
     """
     V = weight_BV.shape[1]
-    id_BV = jnp.arange(V, dtype=jnp.int32)[None]
     is_filtered_B = (rows.top_p_B < 1) | (rows.min_p_B > 0)
     wants_k_B = random_B & (rows.top_k_B < V)
 
     def top_k() -> tuple[_Before, list[Array]]:
         among = top_k_end(weight_BV, jnp.where(wants_k_B, rows.top_k_B, V), candidates)
-        return among, _tree(among.only(weight_BV, id_BV))
+        return among, _tree(weight_BV, among)
 
     def everything() -> tuple[_Before, list[Array]]:
         return _Before(jnp.full_like(rows.top_p_B, -1), jnp.zeros_like(rows.top_k_B)), _tree(weight_BV)
@@ -162,8 +162,8 @@ def _draw(weight_BV: Array, rows: SamplingState, random_B: Array, candidates: in
         number, left_B, token_B, among, levels = carry
         drawn = _descend(weight_BV, among, levels, _exponentials(rows, number, 1 + len(levels)))
         token_B = jnp.where(left_B, drawn.id_B, token_B)
-        left_B &= is_filtered_B
-        levels = jax.lax.cond(left_B.any(), lambda: _tree(drawn.only(weight_BV, id_BV)), lambda: levels)
+        left_B &= is_filtered_B & (drawn.id_B != greedy_B)
+        levels = jax.lax.cond(left_B.any(), lambda: _tree(weight_BV, drawn), lambda: levels)
         is_in_top_p_B = (rows.top_p_B >= 1) | (levels[-1].sum(-1) < rows.top_p_B * total_B)
         left_B &= ~(is_in_top_p_B & (drawn.weight_B >= rows.min_p_B))
         return number + 1, left_B, token_B, drawn, levels
@@ -175,14 +175,14 @@ def _draw(weight_BV: Array, rows: SamplingState, random_B: Array, candidates: in
 _Attempt = tuple[Array, Array, Array, _Before, list[Array]]  # number, rows that need one, tokens, the weights left
 
 
-def _tree(x_BV: Array) -> list[Array]:
-    """Sums of 32 values each, then 32 such sums each, until there are at most 32.
+def _tree(weight_BV: Array, among: _Before | None = None) -> list[Array]:
+    """Sums of 32 weights each, then 32 such sums each, until there are at most 32; of those that are among these alone.
 
     Node n of N has the children n, n + N, n + 2 N, …: so XLA adds whole slices, three times as fast as neighbours. For
     the few sums above the lowest, slices would only take longer to compile.
     """
     levels: list[Array] = []
-    below_BC = x_BV
+    below_BC = weight_BV
     while not levels or below_BC.shape[1] > _GROUP:
         B, C = below_BC.shape
         N = -(-C // _GROUP)
@@ -190,6 +190,9 @@ def _tree(x_BV: Array) -> list[Array]:
             below_BC = jnp.pad(below_BC, ((0, 0), (0, N * _GROUP - C))).reshape(B, _GROUP, N).sum(1)
         else:
             slices = [below_BC[:, start : start + N] for start in range(0, C, N)]
+            if among is not None:  # slice by slice: XLA would write what is left of all, and then read it
+                ids = [jnp.arange(start, min(start + N, C), dtype=jnp.int32)[None] for start in range(0, C, N)]
+                slices = [among.only(x_BN, id_1N) for x_BN, id_1N in zip(slices, ids, strict=True)]
             slices[-1] = jnp.pad(slices[-1], ((0, 0), (0, N - slices[-1].shape[1])))
             below_BC = sum(slices[1:], start=slices[0])
         levels.append(below_BC)
