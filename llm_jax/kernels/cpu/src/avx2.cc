@@ -99,6 +99,10 @@ struct BlockLanes {
   static constexpr int offset() {  // values of 8 bits are unpacked as signed ones
     return value_bits(f) == 8 ? 0 : offset_of(f);
   }
+  template <Format f>
+  static constexpr int rows() {  // two hide each other's latency; with two scales of a group registers do not suffice
+    return scales_of(f) == 1 ? 2 : 1;
+  }
   static Int load_bytes(const uint8_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
   static Int zero() { return _mm256_setzero_si256(); }
   static Int integers(int32_t x) { return _mm256_set1_epi32(x); }
@@ -166,30 +170,32 @@ struct BlockLanes {
       if constexpr (value_bits(f) > 4) add_planes<f>(values, w, std::make_integer_sequence<int, kOperands>());
     }
   }
+  static Int ordered(Int x) {
+    asm("" : "+x"(x));  // else the compiler adds in a tree, and runs out of registers
+    return x;
+  }
   // Products of pairs are added in 16 bits as long as they cannot overflow: 8, 4 or 2 operands of 4, 5 or 6 bits.
-  template <int bits, int count, int Panels>
-  static void dot(Int (&sums)[Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+  template <int bits, int count, int Rows>
+  static void dot(Int (&sums)[Rows][1], const Int (&w)[1][kOperands], int first, const int8_t* x) {
     constexpr int chain = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
     const Int ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 8
-    for (int j = 0; j < count; j += chain)
-#pragma GCC unroll 2
-      for (int q = 0; q < Panels; ++q) {
-        Int pairs = zero();
-#pragma GCC unroll 8
-        for (int i = j; i < j + chain && i < count; ++i) {
-          int32_t four;
-          std::memcpy(&four, x + 4 * i, sizeof four);
-          const Int terms = _mm256_set1_epi32(four), weights = w[q][first + i];
-          const Int products = bits == 8
-                                   ? _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(terms, weights))
-                                   : _mm256_maddubs_epi16(weights, terms);
-          pairs = i == j ? products : _mm256_add_epi16(pairs, products);
-          asm("" : "+x"(pairs));  // as for `sums`: else the compiler adds in a tree, and runs out of registers
-        }
-        sums[q] = _mm256_add_epi32(sums[q], _mm256_madd_epi16(pairs, ones));
-        asm("" : "+x"(sums[q]));
+    for (int j = 0; j < count; j += chain) {
+      Int pairs[Rows];
+#pragma GCC unroll 16
+      for (int t = 0; t < chain * Rows; ++t) {
+        const int i = j + t / Rows, r = t % Rows;
+        int32_t four;
+        std::memcpy(&four, x + r * kGroup + 4 * i, sizeof four);
+        const Int terms = _mm256_set1_epi32(four), weights = w[0][first + i];
+        const Int products = bits == 8
+                                 ? _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(terms, weights))
+                                 : _mm256_maddubs_epi16(weights, terms);
+        pairs[r] = i == j ? products : ordered(_mm256_add_epi16(pairs[r], products));
       }
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; ++r) sums[r][0] = ordered(_mm256_add_epi32(sums[r][0], _mm256_madd_epi16(pairs[r], ones)));
+    }
   }
 };
 

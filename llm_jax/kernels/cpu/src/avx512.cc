@@ -139,15 +139,19 @@ struct BlockLanes {
       if constexpr (value_bits(f) > 4) add_planes<f>(values, w, std::make_integer_sequence<int, kOperands>());
     }
   }
+  template <Format>
+  static constexpr int rows() {
+    return 1;
+  }
   template <int bits, int count, int Panels>
-  static void dot(Int (&sums)[Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+  static void dot(Int (&sums)[1][Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
 #pragma GCC unroll 8
     for (int j = 0; j < count; ++j) {
       int32_t four;
       std::memcpy(&four, x + 4 * j, sizeof four);
       const Int terms = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
-      for (int q = 0; q < Panels; ++q) sums[q] = _mm512_dpbusd_epi32(sums[q], w[q][first + j], terms);
+      for (int q = 0; q < Panels; ++q) sums[0][q] = _mm512_dpbusd_epi32(sums[0][q], w[q][first + j], terms);
     }
   }
 };

@@ -3,8 +3,9 @@
 // the order of groups, for any number of rows, so that the result of a row does not depend on the other rows.
 //
 // What a level gives (Lanes): registers of kLanes integers and floats; `unpack`, the operands of a group; `dot`, which adds
-// the products of operands and of a row to sums; `largest` of the magnitudes of a group; `round`, a group as integers;
-// and a few operations on floats. kPanels are multiplied together where there are many rows.
+// the products of operands and of rows to sums, of `rows` rows at once where there are so many; `largest` of the
+// magnitudes of a group; `round`, a group as integers; and a few operations on floats. kPanels are multiplied together
+// where there are many rows.
 #pragma once
 
 #include "blocks.h"
@@ -71,40 +72,61 @@ struct GroupScales {
   }
 };
 
-// Adds a group to the sums of `rows` rows: of each of `Panels` panels, the outputs of one register.
-template <typename Lanes, Format f, int Panels>
-void add_group(const uint8_t* const (&values)[Panels], const uint8_t* const (&scales)[Panels], int64_t groups,
-               int64_t group, int lane, const uint8_t* x, int64_t tile_bytes, int64_t rows, float* sums) {
+// Adds a group to the sums of `Rows` rows, one behind the other in a tile: of each of `Panels` panels, the outputs of
+// one register.
+template <typename Lanes, Format f, int Rows, int Panels>
+[[gnu::always_inline]] inline void add_rows(const typename Lanes::Int (&w)[Panels][kOperands],
+                                            const GroupScales<Lanes, f>& first, const GroupScales<Lanes, f>& last,
+                                            const int8_t* x, const RowGroup* of_row, float* sums) {
   using Int = typename Lanes::Int;
   using Float = typename Lanes::Float;
   constexpr int kScales = scales_of(f), kEach = kOperands / kScales, kOffset = Lanes::template offset<f>();
-  Int w[Panels][kOperands];
+  const auto each = [](auto use) {
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int q = 0; q < Panels; ++q) use(r, q, 2 * kTile * r + kTile * q);
+  };
+  Float sum[Rows][Panels];
+  each([&](int r, int q, int at) { sum[r][q] = Lanes::load(sums + at); });
+#pragma GCC unroll 2
+  for (int part = 0; part < kScales; ++part) {
+    Int dots[Rows][Panels];
+    each([&](int r, int q, int) {
+      const RowGroup& row = of_row[r];
+      const int32_t terms = kScales == 1 ? row.sum : part == 0 ? row.first_sum : row.sum - row.first_sum;
+      dots[r][q] = kOffset == 0 ? Lanes::zero() : Lanes::integers(-kOffset * terms);
+    });
+    Lanes::template dot<value_bits(f), kEach>(dots, w, part * kEach, x + part * 16);
+    each([&](int r, int q, int) {
+      const Float scale = Lanes::mul((q == 0 ? first : last).scale[part], Lanes::broadcast(of_row[r].scale));
+      sum[r][q] = Lanes::fma(Lanes::floats(dots[r][q]), scale, sum[r][q]);
+    });
+  }
+  each([&](int r, int q, int at) {
+    if constexpr (has_minimum(f))
+      sum[r][q] = Lanes::fma((q == 0 ? first : last).minimum, Lanes::broadcast(of_row[r].scaled_sum), sum[r][q]);
+    Lanes::store(sums + at, sum[r][q]);
+  });
+}
+
+// Adds a group to the sums of `rows` rows.
+template <typename Lanes, Format f, int Panels>
+void add_group(const uint8_t* const (&values)[Panels], const uint8_t* const (&scales)[Panels], int64_t groups,
+               int64_t group, int lane, const uint8_t* x, int64_t tile_bytes, int64_t rows, float* sums) {
+  constexpr int kRows = Lanes::template rows<f>();
+  typename Lanes::Int w[Panels][kOperands];
   for (int q = 0; q < Panels; ++q) Lanes::template unpack<f>(values[q] + lane * 4, w[q]);
   const GroupScales<Lanes, f> first(scales[0], groups, group, lane), last(scales[Panels - 1], groups, group, lane);
+  sums += lane;
   for (int64_t m = 0; m < rows; m += kTile, x += tile_bytes) {
     const int8_t* row = reinterpret_cast<const int8_t*>(x);
     const RowGroup* of_row = reinterpret_cast<const RowGroup*>(x + kTile * kGroup);
-    const int64_t count = rows - m < kTile ? rows - m : kTile;
-    for (int64_t r = 0; r < count; ++r, row += kGroup, ++of_row, sums += 2 * kTile) {
-      Float sum[Panels];
-      for (int q = 0; q < Panels; ++q) sum[q] = Lanes::load(sums + q * kTile + lane);
-#pragma GCC unroll 2
-      for (int part = 0; part < kScales; ++part) {
-        const int32_t terms = kScales == 1 ? of_row->sum : part == 0 ? of_row->first_sum : of_row->sum - of_row->first_sum;
-        Int dots[Panels];
-        for (int q = 0; q < Panels; ++q) dots[q] = kOffset == 0 ? Lanes::zero() : Lanes::integers(-kOffset * terms);
-        Lanes::template dot<value_bits(f), kEach>(dots, w, part * kEach, row + part * 16);
-        for (int q = 0; q < Panels; ++q) {
-          const Float scale = Lanes::mul((q == 0 ? first : last).scale[part], Lanes::broadcast(of_row->scale));
-          sum[q] = Lanes::fma(Lanes::floats(dots[q]), scale, sum[q]);
-        }
-      }
-      for (int q = 0; q < Panels; ++q) {
-        if constexpr (has_minimum(f))
-          sum[q] = Lanes::fma((q == 0 ? first : last).minimum, Lanes::broadcast(of_row->scaled_sum), sum[q]);
-        Lanes::store(sums + q * kTile + lane, sum[q]);
-      }
-    }
+    int64_t left = rows - m < kTile ? rows - m : kTile;
+    for (; left >= kRows; left -= kRows, row += kRows * kGroup, of_row += kRows, sums += kRows * 2 * kTile)
+      add_rows<Lanes, f, kRows>(w, first, last, row, of_row, sums);
+    for (; left > 0; --left, row += kGroup, ++of_row, sums += 2 * kTile)
+      add_rows<Lanes, f, 1>(w, first, last, row, of_row, sums);
   }
 }
 

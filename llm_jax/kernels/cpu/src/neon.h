@@ -185,11 +185,15 @@ struct BlockLanes {
       w[j] = vreinterpretq_s32_u8(x);
     }
   }
+  template <Format>
+  static constexpr int rows() {
+    return 1;
+  }
   template <int bits, int count, int Panels>
-  static void dot(Int (&sums)[Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+  static void dot(Int (&sums)[1][Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
     for (int j = 0; j < count; ++j) {
       const int8x16_t terms = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(x + 4 * j)));
-      for (int q = 0; q < Panels; ++q) sums[q] = Dot::add(sums[q], vreinterpretq_s8_s32(w[q][first + j]), terms);
+      for (int q = 0; q < Panels; ++q) sums[0][q] = Dot::add(sums[0][q], vreinterpretq_s8_s32(w[q][first + j]), terms);
     }
   }
 };
