@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from llm_jax.inference.engine.step_plan import ForwardPass
+from llm_jax.inference.engine.step_plan import Chunk, ForwardPass, PassShape
 from llm_jax.model import ChunkLayout
 
 
@@ -44,23 +45,15 @@ class ModelInputs:
         tables: the blocks of all slots, for each group of layers [slots, Y]. columns: how many of the Y.
         adapter_B: the adapters of all slots.
         """
-        B, T, R, U, _ = forward_pass.shape
-        is_ragged = B < R
+        B, T, R, _, _ = forward_pass.shape
         chunks = forward_pass.chunks
+        slot_R, new_R, starts, sampled_PR = _sequences(forward_pass.shape, _places(chunks))
         token_M: Any = np.zeros(B * T, np.int32)
-        slot_R: Any = np.zeros(R, np.int32)
         cached_R: Any = np.zeros(R, np.int32)
-        new_R: Any = np.zeros(R, np.int32)
-        last_R: Any = np.zeros(R, np.int32)
-        slot_R[: len(chunks)] = [chunk.slot for chunk in chunks]
         cached_R[: len(chunks)] = [chunk.start for chunk in chunks]
-        new_R[: len(chunks)] = [len(chunk.tokens) for chunk in chunks]
-        for r, (chunk, row) in enumerate(zip(chunks, forward_pass.first_rows, strict=True)):
+        for chunk, row in zip(chunks, forward_pass.first_rows, strict=True):
             token_M[row : row + len(chunk.tokens)] = chunk.tokens
-            last_R[r] = row + len(chunk.tokens) - 1 - chunk.draft_count
-        starts: Any = np.append(np.cumsum(new_R, dtype=np.int32) - new_R, np.int32(T)) if is_ragged else None
         blocks: list[Any] = [table[slot_R, :columns] for table in tables]
-        sampled_PR: Any = np.minimum(last_R + np.arange(1 + U, dtype=np.int32)[:, None], B * T - 1)
         layout = ChunkLayout(cached_R, new_R, tuple(blocks), starts)
         adapter_R: Any = None if adapter_B is None else adapter_B[slot_R]
         return cls(token_M.reshape(B, T), slot_R, layout, sampled_PR, adapter_R)
@@ -96,13 +89,12 @@ class SamplingInputs:
             unmasked_BW: the mask that allows all tokens, on the device: nothing is sent where there are no masks.
             masks: the allowed tokens of some chunks, uint32 [W].
         """
-        slot_B: Any = np.full(B, np.iinfo(np.int32).max, np.int32)
-        active_B: Any = np.zeros(B, bool)
+        chunks = forward_pass.chunks[: forward_pass.sampled]
+        slot_B, active_B, draft_count_B = _samples(B, _places(chunks))
         draft_BU: Any = np.zeros((B, forward_pass.shape.draft), np.int32)
-        draft_count_B: Any = np.zeros(B, np.int32)
-        for index, chunk in enumerate(forward_pass.chunks[: forward_pass.sampled]):
-            slot_B[index], active_B[index], draft_count_B[index] = chunk.slot, True, chunk.draft_count
-            draft_BU[index, : chunk.draft_count] = chunk.tokens[len(chunk.tokens) - chunk.draft_count :]
+        for index, chunk in enumerate(chunks):
+            if chunk.draft_count:
+                draft_BU[index, : chunk.draft_count] = chunk.tokens[-chunk.draft_count :]
         allowed_BW: Any = unmasked_BW
         if masks:
             allowed_BW = np.full(unmasked_BW.shape, 0xFFFFFFFF, np.uint32)
@@ -110,3 +102,37 @@ class SamplingInputs:
                 allowed_BW[index] = allowed_W
         is_masked: Any = np.bool_(bool(masks))
         return cls(slot_B, active_B, draft_BU, draft_count_B, allowed_BW, is_masked)
+
+
+_Place = tuple[int, int, int]  # of a chunk: its slot, how many tokens it has, how many of them are draft tokens
+
+
+def _places(chunks: Sequence[Chunk]) -> tuple[_Place, ...]:
+    return tuple((chunk.slot, len(chunk.tokens), chunk.draft_count) for chunk in chunks)
+
+
+# From step to step the same streams mostly decode: what is the same for them is made once, and is not to be written to.
+
+
+@lru_cache(maxsize=64)
+def _sequences(shape: PassShape, places: tuple[_Place, ...]) -> tuple[Any, Any, Any, Any]:
+    """slot_R, new_R, starts and sampled_PR, see `ModelInputs`."""
+    B, T, R, U, _ = shape
+    slot_R, new_R, draft_R = (np.zeros(R, np.int32) for _ in range(3))
+    if places:
+        slot_R[: len(places)], new_R[: len(places)], draft_R[: len(places)] = np.array(places).T
+    is_ragged = B < R
+    first_R = np.cumsum(new_R, dtype=np.int32) - new_R if is_ragged else T * np.arange(R, dtype=np.int32)
+    starts = np.append(first_R, np.int32(T)) if is_ragged else None
+    last_R = first_R + new_R - 1 - draft_R
+    sampled_PR = np.clip(last_R + np.arange(1 + U, dtype=np.int32)[:, None], 0, B * T - 1)
+    return slot_R, new_R, starts, sampled_PR
+
+
+@lru_cache(maxsize=64)
+def _samples(batch: int, places: tuple[_Place, ...]) -> tuple[Any, Any, Any]:
+    """slot_B, active_B and draft_count_B, see `SamplingInputs`."""
+    slot_B, draft_count_B = np.full(batch, np.iinfo(np.int32).max, np.int32), np.zeros(batch, np.int32)
+    for index, (slot, _, draft_count) in enumerate(places):
+        slot_B[index], draft_count_B[index] = slot, draft_count
+    return slot_B, np.arange(batch) < len(places), draft_count_B
