@@ -1,5 +1,6 @@
 """Tokenizers of GGUF files: llama.cpp's ids from its lists alone, and files from which llama.cpp has the same ids."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +56,18 @@ def opened(name: str) -> tuple[dict[str, Any], Tokenizer]:
     return metadata, tokenizer
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Callable[[str], Tokenizer]:
+    """Real tokenizers: reading a large one takes seconds."""
+    return lru_cache(lambda name: load_tokenizer(real(name)))
+
+
+@pytest.fixture(scope="module")
+def written(loaded: Callable[[str], Tokenizer], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A file with a real tokenizer, which takes longer still."""
+    return lru_cache(lambda name: write(loaded(name), tmp_path_factory.mktemp(name)))
+
+
 def vocabulary(path: Path) -> Any:
     llama_cpp = pytest.importorskip("llama_cpp", reason="the extra 'llama-cpp' is not installed")
     return llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
@@ -65,10 +78,10 @@ def ids_of(llama: Any, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_ids_of_real_tokenizers_are_those_of_transformers(name: str) -> None:
+def test_ids_of_real_tokenizers_are_those_of_transformers(name: str, loaded: Callable[[str], Tokenizer]) -> None:
     # LlamaTokenizer of transformers 5 builds another normaliser than this tokenizer.json has, and drops a space.
     oracle = (PreTrainedTokenizerFast if name == "llama2" else AutoTokenizer).from_pretrained(real(name))
-    tokenizer = load_tokenizer(real(name))
+    tokenizer = loaded(name)
     for text in TEXTS:
         assert tokenizer.encode_with_special_tokens(text) == oracle.encode(text)
         ids = tokenizer.encode(text)
@@ -79,8 +92,8 @@ def test_ids_of_real_tokenizers_are_those_of_transformers(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "ids"), [("llama3_1", [128000, 9906]), ("llama2", [1, 22557]), ("gemma3", [2, 9259]), ("qwen3", [9707])]
 )
-def test_hello_of_real_tokenizers(name: str, ids: list[int]) -> None:
-    assert load_tokenizer(real(name)).encode_with_special_tokens("Hello") == ids
+def test_hello_of_real_tokenizers(name: str, ids: list[int], loaded: Callable[[str], Tokenizer]) -> None:
+    assert loaded(name).encode_with_special_tokens("Hello") == ids
 
 
 def differs_in_llama_cpp(name: str, text: str) -> bool:
@@ -93,10 +106,9 @@ def differs_in_llama_cpp(name: str, text: str) -> bool:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_what_is_written_gives_llama_cpp_the_same_ids_and_is_read_back_from_its_lists(
-    name: str, tmp_path: Path
+    name: str, loaded: Callable[[str], Tokenizer], written: Callable[[str], Path]
 ) -> None:
-    tokenizer = load_tokenizer(real(name))
-    path = write(tokenizer, tmp_path)
+    tokenizer, path = loaded(name), written(name)
     lists, llama = from_lists(path), vocabulary(path)
     for text in TEXTS:
         ids = ids_of(llama, text)
@@ -119,7 +131,7 @@ def test_real_files_have_the_ids_and_ends_of_llama_cpp(name: str) -> None:
     llama.close()
 
 
-def test_gemmas_ids_are_those_of_sentencepiece() -> None:
+def test_gemmas_ids_are_those_of_sentencepiece(loaded: Callable[[str], Tokenizer]) -> None:
     """Runs of spaces and of newlines are tokens of its vocabulary, which SentencePiece finds before it merges.
 
     Of the readings of one vocabulary SentencePiece itself is right. Texts with control tokens are left out, which are
@@ -150,18 +162,20 @@ def test_gemmas_ids_are_those_of_sentencepiece() -> None:
     special = ["▁", *(token for token in controls if token in SPECIAL)]
     plain = [text for text in TEXTS if not any(token in text for token in special)]
     assert len(plain) > 100
-    tokenizer = load_tokenizer(real("gemma3"))
+    tokenizer = loaded("gemma3")
     assert oracle.encode(" " * 50 + "x") == [167, 155, 236781]
     for text in plain:
         assert lists.encode(text) == tokenizer.encode(text) == oracle.encode(text), text
 
 
-def test_spaces_and_special_tokens_of_a_real_vocabulary_written_by_others(tmp_path: Path) -> None:
-    mistral = from_lists(write(load_tokenizer(real("llama2")), tmp_path / "mistral"))
+def test_spaces_and_special_tokens_of_a_real_vocabulary_written_by_others(
+    loaded: Callable[[str], Tokenizer], written: Callable[[str], Path]
+) -> None:
+    mistral = from_lists(written("llama2"))
     assert mistral.encode(" Hello world") == [28705, 22557, 1526]
-    llama3 = from_lists(write(load_tokenizer(real("llama3_1")), tmp_path / "llama3"))
+    llama3 = from_lists(written("llama3_1"))
     assert llama3.vocab_size == 128256
-    assert llama3.encode("a <|endoftext|> b")[:4] == load_tokenizer(real("llama3_1")).encode("a <|endoftext|> b")[:4]
+    assert llama3.encode("a <|endoftext|> b")[:4] == loaded("llama3_1").encode("a <|endoftext|> b")[:4]
     assert llama3.encode("<|endoftext|>")[:3] == [27, 91, 8862]
 
 

@@ -43,13 +43,14 @@ struct alignas(64) Loop {
   alignas(64) std::atomic<int64_t> done{0};
   void (*task)(const void*, int64_t) = nullptr;
   const void* context = nullptr;
-  int64_t ranges = 0;
+  std::atomic<int64_t> ranges{0};
   std::unique_ptr<Range[]> range;
 
   // Runs the tasks of a range, and then those that are left of the others.
   void work(int64_t first) {
-    for (int64_t r = 0; r < ranges; ++r) {
-      Range& own = range[(first + r) % ranges];
+    const int64_t count = ranges.load(std::memory_order_relaxed);
+    for (int64_t r = 0; r < count; ++r) {
+      Range& own = range[(first + r) % count];
       for (int64_t i; (i = own.next.fetch_add(1, std::memory_order_relaxed)) < own.end;) {
         task(context, i);
         done.fetch_add(1, std::memory_order_release);
@@ -77,7 +78,8 @@ class Workers {
       for (int64_t i = 0; i < count; ++i) task(context, i);
       return;
     }
-    loop->task = task, loop->context = context, loop->ranges = threads;
+    loop->task = task, loop->context = context;
+    loop->ranges.store(threads, std::memory_order_relaxed);
     loop->done.store(0, std::memory_order_relaxed);
     for (int64_t t = 0; t < threads; ++t) {
       loop->range[t].next.store(count * t / threads, std::memory_order_relaxed);
@@ -105,13 +107,13 @@ class Workers {
     return nullptr;
   }
 
-  // Joins every loop that has tasks left; says whether there was one.
+  // Joins every loop that has a range for this worker, and tasks left; says whether there was one.
   bool join(int64_t t) {
     bool found = false;
     for (Loop& loop : loops_) {
-      if (!loop.open.load(std::memory_order_relaxed)) continue;
+      if (!loop.open.load(std::memory_order_relaxed) || t >= loop.ranges.load(std::memory_order_relaxed)) continue;
       loop.inside.fetch_add(1);
-      if (loop.open.load()) loop.work(t % loop.ranges), found = true;
+      if (loop.open.load()) loop.work(t), found = true;
       loop.inside.fetch_sub(1);
     }
     return found;
