@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace llm {
@@ -35,7 +36,8 @@ struct alignas(64) Range {
   int64_t end = 0;
 };
 
-// A loop that workers join. Its caller owns it from `taken` on, and reuses it when no worker is `inside`.
+// A loop that workers join. It is its caller's from `taken` on, until all tasks are done; the next caller takes it when
+// no worker is `inside` any more.
 struct alignas(64) Loop {
   std::atomic<bool> open{false};  // whether tasks may be left
   std::atomic<bool> taken{false};
@@ -56,23 +58,26 @@ struct alignas(64) Loop {
         done.fetch_add(1, std::memory_order_release);
       }
     }
-    open.store(false);  // before its caller looks who is inside
+    open.store(false);  // before anybody looks who is inside
   }
 };
 
 class Workers {
  public:
-  explicit Workers(int64_t count) : most_(count + 1) {
+  explicit Workers(int64_t count) : most_(count + 1) {  // and the caller
     for (Loop& loop : loops_) loop.range = std::make_unique<Range[]>(most_);
     sigset_t all, before;  // a signal is for the threads that know of it
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (int64_t t = 1; t <= count; ++t) std::thread([this, t] { run(t); }).detach();
+    try {
+      for (int64_t t = 1; t <= count; ++t) std::thread([this, t] { run(t); }).detach();
+    } catch (const std::system_error&) {  // a limit of the system: what no worker takes, the callers do
+    }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  void run_loop(int64_t threads, int64_t count, void (*task)(const void*, int64_t), const void* context) {
-    threads = threads < most_ ? threads : most_;
+  void run_loop(int64_t count, void (*task)(const void*, int64_t), const void* context) {
+    const int64_t threads = count < most_ ? count : most_;
     Loop* loop = take();
     if (loop == nullptr) {
       for (int64_t i = 0; i < count; ++i) task(context, i);
@@ -91,19 +96,18 @@ class Workers {
       wake_.notify_all();
     }
     loop->work(0);
-    const auto wait = [](auto is_over) {
-      for (int64_t spins = 0; !is_over(); ++spins) spins < kSpins ? pause() : std::this_thread::yield();
-    };
-    wait([&] { return loop->done.load(std::memory_order_acquire) == count; });
-    wait([&] { return loop->inside.load() == 0; });
+    for (int64_t spins = 0; loop->done.load(std::memory_order_acquire) < count; ++spins)
+      spins < kSpins ? pause() : std::this_thread::yield();
     loop->taken.store(false, std::memory_order_release);
   }
 
  private:
   Loop* take() {
-    for (Loop& loop : loops_)
-      if (!loop.taken.load(std::memory_order_relaxed) && !loop.taken.exchange(true, std::memory_order_acquire))
-        return &loop;
+    for (Loop& loop : loops_) {
+      if (loop.taken.load(std::memory_order_relaxed) || loop.taken.exchange(true, std::memory_order_acquire)) continue;
+      if (loop.inside.load() == 0) return &loop;
+      loop.taken.store(false, std::memory_order_release);
+    }
     return nullptr;
   }
 
@@ -148,13 +152,12 @@ class Workers {
 }  // namespace
 
 void run_loop(int64_t threads, int64_t count, void (*task)(const void*, int64_t), const void* context) {
-  if (count < threads) threads = count;
-  if (threads <= 1) {
+  if (threads <= 1 || count <= 1) {
     for (int64_t i = 0; i < count; ++i) task(context, i);
     return;
   }
   static Workers* const workers = new Workers(threads - 1);  // never deleted: its threads end with the process
-  workers->run_loop(threads, count, task, context);
+  workers->run_loop(count, task, context);
 }
 
 }  // namespace llm

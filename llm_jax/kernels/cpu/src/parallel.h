@@ -8,7 +8,8 @@
 
 namespace llm {
 
-// Runs task(context, 0) … task(context, count - 1), each once, on the caller and on up to threads - 1 workers.
+// Runs task(context, 0) … task(context, count - 1), each once, on the caller and on up to threads - 1 workers; `threads`
+// is the same in each call.
 void run_loop(int64_t threads, int64_t count, void (*task)(const void* context, int64_t i), const void* context);
 
 // Runs task(0) … task(count - 1), each once, on as many threads as XLA has, and returns when all have run.
