@@ -1,15 +1,19 @@
-// Products, low-rank factors, updates and attention of the levels of aarch64 that this processor has, against plain loops in double. `make test-aarch64`
-// compiles it for aarch64 and runs it under qemu, where no jaxlib need run.
+// Products, also with blocks of few bits, low-rank factors, updates and attention of the levels of aarch64 that this
+// processor has, against plain loops in double; and the loops that threads share. `make test-aarch64` compiles it for
+// aarch64 and runs it under qemu, where no jaxlib need run.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "blocks.h"
 #include "kernels.h"
+#include "parallel.h"
 
 extern "C" int64_t llm_level();
 
@@ -307,12 +311,105 @@ void test_self_attention(int64_t level, int64_t T, int64_t H, int64_t window) {
     expect(near(of_qkv[i], gradient[i], 1.0, 1e-4), "gradient of attention", level, 0, H);
 }
 
+double from_float16(const uint8_t* x) {  // of a normal number
+  const int bits = x[0] | x[1] << 8;
+  return (bits & 0x8000 ? -1.0 : 1.0) * std::ldexp(1024 + (bits & 0x3ff), (bits >> 10 & 31) - 25);
+}
+
+// Weight of input i for output o of a panel, as blocks.h lays it out.
+double block_weight(Format f, const uint8_t* panel, int64_t groups, int64_t i, int64_t o) {
+  const int64_t g = i / kGroup, record = g / kRecordGroups, in_record = g % kRecordGroups, k = i % kGroup;
+  const int64_t count = std::min<int64_t>(kRecordGroups, groups - record * kRecordGroups);
+  const uint8_t* start = panel + record * record_bytes(f, kRecordGroups);
+  const uint8_t* values = start + in_record * value_bytes(f);
+  const int64_t operand = k / 4, lane = o * 4 + k % 4;
+  int value = values[(value_bits(f) == 8 ? operand : operand % 4) * 64 + lane];
+  if (value_bits(f) != 8) value = operand < 4 ? value & 15 : value >> 4;
+  if (value_bits(f) == 5) value |= (values[256 + lane] >> operand & 1) << 4;
+  if (value_bits(f) == 6) value |= (values[256 + operand / 4 * 64 + lane] >> operand % 4 * 2 & 3) << 4;
+  const uint8_t* scales = start + count * value_bytes(f);
+  const int64_t kinds = has_minimum(f) ? 2 : 1;
+  double scale, minimum = 0.0;
+  if (has_factor(f)) {
+    const uint8_t* integers = scales + kinds * kHalves + in_record * kinds * scales_of(f) * 16 + o;
+    const uint8_t integer = integers[scales_of(f) == 2 ? k / 16 * 16 : 0];
+    scale = from_float16(scales + o * 2) * (f == kQ6_K ? int8_t(integer) : integer);
+    if (has_minimum(f)) minimum = from_float16(scales + kHalves + o * 2) * integers[16];
+  } else {
+    scale = from_float16(scales + in_record * kinds * kHalves + o * 2);
+    if (has_minimum(f)) minimum = from_float16(scales + (in_record * kinds + 1) * kHalves + o * 2);
+  }
+  return scale * (value - offset_of(f)) + minimum;
+}
+
+// A product with a matrix whose bytes are random, but for its float16: those are of magnitude 0.5 to 1.
+void test_blocks(int64_t level, Format f, int64_t M, int64_t O, int64_t groups) {
+  const int64_t I = groups * kGroup, panels = (O + kTile - 1) / kTile, bytes = panel_bytes(f, groups);
+  std::vector<uint8_t> tiles(panels * bytes);
+  for (uint8_t& byte : tiles) byte = uint8_t(random_bits());
+  const auto set_float16 = [&](uint8_t* first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) first[2 * i + 1] = (first[2 * i + 1] & 0x83) | 14 << 2;
+  };
+  for (int64_t panel = 0; panel < panels; ++panel)
+    for (int64_t g = 0; g < groups; g += kRecordGroups) {
+      const int64_t count = std::min<int64_t>(kRecordGroups, groups - g), kinds = has_minimum(f) ? 2 : 1;
+      uint8_t* record = tiles.data() + panel * bytes + g / kRecordGroups * record_bytes(f, kRecordGroups);
+      set_float16(record + count * value_bytes(f), kTile * kinds * (has_factor(f) ? 1 : count));
+    }
+  std::vector<float> x(M * I), y(M * O);
+  for (float& value : x) value = normal();
+  const int64_t row_tiles = (M + kTile - 1) / kTile;
+  std::vector<uint8_t> memory(row_tiles * groups * kRowGroupBytes + 64);
+  BlockProduct p{};
+  p.base.M = M, p.base.I = I, p.base.O = O, p.base.panels = panels;
+  p.base.x = {x.data(), false}, p.base.y = {y.data(), false};
+  p.base.rows = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+  p.groups = groups, p.segments = 1, p.segment[0] = {f, panels, tiles.data()};
+  for (int64_t tile = 0; tile < row_tiles; ++tile) level_of(level).prepare_blocks(p, tile);
+  level_of(level).multiply_blocks(p, 0, panels);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t o = 0; o < O; ++o) {
+      double sum = 0.0, largest = 0.0;
+      for (int64_t i = 0; i < I; ++i) {
+        const uint8_t* group = p.base.rows + (m / kTile * groups + i / kGroup) * kRowGroupBytes;
+        const int8_t integer = reinterpret_cast<const int8_t*>(group)[m % kTile * kGroup + i % kGroup];
+        const double value = reinterpret_cast<const RowGroup*>(group + kTile * kGroup)[m % kTile].scale * integer;
+        expect(near(value, x[m * I + i], 1.0, 0.02), "a rounded row", level, int(f), I);
+        const double term = value * block_weight(f, tiles.data() + o / kTile * bytes, groups, i, o % kTile);
+        sum += term, largest += std::fabs(term);
+      }
+      expect(near(y[m * O + o], sum, largest, 1e-6), "a product with blocks", level, int(f), I);
+    }
+}
+
+// Threads that run loops at the same time: each task of each loop is run once.
+void test_loops(int callers, int loops) {
+  const auto run = [loops](int caller) {
+    std::mt19937 random(caller);
+    for (int n = 0; n < loops; ++n) {
+      struct Pool {
+        int64_t num_threads() const { return 4; }
+      } pool;
+      std::vector<int> times(random() % 40 + 1);
+      parallel(pool, int64_t(times.size()), [&](int64_t task) { ++times[task]; });
+      for (int count : times)
+        if (count != 1) std::printf("a task ran %d times\n", count), std::exit(1);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int caller = 1; caller < callers; ++caller) threads.emplace_back(run, caller);
+  run(0);
+  for (std::thread& thread : threads) thread.join();
+  ++checks;
+}
+
 }  // namespace
 }  // namespace llm
 
 int main() {
   using namespace llm;
   const int64_t best = llm_level();
+  for (int callers : {1, 3, 20}) test_loops(callers, 500);
   for (int64_t level = kLevelNeon; level <= best; ++level) {
     for (int64_t count : {1, 17, 5000}) test_update(level, count), test_best_of(level, count);
     for (int64_t T : {1, 70, 130})
@@ -320,6 +417,10 @@ int main() {
     for (bool is_bfloat16 : {false, true})
       for (int64_t I : {3, 64, 70})
         for (int64_t O : {5, 32, 100}) test_low_rank(level, is_bfloat16, I, O);
+    for (Format f : {kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K})
+      for (int64_t M : {1, 3, 18})
+        for (int64_t O : {5, 48})
+          for (int64_t groups : {1, 8, 10}) test_blocks(level, f, M, O, groups);
     for (DType dtype : {kFloat32, kBFloat16, kInt8}) {
       for (int64_t M : {1, 2, 5, 16, 17, 70})
         for (int64_t O : {5, 32, 100})

@@ -4,17 +4,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
 namespace llm {
 
 // Runs task(context, 0) … task(context, count - 1), each once, on the caller and on up to threads - 1 workers; `threads`
 // is the same in each call.
 void run_loop(int64_t threads, int64_t count, void (*task)(const void* context, int64_t i), const void* context);
 
-// Runs task(0) … task(count - 1), each once, on as many threads as XLA has, and returns when all have run.
-template <typename Task>
-void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
+// Runs task(0) … task(count - 1), each once, on as many threads as XLA's pool has, and returns when all have run.
+template <typename Pool, typename Task>
+void parallel(Pool& pool, int64_t count, const Task& task) {
   const auto run = [](const void* context, int64_t i) { (*static_cast<const Task*>(context))(i); };
   run_loop(pool.num_threads(), count, run, &task);
 }
