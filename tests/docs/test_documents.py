@@ -15,7 +15,7 @@ from tests.docs.blocks import Block, code_blocks
 from tests.docs.workplace import ROOT, Workplace
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "usage.md"]
-FOLDERS = "llm llm_jax llm_torch_compat cli server benchmarks scripts configs deploy tests".split()  # with code
+CODE = ["llm", "llm_jax", "llm_torch_compat", "cli", "server", "benchmarks", "scripts", "configs", "deploy", "tests"]
 BLOCKS = [pytest.param(path.name, block, id=block.place) for path in DOCUMENTS for block in code_blocks(path)]
 
 
@@ -53,7 +53,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_names_in_code_style_are_in_the_code(document: str) -> None:
     """Names of functions, classes, fields and files, as `engine.py` and `TextStream`."""
     suffixes = (".py", ".cc", ".h", ".toml", ".yaml", ".json")
-    paths = [*ROOT.glob("*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
+    paths = [*ROOT.glob("*"), *(path for folder in CODE for path in (ROOT / folder).rglob("*"))]
     code = "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file() and path.suffix in suffixes)
     files = {path.name for path in paths}
     text = re.sub(r"```.*?```", "", (ROOT / "docs" / document).read_text(encoding="utf-8"), flags=re.DOTALL)
