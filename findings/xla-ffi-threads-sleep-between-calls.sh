@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # jax 0.10.2, jaxlib 0.10.2, numpy 2.2.6, g++ (seen 2026-11-30, CPU, 2 cores).
 #
-# XLA gives a custom call its thread pool (xla::ffi::ThreadPool), whose threads watch for tasks for some 10 microseconds
-# and then sleep. A task that does nothing, waited for by the caller, takes 0.5 to 2 microseconds right behind another one,
-# and 55 to 105 when the last one is 100 microseconds ago (medians of several runs). A custom call of 20 microseconds on
-# two of its threads is then slower than on one.
+# XLA gives a custom call its thread pool (xla::ffi::ThreadPool), whose threads watch for tasks for a moment and then
+# sleep. A task that does nothing, waited for by the caller, takes 0.4 to 2 microseconds right behind another one, and 40
+# to 105 when the last one is 100 microseconds ago (medians of several runs). A custom call of 20 microseconds then gains
+# nothing from a second of its threads.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
