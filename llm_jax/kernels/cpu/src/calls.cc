@@ -47,11 +47,7 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   if (workspace->size_bytes() >= kLargeOutput) llm_huge_pages(p.rows, int64_t(workspace->size_bytes()));
   if (y->size_bytes() >= kLargeOutput) llm_huge_pages(y->untyped_data(), int64_t(y->size_bytes()));
   const Level& kernels = level_of(level);
-  if (row_tiles == 1) {
-    kernels.prepare(p, 0);
-  } else {
-    parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); });
-  }
+  parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); });
   const int64_t groups = (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce;
   const int64_t rows = rows_of_task(p.M, groups, kTasks * pool.num_threads()), parts = (p.M + rows - 1) / rows;
   parallel(pool, groups * parts, [&](int64_t task) {  // those of the same rows in turn: they stay in the L2 cache
