@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from server.access.digests import digest
-from tests.server.live import MAX_BATCH, Server, exchange, running
+from tests.server.live import MAX_BATCH, START, Server, exchange, running
 from tests.server.tiny import CONTEXT, RECITED
 
 QUEUE = 32
@@ -315,10 +315,11 @@ def test_sigterm_under_load(reciter: Path) -> None:
                 assert all(int(response.headers["retry-after"]) >= 1 for response in late)
                 assert [line async for line in lines if line][-1] == "data: [DONE]"
             for response in await asyncio.gather(*begun):
+                assert response.status_code == 200, response.text
                 choices = response.json()["choices"]
                 assert [choice["finish_reason"] for choice in choices] == ["length"] * 3
 
-    with running(model_path=reciter) as server:
+    with running(model_path=reciter, drain_grace=START) as server:
         asyncio.run(drain(server))
         assert server.process.wait(timeout=30) == 0
 
