@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -382,18 +383,23 @@ void test_blocks(int64_t level, Format f, int64_t M, int64_t O, int64_t groups) 
     }
 }
 
-// Threads that run loops at the same time: each task of each loop is run once.
+// Threads that run loops at the same time, on the library's threads or on those of a pool that come late: each task of
+// each loop is run once.
 void test_loops(int callers, int loops) {
+  struct Pool {
+    std::vector<std::thread> late;
+    int64_t num_threads() const { return 4; }
+    void Schedule(std::function<void()> help) { late.emplace_back(help); }
+  };
   const auto run = [loops](int caller) {
     std::mt19937 random(caller);
     for (int n = 0; n < loops; ++n) {
-      struct Pool {
-        int64_t num_threads() const { return 4; }
-      } pool;
+      Pool pool;
       std::vector<int> times(random() % 40 + 1);
-      parallel(pool, int64_t(times.size()), [&](int64_t task) { ++times[task]; });
+      parallel(pool, int64_t(times.size()), [&](int64_t task) { ++times[task]; }, n % 8 == 0 ? kFewRows + 1 : 1);
       for (int count : times)
         if (count != 1) std::printf("a task ran %d times\n", count), std::exit(1);
+      for (std::thread& thread : pool.late) thread.join();
     }
   };
   std::vector<std::thread> threads;

@@ -23,7 +23,7 @@ ffi::Error argmax(ffi::ThreadPool pool, F32 x, ffi::Result<S32> index, ffi::Resu
     const int64_t first = task % parts * kPart, count = columns - first < kPart ? columns - first : kPart;
     found[task] = level_of(level).best_of(x.typed_data() + task / parts * columns + first, count);
     found[task].index += first;
-  });
+  }, rows);
   for (int64_t row = 0; row < rows; ++row) {
     const Best* part = &found[row * parts];
     Best best = part[0];

@@ -140,12 +140,12 @@ ffi::Error block_product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer 
   }
   if (y->size_bytes() >= kLargeOutput) llm_huge_pages(y->untyped_data(), int64_t(y->size_bytes()));
   const Level& kernels = level_of(level);
-  parallel(pool, (base.M + kTile - 1) / kTile, [&](int64_t tile) { kernels.prepare_blocks(p, tile); });
+  parallel(pool, (base.M + kTile - 1) / kTile, [&](int64_t tile) { kernels.prepare_blocks(p, tile); }, base.M);
   constexpr int64_t kPair = 2;  // panels that are multiplied together: of larger tasks one thread may have more
   parallel(pool, (base.panels + kPair - 1) / kPair, [&](int64_t task) {
     const int64_t first = task * kPair, left = base.panels - first;
     kernels.multiply_blocks(p, first, left < kPair ? left : kPair);
-  });
+  }, base.M);
   return ffi::Error::Success();
 }
 

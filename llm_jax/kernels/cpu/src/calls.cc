@@ -47,7 +47,7 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
   if (workspace->size_bytes() >= kLargeOutput) llm_huge_pages(p.rows, int64_t(workspace->size_bytes()));
   if (y->size_bytes() >= kLargeOutput) llm_huge_pages(y->untyped_data(), int64_t(y->size_bytes()));
   const Level& kernels = level_of(level);
-  parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); });
+  parallel(pool, row_tiles, [&](int64_t tile) { kernels.prepare(p, tile); }, p.M);
   const int64_t groups = (p.panels + kPanelsAtOnce - 1) / kPanelsAtOnce;
   const int64_t rows = rows_of_task(p.M, groups, kTasks * pool.num_threads()), parts = (p.M + rows - 1) / rows;
   parallel(pool, groups * parts, [&](int64_t task) {  // those of the same rows in turn: they stay in the L2 cache
@@ -57,7 +57,7 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer tiles,
     q.rows = p.rows + row / kTile * tile_bytes, q.row_scale = p.row_scale + row;
     q.y = rows_from(p.y, row, p.O), q.residual = rows_from(p.residual, row, p.O);
     kernels.multiply(q, first, first + kPanelsAtOnce < p.panels ? kPanelsAtOnce : p.panels - first);
-  });
+  }, p.M);
   return ffi::Error::Success();
 }
 
@@ -113,12 +113,13 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer qkv, ffi::AnyBuffer ke
   const auto is_whole = [&](const Queries& task) { return task.count == a.new_tokens[task.sequence] * (a.N / a.K); };
   for (const Queries& task : tasks)
     if (task.first == 0 && !is_whole(task)) split.push_back(task);
-  parallel(pool, int64_t(split.size()), [&](int64_t i) { kernels.write(a, split[i].sequence, split[i].kv_head); });
+  const int64_t rows = a.starts[a.R];
+  parallel(pool, int64_t(split.size()), [&](int64_t i) { kernels.write(a, split[i].sequence, split[i].kv_head); }, rows);
   parallel(pool, int64_t(tasks.size()), [&](int64_t i) {
     const Queries& task = tasks[i];
     if (is_whole(task)) kernels.write(a, task.sequence, task.kv_head);
     kernels.attend(a, task, i + 1 < int64_t(tasks.size()) ? &task + 1 : nullptr);
-  });
+  }, rows);
   return ffi::Error::Success();
 }
 

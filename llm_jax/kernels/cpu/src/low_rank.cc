@@ -37,7 +37,7 @@ ffi::Error low_rank(ffi::ThreadPool pool, ffi::AnyBuffer x, S32 slots, ffi::AnyB
   starts.push_back(p.M);
   parallel(pool, int64_t(starts.size()) - 1, [&](int64_t task) {
     level_of(level).low_rank(f, rows.data() + starts[task], starts[task + 1] - starts[task]);
-  });
+  }, p.M);
   return ffi::Error::Success();
 }
 

@@ -1,4 +1,4 @@
-// The threads of parallel loops.
+// Parallel loops, and the threads of short ones.
 //
 // A decode step makes some hundred calls of 10 to 100 µs, a few µs apart. To wake a sleeping thread takes about as long
 // as such a call, so a worker that has nothing to do watches for the next loop for a while before it sleeps. XLA's own
@@ -36,14 +36,14 @@ struct alignas(64) Range {
   int64_t end = 0;
 };
 
-// A loop that workers join. It is its caller's from `taken` on, until all tasks are done; the next caller takes it when
-// no worker is `inside` any more.
+// A loop that other threads join. It is its caller's from `taken` on, until all tasks are done; the next caller takes it
+// when nobody else is `inside` any more.
 struct alignas(64) Loop {
   std::atomic<bool> open{false};  // whether tasks may be left
   std::atomic<bool> taken{false};
   alignas(64) std::atomic<int64_t> inside{0};
   alignas(64) std::atomic<int64_t> done{0};
-  void (*task)(const void*, int64_t) = nullptr;
+  LoopTask task = nullptr;
   const void* context = nullptr;
   std::atomic<int64_t> ranges{0};
   std::unique_ptr<Range[]> range;
@@ -60,12 +60,77 @@ struct alignas(64) Loop {
     }
     open.store(false);  // before anybody looks who is inside
   }
+
+  // Works beside the caller, if tasks are left; says whether there were.
+  bool join(int64_t t) {
+    inside.fetch_add(1);
+    const bool was_open = open.load();
+    if (was_open) work(t);
+    inside.fetch_sub(1);
+    return was_open;
+  }
+
+  // Works as the caller, until all tasks are done.
+  void finish(int64_t count) {
+    work(0);
+    for (int64_t spins = 0; done.load(std::memory_order_acquire) < count; ++spins)
+      spins < kSpins ? pause() : std::this_thread::yield();
+    taken.store(false, std::memory_order_release);
+  }
 };
 
+struct Loops {
+  Loop loops[kLoops];
+
+  explicit Loops(int64_t threads) {
+    for (Loop& loop : loops) loop.range = std::make_unique<Range[]>(threads);
+  }
+
+  // A loop with these tasks, open for so many threads; null while all are taken.
+  Loop* begin(int64_t threads, int64_t count, LoopTask task, const void* context) {
+    Loop* loop = take();
+    if (loop == nullptr) return nullptr;
+    loop->task = task, loop->context = context;
+    loop->ranges.store(threads, std::memory_order_relaxed);
+    loop->done.store(0, std::memory_order_relaxed);
+    for (int64_t t = 0; t < threads; ++t) {
+      loop->range[t].next.store(count * t / threads, std::memory_order_relaxed);
+      loop->range[t].end = count * (t + 1) / threads;
+    }
+    loop->open.store(true);
+    return loop;
+  }
+
+  // Joins every loop that has a range for this thread, and tasks left; says whether there was one.
+  bool join(int64_t t) {
+    bool found = false;
+    for (Loop& loop : loops)
+      if (loop.open.load(std::memory_order_relaxed) && t < loop.ranges.load(std::memory_order_relaxed))
+        found |= loop.join(t);
+    return found;
+  }
+
+  bool any_open() const {
+    for (const Loop& loop : loops)
+      if (loop.open.load()) return true;
+    return false;
+  }
+
+ private:
+  Loop* take() {
+    for (Loop& loop : loops) {
+      if (loop.taken.load(std::memory_order_relaxed) || loop.taken.exchange(true, std::memory_order_acquire)) continue;
+      if (loop.inside.load() == 0) return &loop;
+      loop.taken.store(false, std::memory_order_release);
+    }
+    return nullptr;
+  }
+};
+
+// The library's own threads.
 class Workers {
  public:
-  explicit Workers(int64_t count) : most_(count + 1) {  // and the caller
-    for (Loop& loop : loops_) loop.range = std::make_unique<Range[]>(most_);
+  explicit Workers(int64_t count) : loops_(count + 1) {  // and the caller
     sigset_t all, before;  // a signal is for the threads that know of it
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -76,88 +141,56 @@ class Workers {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  void run_loop(int64_t count, void (*task)(const void*, int64_t), const void* context) {
-    const int64_t threads = count < most_ ? count : most_;
-    Loop* loop = take();
-    if (loop == nullptr) {
-      for (int64_t i = 0; i < count; ++i) task(context, i);
-      return;
-    }
-    loop->task = task, loop->context = context;
-    loop->ranges.store(threads, std::memory_order_relaxed);
-    loop->done.store(0, std::memory_order_relaxed);
-    for (int64_t t = 0; t < threads; ++t) {
-      loop->range[t].next.store(count * t / threads, std::memory_order_relaxed);
-      loop->range[t].end = count * (t + 1) / threads;
-    }
-    loop->open.store(true);
-    if (sleeping_.load() > 0) {
+  Loop* begin(int64_t threads, int64_t count, LoopTask task, const void* context) {
+    Loop* loop = loops_.begin(threads, count, task, context);
+    if (loop != nullptr && sleeping_.load() > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
     }
-    loop->work(0);
-    for (int64_t spins = 0; loop->done.load(std::memory_order_acquire) < count; ++spins)
-      spins < kSpins ? pause() : std::this_thread::yield();
-    loop->taken.store(false, std::memory_order_release);
+    return loop;
   }
 
  private:
-  Loop* take() {
-    for (Loop& loop : loops_) {
-      if (loop.taken.load(std::memory_order_relaxed) || loop.taken.exchange(true, std::memory_order_acquire)) continue;
-      if (loop.inside.load() == 0) return &loop;
-      loop.taken.store(false, std::memory_order_release);
-    }
-    return nullptr;
-  }
-
-  // Joins every loop that has a range for this worker, and tasks left; says whether there was one.
-  bool join(int64_t t) {
-    bool found = false;
-    for (Loop& loop : loops_) {
-      if (!loop.open.load(std::memory_order_relaxed) || t >= loop.ranges.load(std::memory_order_relaxed)) continue;
-      loop.inside.fetch_add(1);
-      if (loop.open.load()) loop.work(t), found = true;
-      loop.inside.fetch_sub(1);
-    }
-    return found;
-  }
-
-  bool any_open() const {
-    for (const Loop& loop : loops_)
-      if (loop.open.load()) return true;
-    return false;
-  }
-
   void run(int64_t t) {
     for (;;) {
       for (int64_t spins = 0; spins < kSpins; ++spins) {
-        if (join(t)) spins = 0;
+        if (loops_.join(t)) spins = 0;
         pause();
       }
       std::unique_lock<std::mutex> lock(mutex_);
       sleeping_.fetch_add(1);
-      wake_.wait(lock, [this] { return any_open(); });
+      wake_.wait(lock, [this] { return loops_.any_open(); });
       sleeping_.fetch_sub(1);
     }
   }
 
-  const int64_t most_;
-  Loop loops_[kLoops];
+  Loops loops_;
   std::atomic<int64_t> sleeping_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
 };
 
+// Begins a loop, for at most so many threads; null where it is left to its caller.
+Loop* begin(int64_t most, int64_t count, LoopTask task, const void* context, Schedule schedule, void* pool) {
+  const int64_t threads = count < most ? count : most;
+  if (threads <= 1) return nullptr;
+  if (schedule == nullptr) {
+    static Workers* const workers = new Workers(most - 1);  // never deleted: its threads end with the process
+    return workers->begin(threads, count, task, context);
+  }
+  static Loops* const loops = new Loops(most);
+  Loop* const loop = loops->begin(threads, count, task, context);
+  // XLA's thread may come when another loop is there instead: it helps with that one.
+  const auto help = [](void* at, int64_t t) { static_cast<Loop*>(at)->join(t); };
+  for (int64_t t = 1; loop != nullptr && t < threads; ++t) schedule(pool, help, loop, t);
+  return loop;
+}
+
 }  // namespace
 
-void run_loop(int64_t threads, int64_t count, void (*task)(const void*, int64_t), const void* context) {
-  if (threads <= 1 || count <= 1) {
-    for (int64_t i = 0; i < count; ++i) task(context, i);
-    return;
-  }
-  static Workers* const workers = new Workers(threads - 1);  // never deleted: its threads end with the process
-  workers->run_loop(count, task, context);
+void run_loop(int64_t threads, int64_t count, LoopTask task, const void* context, Schedule schedule, void* pool) {
+  if (Loop* const loop = begin(threads, count, task, context, schedule, pool)) return loop->finish(count);
+  for (int64_t i = 0; i < count; ++i) task(context, i);
 }
 
 }  // namespace llm

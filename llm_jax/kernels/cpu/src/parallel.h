@@ -1,4 +1,4 @@
-// A parallel loop on the library's own threads, and memory of a thread.
+// A parallel loop, and memory of a thread.
 #pragma once
 
 #include <cstdint>
@@ -6,15 +6,28 @@
 
 namespace llm {
 
-// Runs task(context, 0) … task(context, count - 1), each once, on the caller and on up to threads - 1 workers; `threads`
-// is the same in each call.
-void run_loop(int64_t threads, int64_t count, void (*task)(const void* context, int64_t i), const void* context);
+constexpr int64_t kFewRows = 64;  // a loop over the rows of a decode step is short, one over more takes long
 
-// Runs task(0) … task(count - 1), each once, on as many threads as XLA's pool has, and returns when all have run.
+// The task of a loop, i of 0 … count - 1.
+using LoopTask = void (*)(const void* context, int64_t i);
+// Has a thread of `pool` call help(loop, t), now or later.
+using Schedule = void (*)(void* pool, void (*help)(void* loop, int64_t t), void* loop, int64_t t);
+
+// Runs task(context, 0) … task(context, count - 1), each once, on the caller and up to threads - 1 others, and returns
+// when all have run. The others are XLA's by `schedule`, or the library's own without it. `threads` is the same in each
+// call.
+void run_loop(int64_t threads, int64_t count, LoopTask task, const void* context, Schedule schedule, void* pool);
+
+// Runs task(0) … task(count - 1) on as many threads as XLA's pool has: for a step of few rows on the library's own, which
+// begin sooner; else on XLA's, since a training step runs other operations there at the same time, and one thread more
+// than there are cores costs it 15 %.
 template <typename Pool, typename Task>
-void parallel(Pool& pool, int64_t count, const Task& task) {
+void parallel(Pool& pool, int64_t count, const Task& task, int64_t rows = kFewRows + 1) {
   const auto run = [](const void* context, int64_t i) { (*static_cast<const Task*>(context))(i); };
-  run_loop(pool.num_threads(), count, run, &task);
+  const auto schedule = [](void* threads, void (*help)(void*, int64_t), void* loop, int64_t t) {
+    static_cast<Pool*>(threads)->Schedule([help, loop, t] { help(loop, t); });
+  };
+  run_loop(pool.num_threads(), count, run, &task, rows <= kFewRows ? nullptr : Schedule(schedule), &pool);
 }
 
 // Memory that a thread keeps from call to call: a system's fresh pages cost more than what is written to them.
