@@ -1,10 +1,7 @@
 // The two calls for matrices in blocks of few bits: packing them from the rows of a GGUF file, and the product.
 #include "blocks.h"
 
-#include <atomic>
 #include <cstring>
-#include <thread>
-#include <vector>
 
 #include "operands.h"
 #include "parallel.h"
@@ -160,17 +157,10 @@ extern "C" void llm_pack_blocks(int64_t format, const uint8_t* rows, int64_t out
   const int64_t panels = (outputs + kTile - 1) / kTile, groups = inputs / kGroup;
   const int64_t row_bytes = inputs / block_values(f) * block_bytes(f);
   llm_huge_pages(tiles, panels * panel_bytes(f, groups));
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
-    for (int64_t panel; (panel = next.fetch_add(1)) < panels;) {
-      const int64_t first = panel * kTile, count = outputs - first < kTile ? outputs - first : kTile;
-      kPackPanel[f](rows + first * row_bytes, row_bytes, count, groups, tiles + panel * panel_bytes(f, groups));
-    }
-  };
-  std::vector<std::thread> others;
-  for (int64_t t = 1; t < threads && t < panels; ++t) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
+  parallel_on_workers(threads, panels, [&](int64_t panel) {
+    const int64_t first = panel * kTile, count = outputs - first < kTile ? outputs - first : kTile;
+    kPackPanel[f](rows + first * row_bytes, row_bytes, count, groups, tiles + panel * panel_bytes(f, groups));
+  });
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(llm_block_product, llm::block_product,

@@ -79,15 +79,15 @@ struct alignas(64) Loop {
   }
 };
 
-struct Loops {
-  Loop loops[kLoops];
-
-  explicit Loops(int64_t threads) {
-    for (Loop& loop : loops) loop.range = std::make_unique<Range[]>(threads);
+class Loops {
+ public:
+  explicit Loops(int64_t most) : most_(most) {
+    for (Loop& loop : loops_) loop.range = std::make_unique<Range[]>(most);
   }
 
   // A loop with these tasks, open for so many threads; null while all are taken.
-  Loop* begin(int64_t threads, int64_t count, LoopTask task, const void* context) {
+  Loop* begin(int64_t wanted, int64_t count, LoopTask task, const void* context) {
+    const int64_t threads = wanted < most_ ? wanted : most_;
     Loop* loop = take();
     if (loop == nullptr) return nullptr;
     loop->task = task, loop->context = context;
@@ -104,27 +104,30 @@ struct Loops {
   // Joins every loop that has a range for this thread, and tasks left; says whether there was one.
   bool join(int64_t t) {
     bool found = false;
-    for (Loop& loop : loops)
+    for (Loop& loop : loops_)
       if (loop.open.load(std::memory_order_relaxed) && t < loop.ranges.load(std::memory_order_relaxed))
         found |= loop.join(t);
     return found;
   }
 
   bool any_open() const {
-    for (const Loop& loop : loops)
+    for (const Loop& loop : loops_)
       if (loop.open.load()) return true;
     return false;
   }
 
  private:
   Loop* take() {
-    for (Loop& loop : loops) {
+    for (Loop& loop : loops_) {
       if (loop.taken.load(std::memory_order_relaxed) || loop.taken.exchange(true, std::memory_order_acquire)) continue;
       if (loop.inside.load() == 0) return &loop;
       loop.taken.store(false, std::memory_order_release);
     }
     return nullptr;
   }
+
+  const int64_t most_;
+  Loop loops_[kLoops];
 };
 
 // The library's own threads.

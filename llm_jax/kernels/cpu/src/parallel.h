@@ -14,20 +14,31 @@ using LoopTask = void (*)(const void* context, int64_t i);
 using Schedule = void (*)(void* pool, void (*help)(void* loop, int64_t t), void* loop, int64_t t);
 
 // Runs task(context, 0) … task(context, count - 1), each once, on the caller and up to threads - 1 others, and returns
-// when all have run. The others are XLA's by `schedule`, or the library's own without it. `threads` is the same in each
-// call.
+// when all have run. The others are XLA's by `schedule`, or the library's own without it; there are never more of them
+// than the first call asks for.
 void run_loop(int64_t threads, int64_t count, LoopTask task, const void* context, Schedule schedule, void* pool);
+
+template <typename Task>
+void run_task(const void* task, int64_t i) {
+  (*static_cast<const Task*>(task))(i);
+}
+
+// Runs task(0) … task(count - 1) on the library's own threads.
+template <typename Task>
+void parallel_on_workers(int64_t threads, int64_t count, const Task& task) {
+  run_loop(threads, count, run_task<Task>, &task, nullptr, nullptr);
+}
 
 // Runs task(0) … task(count - 1) on as many threads as XLA's pool has: for a step of few rows on the library's own, which
 // begin sooner; else on XLA's, since a training step runs other operations there at the same time, and one thread more
 // than there are cores costs it 15 %.
 template <typename Pool, typename Task>
 void parallel(Pool& pool, int64_t count, const Task& task, int64_t rows = kFewRows + 1) {
-  const auto run = [](const void* context, int64_t i) { (*static_cast<const Task*>(context))(i); };
+  if (rows <= kFewRows) return parallel_on_workers(pool.num_threads(), count, task);
   const auto schedule = [](void* threads, void (*help)(void*, int64_t), void* loop, int64_t t) {
     static_cast<Pool*>(threads)->Schedule([help, loop, t] { help(loop, t); });
   };
-  run_loop(pool.num_threads(), count, run, &task, rows <= kFewRows ? nullptr : Schedule(schedule), &pool);
+  run_loop(pool.num_threads(), count, run_task<Task>, &task, schedule, &pool);
 }
 
 // Memory that a thread keeps from call to call: a system's fresh pages cost more than what is written to them.

@@ -1,11 +1,9 @@
 // Quantises rows of float32 into the blocks of GGUF files, with an importance for each input where one is known.
-#include <atomic>
 #include <cmath>
 #include <cstring>
-#include <thread>
-#include <vector>
 
 #include "blocks.h"
+#include "parallel.h"
 #include "rows.h"
 
 namespace llm {
@@ -217,25 +215,19 @@ extern "C" bool llm_quantise(int64_t format, const float* x, int64_t O, int64_t 
                                                                         : nullptr;
   if (quantise == nullptr) return false;
   const int64_t values = block_values(f), bytes = block_bytes(f);
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
+  parallel_on_workers(threads, O, [&](int64_t row) {
     float weight[256];
-    for (int64_t row; (row = next.fetch_add(1)) < O;)
-      for (int64_t block = 0; block < I / values; ++block) {
-        const float* from = x + row * I + block * values;
-        float squares = 0.0f;
-        for (int64_t i = 0; i < values; ++i) squares += from[i] * from[i];
-        const float mean = squares / float(values);
-        for (int64_t i = 0; i < values; ++i) {
-          const float size = std::sqrt(mean + from[i] * from[i]);
-          weight[i] = importance != nullptr ? importance[block * values + i] * size : std::sqrt(mean) + std::fabs(from[i]);
-        }
-        quantise(from, weight, to + (row * (I / values) + block) * bytes);
+    for (int64_t block = 0; block < I / values; ++block) {
+      const float* from = x + row * I + block * values;
+      float squares = 0.0f;
+      for (int64_t i = 0; i < values; ++i) squares += from[i] * from[i];
+      const float mean = squares / float(values);
+      for (int64_t i = 0; i < values; ++i) {
+        const float size = std::sqrt(mean + from[i] * from[i]);
+        weight[i] = importance != nullptr ? importance[block * values + i] * size : std::sqrt(mean) + std::fabs(from[i]);
       }
-  };
-  std::vector<std::thread> others;
-  for (int64_t t = 1; t < threads && t < O; ++t) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
+      quantise(from, weight, to + (row * (I / values) + block) * bytes);
+    }
+  });
   return true;
 }
