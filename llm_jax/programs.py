@@ -30,7 +30,7 @@ import numpy as np
 from jax.stages import Compiled
 
 MAX_BYTES = 1 << 30  # of all stored programs; beyond that, those that were not used for longest go
-# XLA's older code generator for CPUs: programs as fast, made in two thirds of the time (jaxlib 0.10.2).
+# XLA's older code generator for CPUs: programs that are as fast, made sooner (jaxlib 0.10.2).
 CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 _SUFFIX = ".program"
 _DIGEST_BYTES = 16
