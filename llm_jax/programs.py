@@ -30,7 +30,7 @@ import numpy as np
 from jax.stages import Compiled
 
 MAX_BYTES = 1 << 30  # of all stored programs; beyond that, those that were not used for longest go
-# XLA's older code generator for CPUs: programs that are as fast, made sooner (jaxlib 0.10.2).
+# XLA's older code generator for CPUs: programs that are as fast, made sooner (jaxlib 0.10.2; 0.11.0 has it too).
 CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 _SUFFIX = ".program"
 _DIGEST_BYTES = 16
@@ -101,7 +101,7 @@ class Program:
         if path is None:
             lowered = self._jitted.lower(*args, **kwargs)
             with _compiling:
-                return lowered.compile(_options())
+                return lowered.compile(_compiler_options())
 
         @wraps(function)
         def renamed(*args: Any, **kwargs: Any) -> Any:
@@ -111,7 +111,7 @@ class Program:
         renamed.__name__ = f"{self.__name__}_{secrets.token_hex(4)}"
         lowered = jax.jit(renamed, **self._options).lower(*args, **kwargs)
         with _compiling:
-            compiled = lowered.compile(_options())
+            compiled = lowered.compile(_compiler_options())
             _store(compiled, path)
         return compiled
 
@@ -222,12 +222,13 @@ def _sharding(leaf: Any) -> Any:
 def _environment() -> tuple[Any, ...]:
     """What every program depends on, beside its own function and arguments."""
     config: Any = jax.config
-    return _machine(), _options(), os.environ.get("XLA_FLAGS"), [(name, config.values[name]) for name in _settings()]
+    settings = [(name, config.values[name]) for name in _settings()]
+    return _machine(), _compiler_options(), os.environ.get("XLA_FLAGS"), settings
 
 
-def _options() -> dict[str, str | bool]:
-    """What XLA is told beside its flags."""
-    return CPU_OPTIONS if jax.default_backend() == "cpu" else {}
+def _compiler_options() -> dict[str, str | bool]:
+    """What XLA is told beside its flags: nothing that it may not know, since it would refuse to compile."""
+    return CPU_OPTIONS if jax.default_backend() == "cpu" and jax.__version_info__ < (0, 12) else {}
 
 
 @lru_cache(maxsize=1)

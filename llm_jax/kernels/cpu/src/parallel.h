@@ -31,7 +31,7 @@ void parallel_on_workers(int64_t threads, int64_t count, const Task& task) {
 
 // Runs task(0) … task(count - 1) on as many threads as XLA's pool has: for a step of few rows on the library's own, which
 // begin sooner; else on XLA's, since a training step runs other operations there at the same time, and one thread more
-// than there are cores costs it 15 %.
+// than there are cores costs it 15 %. A loop for which no number of rows is given is a long one.
 template <typename Pool, typename Task>
 void parallel(Pool& pool, int64_t count, const Task& task, int64_t rows = kFewRows + 1) {
   if (rows <= kFewRows) return parallel_on_workers(pool.num_threads(), count, task);
