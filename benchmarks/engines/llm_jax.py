@@ -47,18 +47,19 @@ class LlmJax:
         requests = [self._submit(prompt, limit, tokens) for prompt, tokens in zip(given, made, strict=True)]
         while not all(made):
             self._engine.step()
-        before = sum(map(len, made))
+        before, target = sum(map(len, made)), min(map(len, made)) + steps
+        assert target < limit, "max_len is too short"
         with TraceAnnotation(TIMED):
             start = time.perf_counter()
-            for _ in range(steps):
+            while min(map(len, made)) < target:  # a step may decode several tokens
                 self._engine.step()
             seconds = time.perf_counter() - start
-        assert sum(map(len, made)) - before == batch * steps, "a timed sequence ended: max_len is too short"
+        rate = (sum(map(len, made)) - before) / seconds
         for request in requests:
             self._engine.cancel(request)
         while self._engine.step():
             pass
-        return Decoding(batch * steps / seconds, made)
+        return Decoding(rate, made)
 
     def close(self) -> None:
         self._engine.close()

@@ -1,6 +1,6 @@
 """What attention is given beside queries, keys and values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,10 @@ class ChunkLayout:
     new_R: Array
     blocks: tuple[Array, ...]
     starts: Array | None = None
+
+    def advanced(self) -> "ChunkLayout":
+        """The layout of as many new tokens behind these."""
+        return replace(self, cached_R=self.cached_R + self.new_R)
 
     def sequences(self, shape: tuple[int, ...]) -> Array:
         """Each token's sequence, an index into R: int32 [B, T]."""

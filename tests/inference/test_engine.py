@@ -74,6 +74,33 @@ def test_every_slot_of_a_batch_equals_that_request_alone(model: Model) -> None:
         assert tokens(events) == tokens(finish_all(Engine(model, max_batch=3), [r])[0])
 
 
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.9, "top_p": 0.9, "seed": 3}])
+def test_tokens_that_a_stream_alone_decodes_in_one_call_are_those_of_single_steps(
+    model: Model, sampling: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "CALL", 1e9)  # however slow the machine
+    several, single = Engine(model, max_batch=3, speculate=False), Engine(model, max_batch=3, use_cache=False)
+    settings = SamplingParams(max_new_tokens=70, logprobs=2, **sampling)
+    whole = finish_all(single, [Request(prompt_ids=(7, 8), sampling=settings)])[0]
+    first_seen = [at for at in range(70) if whole[at].token not in tokens(whole[:at])]
+    stops = [at for at in first_seen if at > 8][-4:]
+    for length in (70, 1, 2, 3, 4, 5, 6, 7, 8, *stops):
+        stop = (whole[length].token,) if length in stops else ()
+        limit = 70 if stop else length
+        r = Request(prompt_ids=(7, 8), sampling=replace(settings, max_new_tokens=limit, stop_ids=stop))
+        [heard], steps = [[]], 1
+        several.submit(r, heard.append)
+        while several.step():
+            steps += 1
+        expected = whole[: length + bool(stop)]
+        assert tokens(heard) == tokens(expected)
+        assert heard[-1].finish == ("stop" if stop else "length")
+        for mine, its in zip(heard, expected, strict=True):
+            assert mine.logprob == pytest.approx(its.logprob, abs=1e-5)
+            assert dict(mine.top_logprobs) == pytest.approx(dict(its.top_logprobs), abs=1e-5)
+        assert steps < 30  # and not 70
+
+
 def test_without_the_cache_the_tokens_are_the_same(model: Model) -> None:
     requests = [request(i, n, 10, **VARIETY[i % len(VARIETY)]) for i, n in enumerate([5, 260, 40, 17])]
     cached = finish_all(Engine(model, max_batch=3), requests)
@@ -391,22 +418,21 @@ def test_layers_with_a_window_forget_and_change_nothing(model: Model) -> None:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.3, "repetition_penalty": 0.8}])
-def test_speculation_changes_the_steps_and_not_the_tokens(model: Model, sampling: dict) -> None:
+def test_speculation_changes_the_passes_and_not_the_tokens(model: Model, sampling: dict) -> None:
     """A prompt that repeats, and a bias towards a few tokens so that the text does too."""
     period = (5, 9, 2, 33, 7)
     bias = dict.fromkeys(period, 30.0)
     settings = SamplingParams(max_new_tokens=60, seed=1, logit_bias=bias, **sampling)
     r = Request(prompt_ids=period * 8, sampling=settings)
-    steps = {}
+    made, spared = {}, {}
     for speculate in (False, True):
         engine, events = Engine(model, max_batch=3, speculate=speculate), []
         engine.submit(r, events.append)
-        steps[speculate] = 1
         while engine.step():
-            steps[speculate] += 1
-        steps[speculate] = (steps[speculate], tokens(events))
-    assert steps[True][1] == steps[False][1]
-    assert steps[True][0] < steps[False][0]
+            pass
+        made[speculate], spared[speculate] = tokens(events), engine.stats.accepted
+    assert made[True] == made[False]
+    assert spared[True] > spared[False] == 0
 
 
 def test_slots_are_compacted_when_others_leave(model: Model) -> None:

@@ -19,7 +19,7 @@ from llm_jax.inference.engine.request import OnEmbedding, OnEvent, Request, Samp
 from llm_jax.inference.engine.runner import Runner
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.stats import EngineStats
-from llm_jax.inference.engine.step_plan import CHUNKS, DRAFT_TOKENS, MIN_PREFILL, Buckets
+from llm_jax.inference.engine.step_plan import CHUNKS, DECODE_STEPS, DRAFT_TOKENS, MIN_PREFILL, Buckets
 from llm_jax.inference.engine.stepper import Stepper
 from llm_jax.kernels import Level, WeightDtype, has_native_attention
 from llm_jax.model import (
@@ -114,6 +114,7 @@ class Engine:
                 self.max_batch,
                 self.max_len,
                 draft=DRAFT_TOKENS if speculate and self.use_cache else 0,
+                steps=DECODE_STEPS if self.use_cache else 0,
                 chunks=CHUNKS if config.is_causal else (self.max_len,),  # without causality chunks change the result
                 is_ragged=config.is_causal
                 and not config.attention_sinks

@@ -6,12 +6,15 @@ the rate, so that streams take turns; and a step is not dispatched ahead, or who
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from llm_jax.inference.engine.scheduler import Scheduler, SequenceState
 from llm_jax.inference.engine.shares import by_waiting
 from llm_jax.inference.engine.step_plan import LAST_TOKEN, MIN_PREFILL, Buckets, Chunk, ForwardPass, plan_step
 from llm_jax.inference.engine.token_budget import TokenBudget
+
+CALL = 0.03  # seconds, at most, of one that decodes several tokens
 
 # Seconds of a step while there are several tenants:
 AHEAD = 0.01  # at most, of one that is dispatched ahead
@@ -31,13 +34,16 @@ class Planner:
         self._budget = TokenBudget(buckets)
         self._light_step = -1  # the last one that was for prompts of light tenants alone
 
-    def plan(self, step: int, streams: Sequence[SequenceState], *, with_draft: bool) -> tuple[Chunks, Chunks]:
+    def plan(
+        self, step: int, streams: Sequence[SequenceState], *, with_draft: bool, with_steps: bool
+    ) -> tuple[Chunks, Chunks]:
         """The chunks of the sequences that decode, and of those that prefill.
 
         Args:
             step: its number, counted one by one.
             streams: the sequences that can decode, in order.
             with_draft: draft tokens are to be verified.
+            with_steps: a stream alone may decode several tokens in one call.
         """
         prompts, longest = self._scheduler.prefilling(), math.inf
         if self._scheduler.is_shared:
@@ -48,15 +54,32 @@ class Planner:
             streams = self._in_turns(streams, prompts)
         decoding = {stream: self._decode_chunk(stream, with_draft=with_draft) for stream in streams}
         queued = len(self._scheduler.waiting)
-        return decoding, self._budget.prefill_chunks([*decoding.values()], prompts, queued=queued, longest=longest)
+        prefilling = self._budget.prefill_chunks([*decoding.values()], prompts, queued=queued, longest=longest)
+        if decoding and with_steps and not (with_draft or prefilling) and (steps := self._steps(decoding)):
+            decoding = {stream: replace(chunk, steps=steps) for stream, chunk in decoding.items()}
+        return decoding, prefilling
 
     def record(self, forward_pass: ForwardPass, seconds: float) -> None:
         """Adds what a forward pass took."""
-        self._budget.record(self._budget.kind(forward_pass), seconds, forward_pass.pairs)
+        self._budget.record(self._budget.kind(forward_pass), seconds / max(1, forward_pass.steps), forward_pass.pairs)
 
     def may_be_ahead(self, passes: Sequence[ForwardPass]) -> bool:
         """Whether these may be computed while the host goes on to plan the next step."""
         return not self._scheduler.is_shared or self._budget.seconds(passes) <= AHEAD
+
+    def _steps(self, decoding: Mapping[SequenceState, Chunk]) -> int:
+        """How many tokens these streams decode in one call, for which a request that comes meanwhile waits.
+
+        Returns:
+            0 where there is no program that does it.
+        """
+        passes = plan_step(self._buckets, [*decoding.values()], [])
+        if not self._buckets.has_steps(passes[0].shape):
+            return 0
+        if self._scheduler.is_shared or self._scheduler.waiting:
+            return 1
+        left = min(stream.request.sampling.max_new_tokens - stream.sampled for stream in decoding)
+        return max(1, min(self._buckets.steps, left, int(CALL / self._budget.seconds(passes))))
 
     def _in_turns(self, streams: Sequence[SequenceState], prompts: Sequence[SequenceState]) -> list[SequenceState]:
         """As many streams as a short step decodes, in order; more where that would cost much of the rate.

@@ -1,11 +1,12 @@
 """The engine's compiled programs: pure functions of its device state.
 
 `forward_chunks` runs the model up to its head, `sample_tokens` is the rest: so the head and the sampler are compiled
-once per batch size and not once more per number of tokens. The cache and the sampling state are donated throughout, and
+once per batch size and not once more per number of tokens. `decode` is both, several times in turn: for a stream alone,
+whose step is so short that the host's part of it counts. The cache and the sampling state are donated throughout, and
 thus updated in place. Shapes are static (`Buckets`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ from llm_jax.config import ModelConfig
 from llm_jax.inference.engine.inputs import ModelInputs, SamplingInputs
 from llm_jax.inference.engine.sampling import sample, token_logprobs
 from llm_jax.inference.engine.sampling_state import SamplingState
-from llm_jax.inference.engine.step_plan import LAST_TOKEN
-from llm_jax.model import KVCache, Params, adapter_rows, forward_hidden, merge
+from llm_jax.inference.engine.step_plan import DECODE_STEPS, LAST_TOKEN
+from llm_jax.model import ChunkLayout, KVCache, Params, adapter_rows, forward_hidden, merge
 from llm_jax.parallel import replicate
 from llm_jax.programs import program
 
@@ -68,6 +69,12 @@ class StepResult:
 
     token_PB: Array
     logprobs: tuple[Array, Array, Array]
+
+    @classmethod
+    def empty(cls, positions: int, like: "StepResult") -> "StepResult":
+        """No tokens at so many positions. `like`: a result, or its shapes, of one position."""
+        logprobs = jax.tree.map(lambda x: jnp.zeros((positions, *x.shape[1:]), x.dtype), like.logprobs)
+        return cls(jnp.full((positions, *like.token_PB.shape[1:]), NO_TOKEN), logprobs)
 
 
 @program(donate=["state"])
@@ -162,3 +169,49 @@ def sample_tokens(
     else:
         carry, result = jax.lax.scan(sample_position, carry, (logits_PBV, draft_PB, is_drafted_PB))
     return replicate((carry[0], result), mesh)
+
+
+_Decoded = tuple[KVCache, SamplingState, ChunkLayout, StepResult]  # from one step to the next
+
+
+@program(static=["config", "dtype", "mesh"], donate=["cache", "state"])
+def decode(
+    config: ModelConfig,
+    weights: Weights,
+    adapters: Params,
+    cache: KVCache,
+    state: SamplingState,
+    inputs: ModelInputs,
+    sampling: SamplingInputs,
+    steps: Array,
+    *,
+    dtype: jnp.dtype,
+    mesh: Mesh | None = None,
+) -> tuple[KVCache, SamplingState, StepResult]:
+    """Decodes `steps` tokens of each sequence, at most DECODE_STEPS: `forward_chunks` and `sample_tokens` in turn.
+
+    Args:
+        inputs: for each sequence LAST_TOKEN; it has the blocks for all steps.
+        sampling: holds for each step.
+
+    Returns:
+        The result has DECODE_STEPS positions, NO_TOKEN behind the last step.
+    """
+
+    def step(state: SamplingState, cache: KVCache, layout: ChunkLayout) -> tuple[KVCache, SamplingState, StepResult]:
+        at = replace(inputs, layout=layout)
+        cache, hidden_PRD, _ = forward_chunks(
+            config, weights, adapters, cache, state.last_token_B, at, dtype=dtype, mesh=mesh
+        )
+        return cache, *sample_tokens(config, weights.params, state, hidden_PRD, sampling, mesh=mesh)
+
+    def add_step(number: Array, carry: _Decoded) -> _Decoded:
+        cache, state, layout, results = carry
+        cache, state, result = step(state, cache, layout)
+        results = jax.tree.map(lambda all_P, one: all_P.at[number].set(one[0]), results, result)
+        return cache, state, layout.advanced(), results
+
+    shapes = jax.eval_shape(step, state, cache, inputs.layout)[2]
+    carry = cache, state, inputs.layout, StepResult.empty(DECODE_STEPS, shapes)
+    cache, state, _, results = jax.lax.fori_loop(0, steps, add_step, carry)
+    return cache, *replicate((state, results), mesh)

@@ -21,6 +21,7 @@ from llm_jax.inference.engine.programs import (
     StepResult,
     Weights,
     assign_slot,
+    decode,
     forward_chunks,
     sample_tokens,
     score_tokens,
@@ -125,6 +126,12 @@ class Runner:
         self._cache, hidden_PRD, hidden_MD = self._programs.run(self._forward_call(forward_pass))
         return forward_pass, hidden_PRD, hidden_MD
 
+    def decode(self, forward_pass: ForwardPass) -> StepResult:
+        """Dispatches the steps of a forward pass, each with its sampling: tokens in the order of its chunks."""
+        result: StepResult
+        self._cache, self._state, result = self._programs.run(self._decode_call(forward_pass))
+        return result
+
     def sample(self, forward_pass: ForwardPass, hidden_PRD: Array, masks: Mapping[int, np.ndarray]) -> StepResult:
         """Dispatches the sampling behind a forward pass: tokens in the order of its chunks.
 
@@ -155,10 +162,6 @@ class Runner:
         """How many programs are still being made, in a thread."""
         return self._programs.missing
 
-    def can_draft(self) -> bool:
-        """Whether the programs that verify draft tokens are there, or nobody minds that they are made now."""
-        return self.missing_programs == 0
-
     def _ready(self, kind: type) -> list[Any]:
         return [name for name in list(self._programs.ready) if isinstance(name, kind)]
 
@@ -179,6 +182,8 @@ class Runner:
             is_last = not any(other.holds(shape) for other in shapes if other != shape)
             yield replace(self._forward_call(ForwardPass(shape)), is_needed=is_last and not shape.draft).of_shapes()
         hidden = self._replicated(np.zeros((_SCORED, config.hidden_size), self._dtype))
+        for shape in filter(buckets.has_steps, shapes):
+            yield self._decode_call(ForwardPass(shape)).of_shapes()
         yield self._score_call(hidden, np.zeros(_SCORED, np.int32)).of_shapes()
 
     def _assign_call(self, slot: int, new: SamplingState) -> Call:
@@ -198,6 +203,15 @@ class Runner:
         inputs = SamplingInputs.of(forward_pass, shape.batch, self._unmasked_BW(shape.batch), masks)
         args = self._head, self._state, hidden_PRD, inputs
         return Call(shape, sample_tokens, (self._model.config,), args, {"mesh": self._mesh})
+
+    def _decode_call(self, forward_pass: ForwardPass) -> Call:
+        shape = self._buckets.compiled(forward_pass.shape)
+        batch = self._buckets.sampled(shape, shape.tokens)
+        sampling = SamplingInputs.of(forward_pass, batch, self._unmasked_BW(batch), {})
+        forward = self._forward_call(replace(forward_pass, shape=shape))
+        weights, adapters, cache, _, inputs = forward.args
+        args = weights, adapters, cache, self._state, inputs, sampling, np.int32(forward_pass.steps)
+        return replace(forward, name=("decode", shape), program=decode, args=args)
 
     def _score_call(self, hidden_MD: Array, token_M: np.ndarray) -> Call:
         args = self._head, hidden_MD, token_M

@@ -13,6 +13,7 @@ LAST_TOKEN = -1  # stands for the token that a sequence sampled last, which only
 
 MIN_PREFILL = 4  # prompt tokens that a step takes at least
 CHUNKS = (8, 16, 64, 256)  # prompt tokens of a forward pass for one sequence (XLA); a smaller one is hardly faster
+DECODE_STEPS = 4  # of one call, at most; more are hardly faster
 DRAFT_TOKENS = 7  # per forward pass: on a CPU, eight positions cost little more than one
 _RAGGED_SIZES = (1, 4, 8, 16, 32, 64, 256)  # tokens of all sequences in a ragged forward pass
 _GROWTH = 4  # from a context size to the next, and XLA's batch: few sizes are few programs to compile at the start
@@ -29,6 +30,8 @@ class Chunk:
         start: position of the first token.
         tokens: ids or LAST_TOKEN. The last `draft_count` of them are draft tokens.
         is_sampled: a token is sampled behind the last token that is no draft, and behind each accepted draft token.
+        steps: how many tokens are decoded in turn, by one program (`decode`); then LAST_TOKEN is the only one of
+            `tokens`. 0 where the pass and the sampling behind it are programs of their own.
     """
 
     slot: int
@@ -36,10 +39,16 @@ class Chunk:
     tokens: Sequence[int]
     draft_count: int = 0
     is_sampled: bool = True
+    steps: int = 0
+
+    @property
+    def length(self) -> int:
+        """Positions that it adds to its sequence, draft tokens included."""
+        return max(len(self.tokens), self.steps)
 
     @property
     def end(self) -> int:
-        return self.start + len(self.tokens)
+        return self.start + self.length
 
 
 class PassShape(NamedTuple):
@@ -83,6 +92,11 @@ class ForwardPass:
     chunks: Sequence[Chunk] = ()
 
     @property
+    def steps(self) -> int:
+        """Those of its chunks, which are the same."""
+        return self.chunks[0].steps if self.chunks else 0
+
+    @property
     def sampled(self) -> int:
         """Behind how many of its chunks a token is sampled."""
         return sum(chunk.is_sampled for chunk in self.chunks)
@@ -106,6 +120,7 @@ class Buckets:
 
     Attributes:
         draft: draft tokens that a forward pass may verify for a sequence that runs alone; 0 turns speculation off.
+        steps: tokens that one call may decode in turn for a sequence that runs alone; 0 where there is no such program.
         chunks: ascending sizes; a single one that holds everything where a prompt must not be cut.
         is_ragged: attention takes sequences with different numbers of new tokens and reads each one's cached length.
             Then one forward pass serves all sequences, prefilling and decoding, and reads the weights once.
@@ -114,6 +129,7 @@ class Buckets:
     max_batch: int
     max_len: int
     draft: int = 0
+    steps: int = 0
     chunks: tuple[int, ...] = CHUNKS
     is_ragged: bool = False
 
@@ -164,6 +180,10 @@ class Buckets:
     def verify(self, end: int) -> PassShape:
         """A pass over the last token of one sequence and draft tokens behind it."""
         return PassShape(1, 1 + self.draft, 1, self.draft, self.context(end))
+
+    def has_steps(self, shape: PassShape) -> bool:
+        """Whether one call may run several passes of this shape in turn: it is over one token of one sequence."""
+        return self.steps > 0 and shape.draft == 0 and shape.tokens == self.decode_sizes[0]
 
     def all_batches(self) -> list[int]:
         return sorted({self.batch(n) for n in range(1, self.max_batch + 1)})

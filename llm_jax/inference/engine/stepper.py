@@ -50,7 +50,7 @@ class _InFlight:
     result: StepResult | None
     sampled: Sequence[SequenceState]
     read: Sequence[tuple[SequenceState, Chunk, int]]
-    hidden_MD: Array
+    hidden_MD: Array | None
 
 
 class Stepper:
@@ -144,12 +144,18 @@ class Stepper:
         running = self._scheduler.running
         if not self._buckets.draft or len(running) != 1:  # a larger batch keeps the processor busy without
             return False
-        is_free = running[0].request.constraint is None and not running[0].must_go_on and self._runner.can_draft()
-        return is_free and bool(running[0].prompt_lookup.draft(1))
+        return self._is_free(running) and bool(running[0].prompt_lookup.draft(1))
+
+    def _is_free(self, sequences: Sequence[SequenceState]) -> bool:
+        """Nothing rules out tokens, and the programs that decode several tokens are there, or nobody minds that they
+        are made now.
+        """
+        is_ruled = any(s.request.constraint is not None or s.must_go_on for s in sequences)
+        return not is_ruled and self._runner.missing_programs == 0
 
     def _plan(self) -> tuple[Chunks, Chunks]:
         streams = self._scheduler.decoding() if self._use_cache else []
-        return self._planner.plan(self._steps, streams, with_draft=self._has_draft())
+        return self._planner.plan(self._steps, streams, with_draft=self._has_draft(), with_steps=self._is_free(streams))
 
     def _dispatch(self, passes: Sequence[ForwardPass], chunks: Mapping[SequenceState, Chunk]) -> None:
         """Dispatches the forward passes of a step; its sequences advance by their chunks."""
@@ -158,8 +164,8 @@ class Stepper:
             self._dispatch_pass(forward_pass, [by_slot[chunk.slot] for chunk in forward_pass.chunks])
         for sequence, chunk in chunks.items():
             self.drafted += chunk.draft_count
-            sequence.cached += len(chunk.tokens) - chunk.draft_count
-            sequence.sampled += chunk.is_sampled
+            sequence.cached += chunk.length - chunk.draft_count
+            sequence.sampled += max(chunk.steps, chunk.is_sampled)
             sequence.decoded_in = self._steps
             if not sequence.is_prefilled:
                 sequence.is_prefilled = chunk.end == len(sequence.tokens)
@@ -171,6 +177,10 @@ class Stepper:
         A constraint needs the token before: it is collected, and masks are made, while the device runs the pass.
         """
         compiled, start = compilations(), time.perf_counter()
+        if forward_pass.steps:
+            decoded = self._runner.decode(forward_pass)
+            self._in_flight.append(_InFlight(forward_pass, start, compiled, decoded, sequences, [], None))
+            return
         forward_pass, hidden_PRD, hidden_MD = self._runner.forward(forward_pass)
         sampled = sequences[: forward_pass.sampled]
         result = self._runner.sample(forward_pass, hidden_PRD, self._masks(sampled)) if sampled else None
@@ -220,14 +230,14 @@ class Stepper:
                 if not sequence.has_ended:
                     self._read(sequence, chunk, hidden_MD[row : row + len(chunk.tokens)])
             if oldest.result is not None:
-                self._hand_out_all(oldest.sampled, oldest.result)
+                self._hand_out_all(oldest.forward_pass, oldest.sampled, oldest.result)
 
-    def _hand_out_all(self, sequences: Sequence[SequenceState], result: StepResult) -> None:
+    def _hand_out_all(self, forward_pass: ForwardPass, sequences: Sequence[SequenceState], result: StepResult) -> None:
         """Hands out the tokens of a forward pass. Log-probabilities stay on the device where nobody asks for them."""
         token_BP = np.asarray(result.token_PB).T.tolist()
         for index, sequence in enumerate(sequences):
             tokens = [token for token in token_BP[index] if token != NO_TOKEN]
-            accepted = len(tokens) - 1
+            accepted = len(tokens) - max(1, forward_pass.steps)
             sequence.cached += accepted
             sequence.sampled += accepted
             self.accepted += accepted
