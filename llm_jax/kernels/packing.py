@@ -67,7 +67,7 @@ def pack_blocks(
         _release(part.rows)
         at += size
     O = outputs[0] if gated else sum(outputs)
-    return BlockMatrix(_on_device(tiles), formats, outputs, level, (O, inputs or I), gated)
+    return BlockMatrix(on_device(tiles), formats, outputs, level, (O, inputs or I), gated)
 
 
 def join(matrices: Mapping[str, BlockMatrix]) -> dict[str, BlockMatrix]:
@@ -82,7 +82,7 @@ def join(matrices: Mapping[str, BlockMatrix]) -> dict[str, BlockMatrix]:
     memory = cpu.aligned(size, huge_pages=True)
     for start, tiles in zip(starts, small.values(), strict=True):
         memory[start : start + tiles.size] = np.asarray(tiles)
-    joined, start_of = _on_device(memory), dict(zip(small, starts, strict=True))
+    joined, start_of = on_device(memory), dict(zip(small, starts, strict=True))
 
     def moved(matrix: BlockMatrix) -> BlockMatrix:
         start = start_of.get(id(matrix.tiles))
@@ -109,8 +109,11 @@ def quantise(weight_OI: Array | np.ndarray, format: Format, importance_I: np.nda
     return BlockRows(format, cpu.quantise(list(FORMATS).index(format), whole, *layout, importance_I))
 
 
-def _on_device(tiles: np.ndarray) -> Array:
-    return jax.dlpack.from_dlpack(tiles) if jax.default_backend() == "cpu" else jax.device_put(tiles)
+def on_device(tiles: np.ndarray) -> Array:
+    """The array that packed tiles are, on a CPU in the same memory."""
+    # By DLPack it would be too, but then a thread of XLA's that lets go of it last waits for the interpreter's lock,
+    # and aborts the process if the interpreter ends meanwhile.
+    return jax.device_put(tiles, may_alias=True)
 
 
 def _require_library() -> None:

@@ -1,6 +1,11 @@
 """Products with weights in blocks of 4 to 8 bits, against the gguf library's values in float64."""
 
+import queue
+import threading
+import weakref
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +25,8 @@ from llm_jax.kernels import (
     rows,
     values,
 )
+from llm_jax.kernels.cpu.blocks import aligned
+from llm_jax.kernels.packing import on_device
 
 gguf = pytest.importorskip("gguf")
 NATIVE = [level for level in features() if level != Level.XLA]
@@ -183,3 +190,23 @@ def test_importance_moves_the_error_to_where_it_counts_less() -> None:
             (dequantised(quantise(weight, format, given)) - weight) ** 2 @ importance for given in (None, importance)
         ]
         assert errors[1].mean() < 0.95 * errors[0].mean()
+
+
+def test_packed_tiles_are_used_where_they_lie_and_no_thread_of_xlas_gives_them_back() -> None:
+    """It would wait for the interpreter's lock, and abort a process whose interpreter ends meanwhile."""
+    step = jax.jit(lambda tiles, x: jax.lax.fori_loop(0, 30, lambda i, x: jnp.sin(x @ x), x).sum() + tiles[0])
+    x = jnp.eye(256)
+    jax.block_until_ready(step(jnp.zeros(1 << 20, jnp.uint8), x))
+    memory = aligned(1 << 20)
+    memory[:] = 0
+    given_back: queue.Queue[int] = queue.Queue()
+    weakref.finalize(memory.base, lambda: given_back.put(threading.get_ident()))
+    tiles = on_device(memory)
+    assert tiles.unsafe_buffer_pointer() == memory.ctypes.data
+    del memory
+    result = step(tiles, x)
+    del tiles
+    jax.block_until_ready(result)
+    while given_back.empty():  # by the next call of JAX
+        jax.block_until_ready(jax.device_put(np.zeros(1)))
+    assert given_back.get() == threading.get_ident()
