@@ -14,6 +14,7 @@ def first_argmax(x_BV: Array) -> tuple[Array, Array]:
     Where a row holds a NaN the number is infinite, and the index arbitrary. Natively in one pass, on all cores; XLA
     does not divide a native call among devices.
     """
-    if jax.device_count() == 1 and best_level() != Level.XLA:
-        return cpu.first_argmax(x_BV)
+    level = best_level()
+    if jax.device_count() == 1 and level != Level.XLA:
+        return cpu.first_argmax(x_BV, level)
     return xla.first_argmax(x_BV)

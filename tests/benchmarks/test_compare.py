@@ -16,7 +16,8 @@ from benchmarks.step_profile import PARTS
 from benchmarks.weights import random_weights
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--model-shape", "tiny", "--context", "16", "--prefill", "40", "--rounds", "1", "--steps", "4"]
+# Eight steps: at least one call that decodes four tokens begins and ends within the span that is timed and profiled.
+SMALL = ["--model-shape", "tiny", "--context", "16", "--prefill", "40", "--rounds", "1", "--steps", "8"]
 
 
 def start(*arguments: str, first_in_path: Path = ROOT) -> subprocess.Popen[str]:

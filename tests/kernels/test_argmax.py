@@ -1,4 +1,4 @@
-"""The largest number of each row, by the native kernel and by XLA."""
+"""The largest number of each row, by the native kernel at each level and by XLA."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,14 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax.kernels import Level, best_level, first_argmax, xla
+from llm_jax.kernels import cpu, features, xla
 
 FORMS = [
     pytest.param(partial(xla.first_argmax, window=8), id="xla, windows of 8"),
     pytest.param(xla.first_argmax, id="xla"),
+    *(pytest.param(partial(cpu.first_argmax, level=level), id=level.name) for level in features()[1:]),
 ]
-if best_level() != Level.XLA:
-    FORMS.append(pytest.param(first_argmax, id="native"))
 every_form = pytest.mark.parametrize("form", FORMS)
 
 

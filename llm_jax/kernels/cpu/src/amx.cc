@@ -1,6 +1,7 @@
 // AMX tiles for bfloat16 and int8 (Sapphire Rapids and later); everything else by AVX-512.
 #include <immintrin.h>
 
+#include "argmax.h"
 #include "attend_amx.h"
 #include "dense.h"
 #include "update.h"
@@ -156,6 +157,6 @@ void self_attention_gradient(const SelfAttention& a, int64_t b, int64_t kv_head,
 extern const Level kAmx = {
     prepare_any,  multiply_any,            write_any,      attend_any, prepare_blocks, multiply_blocks,
     gather_rows,  gather_panel,            low_rank,
-    self_attend,  self_attention_gradient, sum_of_squares, adamw};
+    self_attend,  self_attention_gradient, sum_of_squares, adamw, best_of};
 
 }  // namespace llm

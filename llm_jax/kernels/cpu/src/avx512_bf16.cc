@@ -1,6 +1,7 @@
 // AVX-512 with bf16 dot products (Cooper Lake, Zen 4 and later); all but bfloat16 products by AVX-512.
 #include <immintrin.h>
 
+#include "argmax.h"
 #include "dense.h"
 #include "product.h"
 #include "update.h"
@@ -57,6 +58,6 @@ void self_attention_gradient(const SelfAttention& a, int64_t b, int64_t kv_head,
 extern const Level kAvx512BFloat16 = {
     prepare_any,  multiply_any,            write_any,      attend_any, prepare_blocks, multiply_blocks,
     gather_rows,  gather_panel,            low_rank,
-    self_attend,  self_attention_gradient, sum_of_squares, adamw};
+    self_attend,  self_attention_gradient, sum_of_squares, adamw, best_of};
 
 }  // namespace llm

@@ -152,31 +152,32 @@ struct LowRank {
   const int32_t* slots;  // [M]
 };
 
+// References, so that a level that lacks a function does not compile.
 struct Level {
   // Packs 16 rows of x into a tile: normalised, then rounded or quantised to the dtype.
-  void (*prepare)(const Product&, int64_t tile);
+  void (&prepare)(const Product&, int64_t tile);
   // Computes the columns of `count` panels for all rows.
-  void (*multiply)(const Product&, int64_t panel, int64_t count);
+  void (&multiply)(const Product&, int64_t panel, int64_t count);
   // Writes a sequence's new keys and values of one head into the cache.
-  void (*write)(const Attention&, int64_t sequence, int64_t kv_head);
+  void (&write)(const Attention&, int64_t sequence, int64_t kv_head);
   // Computes attention of some queries. The cache that the `next` ones begin with, unless null, is prefetched.
-  void (*attend)(const Attention&, const Queries&, const Queries* next);
+  void (&attend)(const Attention&, const Queries&, const Queries* next);
   // As `prepare` and `multiply`, of a matrix in blocks of few bits.
-  void (*prepare_blocks)(const BlockProduct&, int64_t tile);
-  void (*multiply_blocks)(const BlockProduct&, int64_t panel, int64_t count);
+  void (&prepare_blocks)(const BlockProduct&, int64_t tile);
+  void (&multiply_blocks)(const BlockProduct&, int64_t panel, int64_t count);
   // Lay out 16 vectors of a plain matrix: as rows of float32, for `prepare`, or as a panel, for `multiply` (dense.h).
-  void (*gather_rows)(const Operand&, int64_t first, float* rows);
-  void (*gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
+  void (&gather_rows)(const Operand&, int64_t first, float* rows);
+  void (&gather_panel)(const Operand&, DType dtype, int64_t first, uint8_t* panel);
   // Computes `count` rows, at most kSharedRows, that have the same slot.
-  void (*low_rank)(const LowRank&, const int32_t* rows, int64_t count);
+  void (&low_rank)(const LowRank&, const int32_t* rows, int64_t count);
   // Attention of blocks first … last - 1 of 64 queries, and the gradient of all that share a key/value head; `memory` is
   // `self_attention_floats` long.
-  void (*self_attend)(const SelfAttention&, int64_t b, int64_t kv_head, int64_t first, int64_t last, float* memory);
-  void (*self_attention_gradient)(const SelfAttention&, int64_t b, int64_t kv_head, float* memory);
+  void (&self_attend)(const SelfAttention&, int64_t b, int64_t kv_head, int64_t first, int64_t last, float* memory);
+  void (&self_attention_gradient)(const SelfAttention&, int64_t b, int64_t kv_head, float* memory);
   // Over many elements (update.h, argmax.h).
-  double (*sum_of_squares)(const float* x, int64_t count);
-  void (*adamw)(const Update&, int64_t first, int64_t last);
-  Best (*best_of)(const float* x, int64_t count);
+  double (&sum_of_squares)(const float* x, int64_t count);
+  void (&adamw)(const Update&, int64_t first, int64_t last);
+  Best (&best_of)(const float* x, int64_t count);
 };
 
 extern const Level kAvx2, kAvx512, kAvx512BFloat16, kAmx;  // on x86-64
