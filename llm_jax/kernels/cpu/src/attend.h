@@ -55,13 +55,20 @@ inline float update_softmax(const Attention& a, const Query& query, int64_t star
   return rescale;
 }
 
+// The products of attention in float32: cached vectors are widened when they are loaded.
 template <typename Lanes, typename Cached>
-struct Attend {
+struct FloatProducts {
   using Vec = typename Lanes::Vec;
   using Partial = typename Lanes::Partial;
+  using Key = Cached;     // values likewise
+  using Element = float;  // of a query
   using Chunk = llm::Chunk<Cached>;
   static constexpr int kBlock = Lanes::kQueries;  // queries whose sums fit into the registers
-  static constexpr int kKeys = 4;                 // that Lanes::sums reduces at once
+  static constexpr int kSums = Lanes::kSums, kVecs = 1;  // vectors of sums: that fit, and at least
+  static constexpr int kKeys = 4;                        // that Lanes::sums reduces at once
+
+  static void round(const float* x, int64_t H, float* q) { copy(x, H, q); }
+  static void round(float*) {}
 
   // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. Meanwhile `lines`
   // are prefetched.
@@ -120,31 +127,41 @@ struct Attend {
 #pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) Lanes::store(out + r * H + h + 16 * i, acc[r][i]);
   }
+};
+
+template <typename Products>
+struct Attend {
+  using Cached = typename Products::Key;
+  using Element = typename Products::Element;
+  using Chunk = llm::Chunk<Cached>;
+  static constexpr int kBlock = Products::kBlock;
 
   // One chunk for `Rows` queries. Meanwhile `lines` are prefetched, spread over its parts as these take time.
   template <int Rows>
   static void add_rows(const Attention& a, const Chunk& c, const Scales* scales, Ahead& ahead, int64_t lines,
-                       const float* q, const Query* query, Softmax* softmax, float* out) {
-    constexpr int kVecs = Lanes::kSums / Rows < 4 ? Lanes::kSums / Rows : 4;
+                       const Element* q, const Query* query, Softmax* softmax, float* out) {
+    constexpr int kVecs = Products::kSums / Rows < 4 ? Products::kSums / Rows : 4, kLeast = Products::kVecs;
     const int64_t H = a.H;
     alignas(64) float score[Rows * kChunk];
     const int64_t end = ahead.done + lines;
-    dots<Rows>(q, c, H, ahead, lines * 3 / 8, score);
+    Products::template dots<Rows>(q, c, H, ahead, lines * 3 / 8, score);
     for (int r = 0; r < Rows; ++r) {
       ahead.fetch(lines / 4 / Rows);
       const float rescale = update_softmax(a, query[r], c.start, scales, softmax[r], score + r * kChunk);
       if (rescale != 1.0f)
         for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
+      Products::round(score + r * kChunk);
     }
     const int64_t left = end > ahead.done ? end - ahead.done : 0;
     int64_t h = 0;
-    for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, h == 0 ? left : 0, out);
-    for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, 0, out);
+    for (; h + 16 * kVecs <= H; h += 16 * kVecs)
+      Products::template accumulate<Rows, kVecs>(score, c, h, H, ahead, h == 0 ? left : 0, out);
+    for (; h < H; h += 16 * kLeast) Products::template accumulate<Rows, kLeast>(score, c, h, H, ahead, 0, out);
   }
 
   // One chunk for `count` queries, kBlock at a time, then those that are left together: keys are widened once for all.
   template <std::size_t... Rows>
-  static void add(const Attention& a, const Chunk& c, const Scales* scales, const float* q, const Query* query,
+  static void add(const Attention& a, const Chunk& c, const Scales* scales, const Element* q, const Query* query,
                   int64_t count, Softmax* softmax, float* out, std::index_sequence<Rows...>) {
     using AddRows = decltype(&add_rows<1>);
     static constexpr AddRows block[] = {add_rows<Rows + 1>...};  // by the number of queries - 1
@@ -159,10 +176,11 @@ struct Attend {
   static void attend(const Attention& a, const Queries& queries, const Queries* next) {
     const int64_t seq = queries.sequence, kv = queries.kv_head, first = queries.first, count = queries.count;
     const int64_t H = a.H;
-    alignas(64) float q[kQueryRows * kMaxHead], out[kQueryRows * kMaxHead];
+    alignas(64) float x[kMaxHead], out[kQueryRows * kMaxHead];
+    alignas(64) Element q[kQueryRows * kMaxHead];
     Query query[kQueryRows];
     Softmax softmax[kQueryRows];
-    for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, q + r * H);
+    for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, x), Products::round(x, H, q + r * H);
     std::memset(out, 0, count * H * sizeof(float));
     const std::make_index_sequence<kBlock> rows;
     each_chunk<Cached>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk& chunk) {
@@ -180,9 +198,9 @@ struct Attend {
 template <typename Lanes>
 void attend(const Attention& a, const Queries& queries, const Queries* next) {
   switch (a.keys.dtype) {
-    case kFloat32: return Attend<Lanes, float>::attend(a, queries, next);
-    case kBFloat16: return Attend<Lanes, uint16_t>::attend(a, queries, next);
-    case kInt8: return Attend<Lanes, int8_t>::attend(a, queries, next);
+    case kFloat32: return Attend<FloatProducts<Lanes, float>>::attend(a, queries, next);
+    case kBFloat16: return Attend<FloatProducts<Lanes, uint16_t>>::attend(a, queries, next);
+    case kInt8: return Attend<FloatProducts<Lanes, int8_t>>::attend(a, queries, next);
   }
 }
 

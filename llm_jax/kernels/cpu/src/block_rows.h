@@ -182,6 +182,7 @@ void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) {
       const uint8_t* panels[2];
       for (int64_t i = 0; i < width; ++i) panels[i] = tiles_of(p, q + i, format[i]);
       std::memset(sums, 0, rows * 2 * kTile * sizeof(float));
+      fetch_residual(p.base, m, rows, q, width);
       if (Lanes::kPanels == 2 && rows > kFewRows && width == 2 && format[0] == format[1]) {
         columns<Lanes, Lanes::kPanels>(format[0], p, panels, x, rows, sums);
       } else {

@@ -171,6 +171,15 @@ int32_t offset(const Product& p, int64_t row) {
   return 0;
 }
 
+// Has the residual of rows from m on and panels from `panel` on fetched while these are multiplied: its rows are far apart.
+inline void fetch_residual(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t panels) {
+  if (p.residual.data == nullptr) return;
+  const int64_t size = p.residual.is_bfloat16 ? 2 : 4, width = panels * kTile * size;
+  const char* at = static_cast<const char*>(p.residual.data) + (m * p.O + panel * kTile) * size;
+  for (int64_t r = 0; r < rows; ++r, at += p.O * size)
+    for (int64_t line = 0; line < width; line += kCacheLine) __builtin_prefetch(at + line);
+}
+
 // Turns the sums of rows from m on and panels from `panel` on (`sums[r][panel][column]`, float32 or int32) into y.
 template <typename Traits>
 void finish(const Product& p, int64_t m, int64_t rows, int64_t panel, int64_t panels, const void* sums,
