@@ -60,47 +60,22 @@ template <typename Lanes, typename Cached>
 struct FloatProducts {
   using Vec = typename Lanes::Vec;
   using Partial = typename Lanes::Partial;
+  using Factor = Vec;
   using Key = Cached;     // values likewise
   using Element = float;  // of a query
   using Chunk = llm::Chunk<Cached>;
-  static constexpr int kBlock = Lanes::kQueries;  // queries whose sums fit into the registers
+  static constexpr int kBlock = Lanes::kQueries;         // queries whose sums fit into the registers
   static constexpr int kSums = Lanes::kSums, kVecs = 1;  // vectors of sums: that fit, and at least
-  static constexpr int kKeys = 4;                        // that Lanes::sums reduces at once
+  static constexpr int kDepth = 16;                      // values of a factor
 
   static void round(const float* x, int64_t H, float* q) { copy(x, H, q); }
   static void round(float*) {}
-
-  // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. Meanwhile `lines`
-  // are prefetched.
-  template <int Rows>
-  static void dots(const float* q, const Chunk& c, int64_t H, Ahead& ahead, int64_t lines, float* score) {
-    const int64_t each = lines / ((c.to - c.from) / kKeys + 1) + 1;
-    for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
-      Partial acc[Rows][kKeys];
-      const Cached* key[kKeys];
-#pragma GCC unroll 4
-      for (int i = 0; i < kKeys; ++i) {
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::zero();
-        key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
-      }
-      ahead.fetch(each);
-      for (int64_t h = 0; h < H; h += 16) {
-        Vec x[Rows];
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) x[r] = Lanes::load(q + r * H + h);
-#pragma GCC unroll 4
-        for (int i = 0; i < kKeys; ++i) {
-          const Vec k = Lanes::load(key[i] + h);
-#pragma GCC unroll 4
-          for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::dot(x[r], k, acc[r][i]);
-        }
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; ++r)
-        Lanes::sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], score + r * kChunk + s);
-    }
-  }
+  static Partial zero() { return Lanes::zero(); }
+  static Partial dot(Factor x, Factor y, Partial sum) { return Lanes::dot(x, y, sum); }
+  static void sums(Partial a, Partial b, Partial c, Partial d, float* to) { Lanes::sums(a, b, c, d, to); }
+  static Factor load(const float* x) { return Lanes::load(x); }
+  static Factor load(const uint16_t* x) { return Lanes::load(x); }
+  static Factor load(const int8_t* x) { return Lanes::load(x); }
 
   // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. Meanwhile `lines` are
   // prefetched.
@@ -129,12 +104,47 @@ struct FloatProducts {
   }
 };
 
+// Attention by these products.
 template <typename Products>
 struct Attend {
-  using Cached = typename Products::Key;
+  using Key = typename Products::Key;
   using Element = typename Products::Element;
-  using Chunk = llm::Chunk<Cached>;
+  using Factor = typename Products::Factor;
+  using Chunk = llm::Chunk<Key>;
   static constexpr int kBlock = Products::kBlock;
+  static constexpr int kKeys = 4;  // that Products::sums reduces at once
+
+  // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. Meanwhile `lines`
+  // are prefetched.
+  template <int Rows>
+  static void dots(const Element* q, const Chunk& c, int64_t H, Ahead& ahead, int64_t lines, float* score) {
+    const int64_t each = lines / ((c.to - c.from) / kKeys + 1) + 1;
+    for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
+      typename Products::Partial acc[Rows][kKeys];
+      const Key* key[kKeys];
+#pragma GCC unroll 4
+      for (int i = 0; i < kKeys; ++i) {
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) acc[r][i] = Products::zero();
+        key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
+      }
+      ahead.fetch(each);
+      for (int64_t h = 0; h < H; h += Products::kDepth) {
+        Factor x[Rows];
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) x[r] = Products::load(q + r * H + h);
+#pragma GCC unroll 4
+        for (int i = 0; i < kKeys; ++i) {
+          const Factor k = Products::load(key[i] + h);
+#pragma GCC unroll 4
+          for (int r = 0; r < Rows; ++r) acc[r][i] = Products::dot(x[r], k, acc[r][i]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r)
+        Products::sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], score + r * kChunk + s);
+    }
+  }
 
   // One chunk for `Rows` queries. Meanwhile `lines` are prefetched, spread over its parts as these take time.
   template <int Rows>
@@ -144,7 +154,7 @@ struct Attend {
     const int64_t H = a.H;
     alignas(64) float score[Rows * kChunk];
     const int64_t end = ahead.done + lines;
-    Products::template dots<Rows>(q, c, H, ahead, lines * 3 / 8, score);
+    dots<Rows>(q, c, H, ahead, lines * 3 / 8, score);
     for (int r = 0; r < Rows; ++r) {
       ahead.fetch(lines / 4 / Rows);
       const float rescale = update_softmax(a, query[r], c.start, scales, softmax[r], score + r * kChunk);
@@ -183,8 +193,8 @@ struct Attend {
     for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, x), Products::round(x, H, q + r * H);
     std::memset(out, 0, count * H * sizeof(float));
     const std::make_index_sequence<kBlock> rows;
-    each_chunk<Cached>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk& chunk) {
-      if constexpr (kScaled<Cached>) {
+    each_chunk<Key>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk& chunk) {
+      if constexpr (kScaled<Key>) {
         const Scales scales = scales_of(a, chunk);
         add(a, chunk, &scales, q, query, count, softmax, out, rows);
       } else {

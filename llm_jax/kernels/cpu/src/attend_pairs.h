@@ -10,54 +10,26 @@ namespace {
 
 struct PairProducts {
   using Vec = Lanes::Vec;
-  using Chunk = llm::Chunk<uint16_t>;
+  using Partial = Vec;
+  using Factor = __m512bh;
   using Key = uint16_t;
   using Element = uint16_t;
-  using Pairs = __m512bh;
-  static constexpr int kBlock = Lanes::kQueries, kSums = Lanes::kSums, kVecs = 2, kKeys = 4;
-  static constexpr int kPairs = 32;  // values of a register
+  using Chunk = llm::Chunk<Key>;
+  static constexpr int kBlock = Lanes::kQueries, kSums = Lanes::kSums, kVecs = 2, kDepth = 32;
 
-  static Pairs load(const void* x) { return Pairs(_mm512_loadu_si512(x)); }
-  static Pairs rounded(const float* x) { return _mm512_cvtne2ps_pbh(Lanes::load(x + 16), Lanes::load(x)); }
+  static Partial zero() { return Lanes::zero(); }
+  static Partial dot(Factor x, Factor y, Partial sum) { return _mm512_dpbf16_ps(sum, x, y); }
+  static void sums(Vec a, Vec b, Vec c, Vec d, float* to) { Lanes::sums(a, b, c, d, to); }
+  static Factor load(const Element* x) { return Factor(_mm512_loadu_si512(x)); }
+  static Factor rounded(const float* x) { return _mm512_cvtne2ps_pbh(Lanes::load(x + 16), Lanes::load(x)); }
 
   static void round(const float* x, int64_t H, uint16_t* q) {
-    for (int64_t h = 0; h < H; h += kPairs) _mm512_storeu_si512(q + h, __m512i(rounded(x + h)));
+    for (int64_t h = 0; h < H; h += kDepth) _mm512_storeu_si512(q + h, __m512i(rounded(x + h)));
   }
 
   // Rounds the weights of a chunk in place: those of keys s and s + 1 are where weight s / 2 was.
   static void round(float* weight) {
-    for (int s = 0; s < kChunk; s += kPairs) _mm512_storeu_si512(weight + s / 2, __m512i(rounded(weight + s)));
-  }
-
-  // score[r][s] = q[r] · k[s], as FloatProducts.
-  template <int Rows>
-  static void dots(const uint16_t* q, const Chunk& c, int64_t H, Ahead& ahead, int64_t lines, float* score) {
-    const int64_t each = lines / ((c.to - c.from) / kKeys + 1) + 1;
-    for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
-      Vec acc[Rows][kKeys];
-      const uint16_t* key[kKeys];
-#pragma GCC unroll 4
-      for (int i = 0; i < kKeys; ++i) {
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::zero();
-        key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
-      }
-      ahead.fetch(each);
-      for (int64_t h = 0; h < H; h += kPairs) {
-        Pairs x[Rows];
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) x[r] = load(q + r * H + h);
-#pragma GCC unroll 4
-        for (int i = 0; i < kKeys; ++i) {
-          const Pairs k = load(key[i] + h);
-#pragma GCC unroll 4
-          for (int r = 0; r < Rows; ++r) acc[r][i] = _mm512_dpbf16_ps(acc[r][i], x[r], k);
-        }
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; ++r)
-        Lanes::sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], score + r * kChunk + s);
-    }
+    for (int s = 0; s < kChunk; s += kDepth) _mm512_storeu_si512(weight + s / 2, __m512i(rounded(weight + s)));
   }
 
   // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time, two keys at once.
@@ -81,13 +53,13 @@ struct PairProducts {
       for (int i = 0; i < Vecs; i += 2) {
         const __m512i x = _mm512_loadu_si512(even + 16 * i);
         const __m512i y = is_whole ? _mm512_loadu_si512(even + c.stride + 16 * i) : _mm512_setzero_si512();
-        const Pairs low = Pairs(_mm512_permutex2var_epi16(x, first, y));
-        const Pairs high = Pairs(_mm512_permutex2var_epi16(x, last, y));
+        const Factor low = Factor(_mm512_permutex2var_epi16(x, first, y));
+        const Factor high = Factor(_mm512_permutex2var_epi16(x, last, y));
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
-          const Pairs term = Pairs(_mm512_castps_si512(Lanes::broadcast(weight[r * kChunk + s])));
-          acc[r][i] = _mm512_dpbf16_ps(acc[r][i], term, low);
-          acc[r][i + 1] = _mm512_dpbf16_ps(acc[r][i + 1], term, high);
+          const Factor term = Factor(_mm512_castps_si512(Lanes::broadcast(weight[r * kChunk + s])));
+          acc[r][i] = dot(term, low, acc[r][i]);
+          acc[r][i + 1] = dot(term, high, acc[r][i + 1]);
         }
       }
     }

@@ -37,7 +37,7 @@ void multiply_any(const Product& p, int64_t panel, int64_t count) {
 }
 
 void attend_any(const Attention& a, const Queries& queries, const Queries* next) {
-  const bool has_pairs = a.keys.dtype == kBFloat16 && a.H % PairProducts::kPairs == 0;
+  const bool has_pairs = a.keys.dtype == kBFloat16 && a.H % PairProducts::kDepth == 0;
   has_pairs ? Attend<PairProducts>::attend(a, queries, next) : kAvx512.attend(a, queries, next);
 }
 

@@ -142,7 +142,8 @@ void columns(const BlockProduct& p, const uint8_t* const* panels, const uint8_t*
       for (int q = 0; q < Panels; ++q) {
         values[q] = panels[q] + at + i * value_bytes(f), scales[q] = panels[q] + at + groups * value_bytes(f);
         for (int64_t line = 0; line < record_bytes(f, 1); line += kCacheLine)
-          __builtin_prefetch(values[q] + 4096 + line, 0, kPrefetchL2);
+          Panels == 1 ? __builtin_prefetch(values[q] + 8192 + line)  // few rows leave the nearest cache to the weights
+                      : __builtin_prefetch(values[q] + 4096 + line, 0, kPrefetchL2);
       }
       for (int lane = 0; lane < kTile; lane += Lanes::kLanes)
         add_group<Lanes, f, Panels>(values, scales, groups, i, lane, x, tile_bytes, rows, sums);
