@@ -55,27 +55,45 @@ inline float update_softmax(const Attention& a, const Query& query, int64_t star
   return rescale;
 }
 
-// The products of attention in float32: cached vectors are widened when they are loaded.
 template <typename Lanes, typename Cached>
-struct FloatProducts {
+struct Attend {
   using Vec = typename Lanes::Vec;
   using Partial = typename Lanes::Partial;
-  using Factor = Vec;
-  using Key = Cached;     // values likewise
-  using Element = float;  // of a query
   using Chunk = llm::Chunk<Cached>;
-  static constexpr int kBlock = Lanes::kQueries;         // queries whose sums fit into the registers
-  static constexpr int kSums = Lanes::kSums, kVecs = 1;  // vectors of sums: that fit, and at least
-  static constexpr int kDepth = 16;                      // values of a factor
+  static constexpr int kBlock = Lanes::kQueries;  // queries whose sums fit into the registers
+  static constexpr int kKeys = 4;                 // that Lanes::sums reduces at once
 
-  static void round(const float* x, int64_t H, float* q) { copy(x, H, q); }
-  static void round(float*) {}
-  static Partial zero() { return Lanes::zero(); }
-  static Partial dot(Factor x, Factor y, Partial sum) { return Lanes::dot(x, y, sum); }
-  static void sums(Partial a, Partial b, Partial c, Partial d, float* to) { Lanes::sums(a, b, c, d, to); }
-  static Factor load(const float* x) { return Lanes::load(x); }
-  static Factor load(const uint16_t* x) { return Lanes::load(x); }
-  static Factor load(const int8_t* x) { return Lanes::load(x); }
+  // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. Meanwhile `lines`
+  // are prefetched.
+  template <int Rows>
+  static void dots(const float* q, const Chunk& c, int64_t H, Ahead& ahead, int64_t lines, float* score) {
+    const int64_t each = lines / ((c.to - c.from) / kKeys + 1) + 1;
+    for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
+      Partial acc[Rows][kKeys];
+      const Cached* key[kKeys];
+#pragma GCC unroll 4
+      for (int i = 0; i < kKeys; ++i) {
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::zero();
+        key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
+      }
+      ahead.fetch(each);
+      for (int64_t h = 0; h < H; h += 16) {
+        Vec x[Rows];
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) x[r] = Lanes::load(q + r * H + h);
+#pragma GCC unroll 4
+        for (int i = 0; i < kKeys; ++i) {
+          const Vec k = Lanes::load(key[i] + h);
+#pragma GCC unroll 4
+          for (int r = 0; r < Rows; ++r) acc[r][i] = Lanes::dot(x[r], k, acc[r][i]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r)
+        Lanes::sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], score + r * kChunk + s);
+    }
+  }
 
   // out[r] += Σ weight[r][s] · v[s] from dimension h on, `Vecs` vectors of 16 at a time. Meanwhile `lines` are
   // prefetched.
@@ -102,55 +120,12 @@ struct FloatProducts {
 #pragma GCC unroll 4
       for (int i = 0; i < Vecs; ++i) Lanes::store(out + r * H + h + 16 * i, acc[r][i]);
   }
-};
-
-// Attention by these products.
-template <typename Products>
-struct Attend {
-  using Key = typename Products::Key;
-  using Element = typename Products::Element;
-  using Factor = typename Products::Factor;
-  using Chunk = llm::Chunk<Key>;
-  static constexpr int kBlock = Products::kBlock;
-  static constexpr int kKeys = 4;  // that Products::sums reduces at once
-
-  // score[r][s] = q[r] · k[s], four keys at a time, of which the last are padded with the last key. Meanwhile `lines`
-  // are prefetched.
-  template <int Rows>
-  static void dots(const Element* q, const Chunk& c, int64_t H, Ahead& ahead, int64_t lines, float* score) {
-    const int64_t each = lines / ((c.to - c.from) / kKeys + 1) + 1;
-    for (int64_t s = c.from / kKeys * kKeys; s < c.to; s += kKeys) {
-      typename Products::Partial acc[Rows][kKeys];
-      const Key* key[kKeys];
-#pragma GCC unroll 4
-      for (int i = 0; i < kKeys; ++i) {
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) acc[r][i] = Products::zero();
-        key[i] = c.keys + (s + i < c.to ? s + i : c.to - 1) * c.stride;
-      }
-      ahead.fetch(each);
-      for (int64_t h = 0; h < H; h += Products::kDepth) {
-        Factor x[Rows];
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) x[r] = Products::load(q + r * H + h);
-#pragma GCC unroll 4
-        for (int i = 0; i < kKeys; ++i) {
-          const Factor k = Products::load(key[i] + h);
-#pragma GCC unroll 4
-          for (int r = 0; r < Rows; ++r) acc[r][i] = Products::dot(x[r], k, acc[r][i]);
-        }
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; ++r)
-        Products::sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], score + r * kChunk + s);
-    }
-  }
 
   // One chunk for `Rows` queries. Meanwhile `lines` are prefetched, spread over its parts as these take time.
   template <int Rows>
   static void add_rows(const Attention& a, const Chunk& c, const Scales* scales, Ahead& ahead, int64_t lines,
-                       const Element* q, const Query* query, Softmax* softmax, float* out) {
-    constexpr int kVecs = Products::kSums / Rows < 4 ? Products::kSums / Rows : 4, kLeast = Products::kVecs;
+                       const float* q, const Query* query, Softmax* softmax, float* out) {
+    constexpr int kVecs = Lanes::kSums / Rows < 4 ? Lanes::kSums / Rows : 4;
     const int64_t H = a.H;
     alignas(64) float score[Rows * kChunk];
     const int64_t end = ahead.done + lines;
@@ -160,18 +135,16 @@ struct Attend {
       const float rescale = update_softmax(a, query[r], c.start, scales, softmax[r], score + r * kChunk);
       if (rescale != 1.0f)
         for (int64_t h = 0; h < H; ++h) out[r * H + h] *= rescale;
-      Products::round(score + r * kChunk);
     }
     const int64_t left = end > ahead.done ? end - ahead.done : 0;
     int64_t h = 0;
-    for (; h + 16 * kVecs <= H; h += 16 * kVecs)
-      Products::template accumulate<Rows, kVecs>(score, c, h, H, ahead, h == 0 ? left : 0, out);
-    for (; h < H; h += 16 * kLeast) Products::template accumulate<Rows, kLeast>(score, c, h, H, ahead, 0, out);
+    for (; h + 16 * kVecs <= H; h += 16 * kVecs) accumulate<Rows, kVecs>(score, c, h, H, ahead, h == 0 ? left : 0, out);
+    for (; h < H; h += 16) accumulate<Rows, 1>(score, c, h, H, ahead, 0, out);
   }
 
   // One chunk for `count` queries, kBlock at a time, then those that are left together: keys are widened once for all.
   template <std::size_t... Rows>
-  static void add(const Attention& a, const Chunk& c, const Scales* scales, const Element* q, const Query* query,
+  static void add(const Attention& a, const Chunk& c, const Scales* scales, const float* q, const Query* query,
                   int64_t count, Softmax* softmax, float* out, std::index_sequence<Rows...>) {
     using AddRows = decltype(&add_rows<1>);
     static constexpr AddRows block[] = {add_rows<Rows + 1>...};  // by the number of queries - 1
@@ -186,15 +159,14 @@ struct Attend {
   static void attend(const Attention& a, const Queries& queries, const Queries* next) {
     const int64_t seq = queries.sequence, kv = queries.kv_head, first = queries.first, count = queries.count;
     const int64_t H = a.H;
-    alignas(64) float x[kMaxHead], out[kQueryRows * kMaxHead];
-    alignas(64) Element q[kQueryRows * kMaxHead];
+    alignas(64) float q[kQueryRows * kMaxHead], out[kQueryRows * kMaxHead];
     Query query[kQueryRows];
     Softmax softmax[kQueryRows];
-    for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, x), Products::round(x, H, q + r * H);
+    for (int64_t r = 0; r < count; ++r) query[r] = query_of(a, seq, kv, first + r, q + r * H);
     std::memset(out, 0, count * H * sizeof(float));
     const std::make_index_sequence<kBlock> rows;
-    each_chunk<Key>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk& chunk) {
-      if constexpr (kScaled<Key>) {
+    each_chunk<Cached>(a, seq, kv, query[0].begin, query[count - 1].end, next, [&](const Chunk& chunk) {
+      if constexpr (kScaled<Cached>) {
         const Scales scales = scales_of(a, chunk);
         add(a, chunk, &scales, q, query, count, softmax, out, rows);
       } else {
@@ -208,9 +180,9 @@ struct Attend {
 template <typename Lanes>
 void attend(const Attention& a, const Queries& queries, const Queries* next) {
   switch (a.keys.dtype) {
-    case kFloat32: return Attend<FloatProducts<Lanes, float>>::attend(a, queries, next);
-    case kBFloat16: return Attend<FloatProducts<Lanes, uint16_t>>::attend(a, queries, next);
-    case kInt8: return Attend<FloatProducts<Lanes, int8_t>>::attend(a, queries, next);
+    case kFloat32: return Attend<Lanes, float>::attend(a, queries, next);
+    case kBFloat16: return Attend<Lanes, uint16_t>::attend(a, queries, next);
+    case kInt8: return Attend<Lanes, int8_t>::attend(a, queries, next);
   }
 }
 

@@ -1,8 +1,7 @@
-// AVX-512 with bf16 dot products (Cooper Lake, Zen 4 and later); all but products and attention of bfloat16 by AVX-512.
+// AVX-512 with bf16 dot products (Cooper Lake, Zen 4 and later); all but bfloat16 products by AVX-512.
 #include <immintrin.h>
 
 #include "argmax.h"
-#include "attend_pairs.h"
 #include "dense.h"
 #include "product.h"
 #include "update.h"
@@ -36,10 +35,9 @@ void multiply_any(const Product& p, int64_t panel, int64_t count) {
   p.dtype == kBFloat16 ? multiply<Traits, BFloat16>(p, panel, count) : kAvx512.multiply(p, panel, count);
 }
 
-void attend_any(const Attention& a, const Queries& queries, const Queries* next) {
-  const bool has_pairs = a.keys.dtype == kBFloat16 && a.H % PairProducts::kDepth == 0;
-  has_pairs ? Attend<PairProducts>::attend(a, queries, next) : kAvx512.attend(a, queries, next);
-}
+void write_any(const Attention& a, int64_t sequence, int64_t kv_head) { kAvx512.write(a, sequence, kv_head); }
+
+void attend_any(const Attention& a, const Queries& queries, const Queries* next) { kAvx512.attend(a, queries, next); }
 
 void prepare_blocks(const BlockProduct& p, int64_t tile) { kAvx512.prepare_blocks(p, tile); }
 
