@@ -9,6 +9,7 @@ import click
 
 from cli import _options
 from cli._errors import Command
+from llm_jax.memory import uncollected
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,11 +74,12 @@ def main(
     if imatrix is not None and dtype not in ("q6_k", "q4_k_m", "q4_0"):
         raise click.UsageError("--imatrix is for --dtype q6_k, q4_k_m and q4_0.")
 
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    with uncollected():
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from llm_jax.checkpoint import convert
-    from llm_jax.hub import open_pretrained
+        from llm_jax.checkpoint import convert
+        from llm_jax.hub import open_pretrained
 
     started = time.perf_counter()
     stored = open_pretrained(source, adapter)

@@ -8,6 +8,7 @@ import click
 
 from cli import _options
 from cli._errors import Command
+from llm_jax.memory import uncollected
 
 if TYPE_CHECKING:
     from llm_jax.model import ModelDtype
@@ -58,9 +59,10 @@ def main(
       llm-eval --model checkpoints data/dummy_corpus.txt
       llm-eval --model checkpoints --tasks hellaswag,arc_easy --limit 100
     """
-    from cli._text import read_text
-    from llm_jax.evaluation import evaluate_tasks, evaluate_text
-    from llm_jax.hub import load_with_tokenizer
+    with uncollected():
+        from cli._text import read_text
+        from llm_jax.evaluation import evaluate_tasks, evaluate_text
+        from llm_jax.hub import load_with_tokenizer
 
     if not text_files and tasks is None:
         raise click.UsageError("Name a text file, or tasks with --tasks.")

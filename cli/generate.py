@@ -10,6 +10,7 @@ import click
 
 from cli import _options
 from cli._errors import Command
+from llm_jax.memory import uncollected
 
 if TYPE_CHECKING:
     from llm_jax.inference import TextPiece
@@ -72,11 +73,12 @@ def main(
     if system is not None and not chat:
         raise click.UsageError("--system is for conversations; add --chat.")
 
-    from cli._chat import talk
-    from cli._text import read_text
-    from llm_jax.hub import load_with_tokenizer
-    from llm_jax.inference import Conversation, SamplingParams, continue_prompts
-    from llm_jax.model import cast_model, weight_types
+    with uncollected():
+        from cli._chat import talk
+        from cli._text import read_text
+        from llm_jax.hub import load_with_tokenizer
+        from llm_jax.inference import Conversation, SamplingParams, continue_prompts
+        from llm_jax.model import cast_model, weight_types
 
     if prompt is None and not interactive:
         prompt = read_text(prompt_file or Path("-")).removesuffix("\n")

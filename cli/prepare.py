@@ -11,6 +11,7 @@ import click
 
 from cli import _options
 from cli._errors import Command
+from llm_jax.memory import uncollected
 
 if TYPE_CHECKING:
     from llm_jax.training import TaskName
@@ -46,8 +47,9 @@ def main(
     Settings are those of llm-train, which finds the tokens in data.cache_dir and begins at once. Without this command
     it makes them itself.
     """
-    from llm_jax.training import TASKS as BUILDERS
-    from llm_jax.training import Setting, load_train_config
+    with uncollected():
+        from llm_jax.training import TASKS as BUILDERS
+        from llm_jax.training import Setting, load_train_config
 
     overrides = [Setting.parse(text, "--set") for text in settings]
     if init_from is not None:

@@ -12,6 +12,7 @@ import click
 
 from cli import _options
 from cli._errors import Command
+from llm_jax.memory import uncollected
 
 if TYPE_CHECKING:
     from llm_jax.model import Model
@@ -96,7 +97,8 @@ def main(task: TaskName, config_path: Path | None, device: DeviceName, settings:
     Settings come from the YAML file, then from the environment (LLM_TRAINING__LR=0.0003), then from these flags; the
     last one wins. Ctrl-C finishes the step and saves; --resume goes on from there.
     """
-    from llm_jax.training import Setting, load_train_config
+    with uncollected():
+        from llm_jax.training import Setting, load_train_config
 
     overrides = [Setting.parse(text, "--set") for text in settings]
     for name, value in flags.items():

@@ -1,22 +1,20 @@
-"""From the settings to a model that is ready to serve.
-
-JAX reads its environment when it is imported, so that everything which imports it is imported here.
-"""
+"""From the settings to a model that is ready to serve. Importing this imports JAX."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import structlog
 
 from llm_jax import native
+from llm_jax.hub import load_with_tokenizer
+from llm_jax.kernels import best_level
 from llm_jax.memory import return_freed_memory
+from llm_jax.model import AdapterCapacity, tensor_parallel_mesh
+from llm_jax.parallel import use_device
 from server.adapters import read
 from server.model_paths import AdapterPath
 from server.observers import Observer
+from server.served_model import ServedModel
 from server.settings import Settings
-
-if TYPE_CHECKING:
-    from server.served_model import ServedModel
 
 SPARE = 2  # slots for adapters that may come, beside those that there are at the start
 
@@ -25,7 +23,7 @@ log = structlog.get_logger("server")
 
 def load_models(
     settings: Settings, adapters: Mapping[str, AdapterPath], observers: Sequence[Observer]
-) -> "list[ServedModel]":
+) -> list[ServedModel]:
     """Loads the models and their adapters, compiles what requests need and starts the engines' threads.
 
     Returns:
@@ -35,8 +33,6 @@ def load_models(
         ConfigError: a device that is asked for is not there, or an adapter does not fit beside the others.
         CheckpointError: there is no such model or adapter, it has no tokenizer, or they do not belong together.
     """
-    from llm_jax.parallel import use_device
-
     device = use_device(settings.device)
     _log_kernels(device)
     models: list[ServedModel] = []
@@ -48,12 +44,8 @@ def load_models(
 
 def _load_model(
     name: str, path: str | None, adapters: Mapping[str, str], settings: Settings, observers: Sequence[Observer]
-) -> "list[ServedModel]":
+) -> list[ServedModel]:
     """A model, and its adapters."""
-    from llm_jax.hub import load_with_tokenizer
-    from llm_jax.model import AdapterCapacity, tensor_parallel_mesh
-    from server.served_model import ServedModel
-
     mesh = tensor_parallel_mesh(settings.tensor_parallel) if settings.tensor_parallel > 1 else None
     loaded, tokenizer = load_with_tokenizer(path, mesh=mesh)
     parameters = sum(parameter.size for parameter in loaded.model.params.values())
@@ -84,8 +76,6 @@ def _load_model(
 
 def _log_kernels(device: str) -> None:
     """One line: which kernels run, and if none on a CPU, why and what to do."""
-    from llm_jax.kernels import best_level
-
     kernels = best_level().name.lower()
     if device == "cpu" and native.status().reason is not None:
         log.warning("kernels", device=device, kernels=kernels, reason=native.status().reason)

@@ -16,12 +16,12 @@ from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 
 from llm_jax.errors import ConfigError
+from llm_jax.memory import uncollected
 from server.access.keys import Keys
 from server.adapters import Adapters, find_adapters
 from server.app import create_app
 from server.http.protocol import protocol
 from server.lifecycle import Lifecycle
-from server.loading import load_models
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -120,6 +120,9 @@ class Server(uvicorn.Server):
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
+            with uncollected():  # not before: it imports JAX, and the server listens meanwhile
+                from server.loading import load_models
+
             found = find_adapters(self._settings)
             models = load_models(self._settings, found, observers=self._lifecycle.observers)
         except BaseException as error:

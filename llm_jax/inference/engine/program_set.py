@@ -65,16 +65,17 @@ class ProgramSet:
         return program(*call.args)
 
     def prepare(self, calls: Sequence[Call], *, complete: bool) -> None:
-        """Makes the programs of these calls, first those that are on disk, then the others in this order.
+        """Makes the programs of these calls, of each kind first those that are on disk.
 
         Args:
             complete: False returns when those that are needed are there, and makes the others in a thread.
         """
+        wanted = [call for call in calls if complete or call.is_needed]
         with ThreadPoolExecutor(_LOADERS) as pool:
-            list(pool.map(self._make, [call for call in calls if call.is_kept()]))
+            list(pool.map(self._make, filter(Call.is_kept, wanted)))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(self._make, [call for call in self._missing(calls) if complete or call.is_needed]))
-        rest = self._missing(calls)
+            list(pool.map(self._make, self._missing(wanted)))
+        rest = sorted(self._missing(calls), key=lambda call: not call.is_kept())  # stable: else in their order
         if rest:
             self.missing = len(rest)
             self._thread = threading.Thread(target=self._make_all, args=(rest,), name="llm-programs", daemon=True)
