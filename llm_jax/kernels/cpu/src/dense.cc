@@ -37,6 +37,7 @@ ffi::Error dense(ffi::ThreadPool pool, ffi::AnyBuffer left, ffi::AnyBuffer right
   if (adds && total.untyped_data() != out->untyped_data())
     return ffi::Error::Internal("a product must be added in place");
   const Operand whole_a = operand(left, left_by_columns), whole_b = operand(right, right_by_columns);
+  if (!adds && out->size_bytes() >= kLargeOutput) llm_huge_pages(out->untyped_data(), int64_t(out->size_bytes()));
   const Level& kernels = level_of(level);
   uint8_t* shared = static_cast<uint8_t*>(workspace->untyped_data());
   const Floats y = floats(*out);
