@@ -12,11 +12,13 @@ from llm_jax.kernels.packed import FrozenMatrix, PackedMatrix, SummedMatrix, Wei
 from llm_jax.kernels.xla import ActivationName, Norm
 from llm_jax.native import Level
 
-# Where native products of plain bfloat16 matrices beat XLA's by more than their layout costs.
-NATIVE_LINEAR = {"bfloat16": (Level.AVX2, Level.AVX512, Level.AVX512_BF16, Level.AMX)}
-# The same in float32 where the product is so many bytes: XLA's faults in its memory by small pages, and is transposed
-# for the gradient of the matrix.
-LARGE_PRODUCT, LARGE_PRODUCT_LEVELS = 1 << 25, (Level.AVX512, Level.AVX512_BF16, Level.AMX)
+# Where native products of plain matrices beat XLA's by more than their layout costs: from how many bytes of the product
+# on, and at which levels. XLA's float32 products are as fast, but a large one faults in its memory by small pages, and
+# is transposed for the gradient of the matrix.
+NATIVE_LINEAR = {
+    "bfloat16": (0, (Level.AVX2, Level.AVX512, Level.AVX512_BF16, Level.AMX)),
+    "float32": (1 << 25, (Level.AVX512, Level.AVX512_BF16, Level.AMX)),
+}
 
 
 def matmul(
@@ -64,25 +66,18 @@ def linear(x: Array, weight_OI: Array) -> Array:
     there, or slower. The gradient of a float32 matrix is then not rounded to bfloat16. In float32 with AVX-512 where
     the product is large.
     """
-    is_native = has_native_linear(x.dtype) and weight_OI.dtype in (jnp.float32, jnp.bfloat16)
-    if is_native or _is_large(x, weight_OI):
+    nbytes = x.nbytes // x.shape[-1] * weight_OI.shape[0]
+    if has_native_linear(x.dtype, nbytes) and weight_OI.dtype in (jnp.float32, jnp.bfloat16):
         y_MO = _native_linear(x.reshape(-1, x.shape[-1]), weight_OI)
         return y_MO.reshape(*x.shape[:-1], weight_OI.shape[0])
     return jnp.einsum("...i,oi->...o", x, weight_OI.astype(x.dtype))
 
 
-def has_native_linear(dtype: jnp.dtype) -> bool:
-    """Whether `linear` in that dtype runs natively, and rounds its matrix itself. XLA does not divide a native call
-    among devices."""
-    return jax.device_count() == 1 and cpu.best_level() in NATIVE_LINEAR.get(jnp.dtype(dtype).name, ())
-
-
-def _is_large(x: Array, weight_OI: Array) -> bool:
-    """Whether a product in float32 is large enough to be native."""
-    if not x.dtype == weight_OI.dtype == jnp.float32 or jax.device_count() > 1:
-        return False
-    nbytes = x.nbytes // x.shape[-1] * weight_OI.shape[0]
-    return nbytes >= LARGE_PRODUCT and cpu.best_level() in LARGE_PRODUCT_LEVELS
+def has_native_linear(dtype: jnp.dtype, nbytes: int = 0) -> bool:
+    """Whether `linear` in that dtype, for a product of at least so many bytes, runs natively and rounds its matrix
+    itself. XLA does not divide a native call among devices."""
+    least, levels = NATIVE_LINEAR.get(jnp.dtype(dtype).name, (0, ()))
+    return jax.device_count() == 1 and nbytes >= least and cpu.best_level() in levels
 
 
 @jax.custom_vjp

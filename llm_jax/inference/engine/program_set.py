@@ -65,7 +65,7 @@ class ProgramSet:
         return program(*call.args)
 
     def prepare(self, calls: Sequence[Call], *, complete: bool) -> None:
-        """Makes the programs of these calls, of each kind first those that are on disk.
+        """Makes the programs of these calls: the needed ones, then the others; of both first those that are on disk.
 
         Args:
             complete: False returns when those that are needed are there, and makes the others in a thread.
@@ -75,7 +75,7 @@ class ProgramSet:
             list(pool.map(self._make, filter(Call.is_kept, wanted)))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(self._make, self._missing(wanted)))
-        rest = sorted(self._missing(calls), key=lambda call: not call.is_kept())  # stable: else in their order
+        rest = self._missing(calls)
         if rest:
             self.missing = len(rest)
             self._thread = threading.Thread(target=self._make_all, args=(rest,), name="llm-programs", daemon=True)
@@ -97,7 +97,7 @@ class ProgramSet:
 
     def _make_all(self, calls: Sequence[Call]) -> None:
         try:
-            for call in calls:
+            for call in sorted(calls, key=lambda call: not call.is_kept()):  # stable: else in their order
                 if self._stop.is_set():
                     return
                 self._make(call)
