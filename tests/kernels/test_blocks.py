@@ -35,6 +35,7 @@ pytestmark = pytest.mark.skipif(not NATIVE, reason="no native kernels here")
 every_format = pytest.mark.parametrize("format", FORMATS)
 every_level = pytest.mark.parametrize("level", NATIVE)
 product = jax.jit(matmul, static_argnames=("activation", "out_dtype"))
+values_of, rows_of = jax.jit(values), jax.jit(rows)
 
 
 def random(seed: int, *shape: int) -> np.ndarray:
@@ -77,9 +78,9 @@ def test_values_are_the_library_s(format: Format) -> None:
     for O, I in sizes(format):
         part = blocks(format, O, I)
         packed, expected = pack_blocks([part]), dequantised(part)
-        np.testing.assert_array_equal(values(packed), expected)
+        np.testing.assert_array_equal(values_of(packed), expected)
         ids = np.array([[0, O - 1], [O // 2, O // 3]])
-        np.testing.assert_array_equal(rows(packed, ids), expected[ids])
+        np.testing.assert_array_equal(rows_of(packed, ids), expected[ids])
 
 
 def test_matrices_in_one_array_are_the_same() -> None:
@@ -91,8 +92,8 @@ def test_matrices_in_one_array_are_the_same() -> None:
     for name, matrix in join(joined).items():  # once more: a model may be cast again
         x, before = random(5, 3, matrix.shape[1]), alone[name]
         np.testing.assert_array_equal(product(x, matrix), product(x, before))
-        np.testing.assert_array_equal(values(matrix), values(before))
-        np.testing.assert_array_equal(rows(matrix, np.array([2, 5])), rows(before, np.array([2, 5])))
+        np.testing.assert_array_equal(values_of(matrix), values_of(before))
+        np.testing.assert_array_equal(rows_of(matrix, np.array([2, 5])), rows_of(before, np.array([2, 5])))
 
 
 @every_level
@@ -165,7 +166,7 @@ def test_inputs_that_fill_no_block(level: Level) -> None:
     weight, x = random(1, 20, 45), random(2, 3, 45)
     packed = pack_blocks([quantise(weight, "Q4_1")], inputs=45, level=level)
     assert packed.shape == (20, 45)
-    exact = np.pad(x, [(0, 0), (0, 19)]) @ np.pad(np.asarray(values(packed)), [(0, 0), (0, 19)]).T
+    exact = np.pad(x, [(0, 0), (0, 19)]) @ np.pad(np.asarray(values_of(packed)), [(0, 0), (0, 19)]).T
     np.testing.assert_allclose(product(x, packed), exact, atol=2e-2 * np.abs(exact).max())
 
 
@@ -174,13 +175,12 @@ def test_quantising_is_no_worse_than_rounding(format: Format) -> None:
     weight = random(1, 64, 512) * 0.02
     weight[:, :40] = 0.0
     error = dequantised(quantise(weight, format)) - weight
-    values_of = FORMATS[format].values
     steps = {"Q4_0": 16, "Q4_1": 15, "Q8_0": 254, "Q4_K": 15, "Q6_K": 63}[format]
     group = weight.reshape(-1, 16 if format == "Q6_K" else 32)
     span = 2 * np.abs(group).max(-1) if format in ("Q4_0", "Q8_0", "Q6_K") else group.max(-1) - group.min(-1)
     plain = np.sqrt(np.mean(span**2) / 12) / steps  # deviation of uniform rounding
     assert np.sqrt(np.mean(error**2)) < 1.1 * plain
-    assert values_of in (32, 256)
+    assert FORMATS[format].values in (32, 256)
 
 
 def test_importance_moves_the_error_to_where_it_counts_less() -> None:
