@@ -94,7 +94,7 @@ struct Traits {
 struct BlockLanes {
   using Int = __m256i;
   using Float = __m256;
-  static constexpr int kLanes = 8, kPanels = 1;
+  static constexpr int kLanes = 8;
   template <Format f>
   static constexpr int offset() {  // values of 8 bits are unpacked as signed ones
     return value_bits(f) == 8 ? 0 : offset_of(f);
@@ -176,7 +176,7 @@ struct BlockLanes {
   }
   // Products of pairs are added in 16 bits as long as they cannot overflow: 8, 4 or 2 operands of 4, 5 or 6 bits.
   template <int bits, int count, int Rows>
-  static void dot(Int (&sums)[Rows][1], const Int (&w)[1][kOperands], int first, const int8_t* x) {
+  static void dot(Int (&sums)[Rows], const Int (&w)[kOperands], int first, const int8_t* x) {
     constexpr int chain = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
     const Int ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 8
@@ -187,14 +187,14 @@ struct BlockLanes {
         const int i = j + t / Rows, r = t % Rows;
         int32_t four;
         std::memcpy(&four, x + r * kGroup + 4 * i, sizeof four);
-        const Int terms = _mm256_set1_epi32(four), weights = w[0][first + i];
+        const Int terms = _mm256_set1_epi32(four), weights = w[first + i];
         const Int products = bits == 8
                                  ? _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(terms, weights))
                                  : _mm256_maddubs_epi16(weights, terms);
         pairs[r] = i == j ? products : ordered(_mm256_add_epi16(pairs[r], products));
       }
 #pragma GCC unroll 2
-      for (int r = 0; r < Rows; ++r) sums[r][0] = ordered(_mm256_add_epi32(sums[r][0], _mm256_madd_epi16(pairs[r], ones)));
+      for (int r = 0; r < Rows; ++r) sums[r] = ordered(_mm256_add_epi32(sums[r], _mm256_madd_epi16(pairs[r], ones)));
     }
   }
 };

@@ -78,7 +78,7 @@ struct Traits {
 struct BlockLanes {
   using Int = __m512i;
   using Float = __m512;
-  static constexpr int kLanes = 16, kPanels = 2;
+  static constexpr int kLanes = 16;
   template <Format f>
   static constexpr int offset() {
     return offset_of(f);
@@ -143,15 +143,16 @@ struct BlockLanes {
   static constexpr int rows() {
     return 1;
   }
-  template <int bits, int count, int Panels>
-  static void dot(Int (&sums)[1][Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+  template <int bits, int count, int Rows>
+  static void dot(Int (&sums)[Rows], const Int (&w)[kOperands], int first, const int8_t* x) {
 #pragma GCC unroll 8
     for (int j = 0; j < count; ++j) {
-      int32_t four;
-      std::memcpy(&four, x + 4 * j, sizeof four);
-      const Int terms = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
-      for (int q = 0; q < Panels; ++q) sums[0][q] = _mm512_dpbusd_epi32(sums[0][q], w[q][first + j], terms);
+      for (int r = 0; r < Rows; ++r) {
+        int32_t four;
+        std::memcpy(&four, x + r * kGroup + 4 * j, sizeof four);
+        sums[r] = _mm512_dpbusd_epi32(sums[r], w[first + j], _mm512_set1_epi32(four));
+      }
     }
   }
 };

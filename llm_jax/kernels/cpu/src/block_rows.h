@@ -4,8 +4,7 @@
 //
 // What a level gives (Lanes): registers of kLanes integers and floats; `unpack`, the operands of a group; `dot`, which adds
 // the products of operands and of rows to sums, of `rows` rows at once where there are so many; `largest` of the
-// magnitudes of a group; `round`, a group as integers; and a few operations on floats. kPanels are multiplied together
-// where there are many rows.
+// magnitudes of a group; `round`, a group as integers; and a few operations on floats.
 #pragma once
 
 #include "blocks.h"
@@ -14,8 +13,9 @@
 namespace llm {
 namespace {
 
-constexpr int64_t kBlockRows = 64;        // rows whose sums stay in the L1 cache
-constexpr int64_t kFewRows = 4;           // up to so many, one panel at a time is read faster than two
+constexpr int64_t kBlockRows = 64;         // rows whose sums stay in the L1 cache
+constexpr int64_t kSumStride = 2 * kTile;  // of a row: sums of two panels, which are finished together
+constexpr int64_t kFewRows = 4;            // up to so many wait for weights, which are fetched earlier
 
 // A group as integers: the sum of the first 16 and of all, of their squares, and of the products with what they were.
 struct Rounded {
@@ -72,97 +72,87 @@ struct GroupScales {
   }
 };
 
-// Adds a group to the sums of `Rows` rows, one behind the other in a tile: of each of `Panels` panels, the outputs of
-// one register.
-template <typename Lanes, Format f, int Rows, int Panels>
-[[gnu::always_inline]] inline void add_rows(const typename Lanes::Int (&w)[Panels][kOperands],
-                                            const GroupScales<Lanes, f>& first, const GroupScales<Lanes, f>& last,
+// Adds a group to the sums of `Rows` rows, one behind the other in a tile: the outputs of one register.
+template <typename Lanes, Format f, int Rows>
+[[gnu::always_inline]] inline void add_rows(const typename Lanes::Int (&w)[kOperands], const GroupScales<Lanes, f>& of_w,
                                             const int8_t* x, const RowGroup* of_row, float* sums) {
   using Int = typename Lanes::Int;
   using Float = typename Lanes::Float;
   constexpr int kScales = scales_of(f), kEach = kOperands / kScales, kOffset = Lanes::template offset<f>();
-  const auto each = [](auto use) {
+  Float sum[Rows];
 #pragma GCC unroll 2
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-      for (int q = 0; q < Panels; ++q) use(r, q, 2 * kTile * r + kTile * q);
-  };
-  Float sum[Rows][Panels];
-  each([&](int r, int q, int at) { sum[r][q] = Lanes::load(sums + at); });
+  for (int r = 0; r < Rows; ++r) sum[r] = Lanes::load(sums + r * kSumStride);
 #pragma GCC unroll 2
   for (int part = 0; part < kScales; ++part) {
-    Int dots[Rows][Panels];
-    each([&](int r, int q, int) {
+    Int dots[Rows];
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
       const RowGroup& row = of_row[r];
       const int32_t terms = kScales == 1 ? row.sum : part == 0 ? row.first_sum : row.sum - row.first_sum;
-      dots[r][q] = kOffset == 0 ? Lanes::zero() : Lanes::integers(-kOffset * terms);
-    });
+      dots[r] = kOffset == 0 ? Lanes::zero() : Lanes::integers(-kOffset * terms);
+    }
     Lanes::template dot<value_bits(f), kEach>(dots, w, part * kEach, x + part * 16);
-    each([&](int r, int q, int) {
-      const Float scale = Lanes::mul((q == 0 ? first : last).scale[part], Lanes::broadcast(of_row[r].scale));
-      sum[r][q] = Lanes::fma(Lanes::floats(dots[r][q]), scale, sum[r][q]);
-    });
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
+      const Float scale = Lanes::mul(of_w.scale[part], Lanes::broadcast(of_row[r].scale));
+      sum[r] = Lanes::fma(Lanes::floats(dots[r]), scale, sum[r]);
+    }
   }
-  each([&](int r, int q, int at) {
+#pragma GCC unroll 2
+  for (int r = 0; r < Rows; ++r) {
     if constexpr (has_minimum(f))
-      sum[r][q] = Lanes::fma((q == 0 ? first : last).minimum, Lanes::broadcast(of_row[r].scaled_sum), sum[r][q]);
-    Lanes::store(sums + at, sum[r][q]);
-  });
+      sum[r] = Lanes::fma(of_w.minimum, Lanes::broadcast(of_row[r].scaled_sum), sum[r]);
+    Lanes::store(sums + r * kSumStride, sum[r]);
+  }
 }
 
 // Adds a group to the sums of `rows` rows.
-template <typename Lanes, Format f, int Panels>
-void add_group(const uint8_t* const (&values)[Panels], const uint8_t* const (&scales)[Panels], int64_t groups,
-               int64_t group, int lane, const uint8_t* x, int64_t tile_bytes, int64_t rows, float* sums) {
+template <typename Lanes, Format f>
+void add_group(const uint8_t* values, const uint8_t* scales, int64_t groups, int64_t group, int lane, const uint8_t* x,
+               int64_t tile_bytes, int64_t rows, float* sums) {
   constexpr int kRows = Lanes::template rows<f>();
-  typename Lanes::Int w[Panels][kOperands];
-  for (int q = 0; q < Panels; ++q) Lanes::template unpack<f>(values[q] + lane * 4, w[q]);
-  const GroupScales<Lanes, f> first(scales[0], groups, group, lane), last(scales[Panels - 1], groups, group, lane);
+  typename Lanes::Int w[kOperands];
+  Lanes::template unpack<f>(values + lane * 4, w);
+  const GroupScales<Lanes, f> of_w(scales, groups, group, lane);
   sums += lane;
   for (int64_t m = 0; m < rows; m += kTile, x += tile_bytes) {
     const int8_t* row = reinterpret_cast<const int8_t*>(x);
     const RowGroup* of_row = reinterpret_cast<const RowGroup*>(x + kTile * kGroup);
     int64_t left = rows - m < kTile ? rows - m : kTile;
-    for (; left >= kRows; left -= kRows, row += kRows * kGroup, of_row += kRows, sums += kRows * 2 * kTile)
-      add_rows<Lanes, f, kRows>(w, first, last, row, of_row, sums);
-    for (; left > 0; --left, row += kGroup, ++of_row, sums += 2 * kTile)
-      add_rows<Lanes, f, 1>(w, first, last, row, of_row, sums);
+    for (; left >= kRows; left -= kRows, row += kRows * kGroup, of_row += kRows, sums += kRows * kSumStride)
+      add_rows<Lanes, f, kRows>(w, of_w, row, of_row, sums);
+    for (; left > 0; --left, row += kGroup, ++of_row, sums += kSumStride)
+      add_rows<Lanes, f, 1>(w, of_w, row, of_row, sums);
   }
 }
 
-// `Panels` panels in one format for up to kBlockRows rows: sums[row][panel of two][16].
-template <typename Lanes, Format f, int Panels>
-void columns(const BlockProduct& p, const uint8_t* const* panels, const uint8_t* x, int64_t rows, float* sums) {
-  const int64_t tile_bytes = p.groups * kRowGroupBytes;
-  int64_t at = 0;  // of a record in its panel
+// A panel for up to kBlockRows rows. One at a time: what is read of two that lie side by side is not sequential.
+template <typename Lanes, Format f>
+void columns(const BlockProduct& p, const uint8_t* panel, const uint8_t* x, int64_t rows, float* sums) {
+  const int64_t tile_bytes = p.groups * kRowGroupBytes, ahead = rows > kFewRows ? 4096 : 8192;
   for (int64_t g = 0; g < p.groups; g += kRecordGroups) {
     const int64_t groups = p.groups - g < kRecordGroups ? p.groups - g : kRecordGroups;
     for (int64_t i = 0; i < groups; ++i, x += kRowGroupBytes) {
-      const uint8_t *values[Panels], *scales[Panels];
-      for (int q = 0; q < Panels; ++q) {
-        values[q] = panels[q] + at + i * value_bytes(f), scales[q] = panels[q] + at + groups * value_bytes(f);
-        for (int64_t line = 0; line < record_bytes(f, 1); line += kCacheLine)
-          Panels == 1 ? __builtin_prefetch(values[q] + 8192 + line)  // few rows leave the nearest cache to the weights
-                      : __builtin_prefetch(values[q] + 4096 + line, 0, kPrefetchL2);
-      }
+      const uint8_t *values = panel + i * value_bytes(f), *scales = panel + groups * value_bytes(f);
+      for (int64_t line = 0; line < record_bytes(f, 1); line += kCacheLine) __builtin_prefetch(values + ahead + line);
       for (int lane = 0; lane < kTile; lane += Lanes::kLanes)
-        add_group<Lanes, f, Panels>(values, scales, groups, i, lane, x, tile_bytes, rows, sums);
+        add_group<Lanes, f>(values, scales, groups, i, lane, x, tile_bytes, rows, sums);
     }
-    at += record_bytes(f, groups);
+    panel += record_bytes(f, groups);
   }
 }
 
-template <typename Lanes, int Panels>
-void columns(Format f, const BlockProduct& p, const uint8_t* const* panels, const uint8_t* x, int64_t rows, float* sums) {
+template <typename Lanes>
+void columns(Format f, const BlockProduct& p, const uint8_t* panel, const uint8_t* x, int64_t rows, float* sums) {
   switch (f) {
-    case kQ4_0: return columns<Lanes, kQ4_0, Panels>(p, panels, x, rows, sums);
-    case kQ4_1: return columns<Lanes, kQ4_1, Panels>(p, panels, x, rows, sums);
-    case kQ5_0: return columns<Lanes, kQ5_0, Panels>(p, panels, x, rows, sums);
-    case kQ5_1: return columns<Lanes, kQ5_1, Panels>(p, panels, x, rows, sums);
-    case kQ8_0: return columns<Lanes, kQ8_0, Panels>(p, panels, x, rows, sums);
-    case kQ4_K: return columns<Lanes, kQ4_K, Panels>(p, panels, x, rows, sums);
-    case kQ5_K: return columns<Lanes, kQ5_K, Panels>(p, panels, x, rows, sums);
-    case kQ6_K: return columns<Lanes, kQ6_K, Panels>(p, panels, x, rows, sums);
+    case kQ4_0: return columns<Lanes, kQ4_0>(p, panel, x, rows, sums);
+    case kQ4_1: return columns<Lanes, kQ4_1>(p, panel, x, rows, sums);
+    case kQ5_0: return columns<Lanes, kQ5_0>(p, panel, x, rows, sums);
+    case kQ5_1: return columns<Lanes, kQ5_1>(p, panel, x, rows, sums);
+    case kQ8_0: return columns<Lanes, kQ8_0>(p, panel, x, rows, sums);
+    case kQ4_K: return columns<Lanes, kQ4_K>(p, panel, x, rows, sums);
+    case kQ5_K: return columns<Lanes, kQ5_K>(p, panel, x, rows, sums);
+    case kQ6_K: return columns<Lanes, kQ6_K>(p, panel, x, rows, sums);
   }
 }
 
@@ -173,23 +163,20 @@ struct BlockTraits {
 // Computes the columns of `count` panels for all rows.
 template <typename Lanes>
 void multiply_blocks(const BlockProduct& p, int64_t panel, int64_t count) {
-  alignas(64) float sums[kBlockRows * 2 * kTile];
+  alignas(64) float sums[kBlockRows * kSumStride];
   for (int64_t m = 0; m < p.base.M; m += kBlockRows) {
     const int64_t rows = p.base.M - m < kBlockRows ? p.base.M - m : kBlockRows;
     const uint8_t* x = p.base.rows + m / kTile * p.groups * kRowGroupBytes;
     for (int64_t q = panel; q < panel + count; q += 2) {
       const int64_t width = panel + count - q < 2 ? 1 : 2;
-      Format format[2];
-      const uint8_t* panels[2];
-      for (int64_t i = 0; i < width; ++i) panels[i] = tiles_of(p, q + i, format[i]);
-      std::memset(sums, 0, rows * 2 * kTile * sizeof(float));
+      std::memset(sums, 0, rows * kSumStride * sizeof(float));
       fetch_residual(p.base, m, rows, q, width);
-      if (Lanes::kPanels == 2 && rows > kFewRows && width == 2 && format[0] == format[1]) {
-        columns<Lanes, Lanes::kPanels>(format[0], p, panels, x, rows, sums);
-      } else {
-        for (int64_t i = 0; i < width; ++i) columns<Lanes, 1>(format[i], p, panels + i, x, rows, sums + i * kTile);
+      for (int64_t i = 0; i < width; ++i) {
+        Format format;
+        const uint8_t* tiles = tiles_of(p, q + i, format);
+        columns<Lanes>(format, p, tiles, x, rows, sums + i * kTile);
       }
-      finish<BlockTraits>(p.base, m, rows, q, width, sums, 2 * kTile);
+      finish<BlockTraits>(p.base, m, rows, q, width, sums, kSumStride);
     }
   }
 }

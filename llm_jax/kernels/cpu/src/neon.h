@@ -120,7 +120,7 @@ template <typename Dot>
 struct BlockLanes {
   using Int = int32x4_t;
   using Float = float32x4_t;
-  static constexpr int kLanes = 4, kPanels = 1;
+  static constexpr int kLanes = 4;
   template <Format f>
   static constexpr int offset() {  // values of 8 bits are unpacked as signed ones
     return value_bits(f) == 8 ? 0 : offset_of(f);
@@ -189,11 +189,11 @@ struct BlockLanes {
   static constexpr int rows() {
     return 1;
   }
-  template <int bits, int count, int Panels>
-  static void dot(Int (&sums)[1][Panels], const Int (&w)[Panels][kOperands], int first, const int8_t* x) {
+  template <int bits, int count, int Rows>
+  static void dot(Int (&sums)[Rows], const Int (&w)[kOperands], int first, const int8_t* x) {
     for (int j = 0; j < count; ++j) {
       const int8x16_t terms = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(x + 4 * j)));
-      for (int q = 0; q < Panels; ++q) sums[0][q] = Dot::add(sums[0][q], vreinterpretq_s8_s32(w[q][first + j]), terms);
+      sums[0] = Dot::add(sums[0], vreinterpretq_s8_s32(w[first + j]), terms);
     }
   }
 };
