@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from llm_jax.config import ModelConfig
 from llm_jax.errors import ConfigError, RequestError
 from llm_jax.inference import AllowedTokens, Engine, Request, SamplingParams, TokenEvent
 from llm_jax.inference.engine import planner
+from llm_jax.kernels import WeightDtype
 from llm_jax.model import Model
 from tests.compiled import forward
 
@@ -318,6 +320,18 @@ def test_streams_take_turns_where_a_step_of_all_would_be_long(model: Model, monk
     assert all(set(order[at : at + 4]) == {0, 1, 2} for at in range(1, 12))
     for each, mine in zip(requests, events, strict=True):
         assert tokens(mine) == tokens(finish_all(Engine(model, max_batch=3), [each])[0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_no_program_widens_a_whole_table(dtype: WeightDtype) -> None:
+    """A loop over steps does not change it: XLA would convert it before, in most of a step's time."""
+    config = ModelConfig(vocab_size=30_000, hidden_size=256, num_layers=1, num_heads=2, max_seq_len=64)
+    engine = Engine(Model.init(config), max_batch=1, dtype=dtype)
+    engine.warmup()
+    programs = engine._runner._programs.ready
+    sizes = {name: program.memory_analysis().temp_size_in_bytes for name, program in programs.items()}
+    assert len(sizes) > 3
+    assert max(sizes.values()) < 30_000 * 256 * 4, sizes
 
 
 def test_after_warmup_nothing_is_compiled(model: Model) -> None:
