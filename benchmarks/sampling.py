@@ -53,18 +53,22 @@ SCHEMA = {
 def main(model: Path | None, dtype: "WeightDtype", batches: Sequence[int], constrained: bool, as_json: bool) -> None:
     """Measure the rate of every sampling setting over greedy decoding's."""
     from benchmarks.weights import SHAPES
-    from llm_jax.checkpoint import load_model
+    from llm_jax.hub import load_with_tokenizer
     from llm_jax.inference import Engine, Grammars
     from llm_jax.model import Model
-    from llm_jax.tokenizers import load_tokenizer
 
-    loaded = Model.init(SHAPES["llama-160m"]) if model is None else load_model(model).model
     grammars = None
-    if constrained and model is not None:
-        tokenizer = load_tokenizer(model)
-        ends = [i for i in (tokenizer.eos_token_id,) if i is not None]
-        grammars = Grammars(tokenizer, vocab_size=loaded.config.vocab_size, end_ids=ends)
-        mask_times(grammars, loaded.config.vocab_size)
+    if model is None:
+        if constrained:
+            raise click.UsageError("--constrained needs --model: a schema is about text.")
+        loaded = Model.init(SHAPES["llama-160m"])
+    else:
+        stored, tokenizer = load_with_tokenizer(model)
+        loaded = stored.model
+        if constrained:
+            ends = [i for i in (tokenizer.eos_token_id,) if i is not None]
+            grammars = Grammars(tokenizer, vocab_size=loaded.config.vocab_size, end_ids=ends)
+            mask_times(grammars, loaded.config.vocab_size)
     report: dict[str, dict[str, float]] = {}
     for batch in batches:
         engine = Engine(loaded, max_batch=batch, max_len=256, dtype=dtype, prefix_tokens=0, speculate=False)
