@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm_jax.memory import return_freed_memory
 from llm_jax.programs import Program
 
 _LOADERS = 4  # threads that read programs from disk: more are not faster
@@ -62,6 +63,7 @@ class ProgramSet:
         program = self.ready.get(call.name)
         if program is None:
             program = self.ready[call.name] = call.make()
+            return_freed_memory()  # reading a program takes several times what stays of it
         return program(*call.args)
 
     def prepare(self, calls: Sequence[Call], *, complete: bool) -> None:
