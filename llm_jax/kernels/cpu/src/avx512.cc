@@ -143,16 +143,13 @@ struct BlockLanes {
   static constexpr int rows() {
     return 1;
   }
-  template <int bits, int count, int Rows>
-  static void dot(Int (&sums)[Rows], const Int (&w)[kOperands], int first, const int8_t* x) {
+  template <int bits, int count>
+  static void dot(Int (&sums)[1], const Int (&w)[kOperands], int first, const int8_t* x) {
 #pragma GCC unroll 8
     for (int j = 0; j < count; ++j) {
-#pragma GCC unroll 2
-      for (int r = 0; r < Rows; ++r) {
-        int32_t four;
-        std::memcpy(&four, x + r * kGroup + 4 * j, sizeof four);
-        sums[r] = _mm512_dpbusd_epi32(sums[r], w[first + j], _mm512_set1_epi32(four));
-      }
+      int32_t four;
+      std::memcpy(&four, x + 4 * j, sizeof four);
+      sums[0] = _mm512_dpbusd_epi32(sums[0], w[first + j], _mm512_set1_epi32(four));
     }
   }
 };

@@ -189,8 +189,8 @@ struct BlockLanes {
   static constexpr int rows() {
     return 1;
   }
-  template <int bits, int count, int Rows>
-  static void dot(Int (&sums)[Rows], const Int (&w)[kOperands], int first, const int8_t* x) {
+  template <int bits, int count>
+  static void dot(Int (&sums)[1], const Int (&w)[kOperands], int first, const int8_t* x) {
     for (int j = 0; j < count; ++j) {
       const int8x16_t terms = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(x + 4 * j)));
       sums[0] = Dot::add(sums[0], vreinterpretq_s8_s32(w[first + j]), terms);
