@@ -324,7 +324,7 @@ def test_streams_take_turns_where_a_step_of_all_would_be_long(model: Model, monk
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_no_program_widens_a_whole_table(dtype: WeightDtype) -> None:
-    """A loop over steps does not change it: XLA would convert it before, in most of a step's time."""
+    """XLA would convert it to float32 ahead of a loop over steps, which takes most of a call's time."""
     config = ModelConfig(vocab_size=30_000, hidden_size=256, num_layers=1, num_heads=2, max_seq_len=64)
     engine = Engine(Model.init(config), max_batch=1, dtype=dtype)
     engine.warmup()

@@ -199,13 +199,13 @@ def decode(
     """
 
     def step(state: SamplingState, cache: KVCache, layout: ChunkLayout) -> tuple[KVCache, SamplingState, StepResult]:
-        # Else XLA would widen whole tables of bfloat16 before the loop, since it does not change them.
-        own, layout = jax.lax.optimization_barrier((weights, layout))
+        # Else XLA would convert whole tables of bfloat16 to float32 ahead of the loop, where they never change.
+        held, layout = jax.lax.optimization_barrier((weights, layout))
         at = replace(inputs, layout=layout)
         cache, hidden_PRD, _ = forward_chunks(
-            config, own, adapters, cache, state.last_token_B, at, dtype=dtype, mesh=mesh
+            config, held, adapters, cache, state.last_token_B, at, dtype=dtype, mesh=mesh
         )
-        return cache, *sample_tokens(config, own.params, state, hidden_PRD, sampling, mesh=mesh)
+        return cache, *sample_tokens(config, held.params, state, hidden_PRD, sampling, mesh=mesh)
 
     def add_step(number: Array, carry: _Decoded) -> _Decoded:
         cache, state, layout, results = carry
